@@ -1,0 +1,8 @@
+"""Lanes for LLM calls under Celery: capped across the cluster, fair between callers, attributed."""
+
+from celery_lanes.app import Lanes
+from celery_lanes.callinfo import CallInfo, call_context
+from celery_lanes.config import Settings
+from celery_lanes.errors import LanesError
+
+__all__ = ["CallInfo", "Lanes", "LanesError", "Settings", "call_context"]

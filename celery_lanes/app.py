@@ -1,0 +1,114 @@
+"""``Lanes(app, ...)``: the only place where the parts are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
+from celery_lanes.config import Settings
+from celery_lanes.errors import ConfigError
+from celery_lanes.results import attribute_results
+from celery_lanes.router import LaneRouter
+from celery_lanes.sender import LaneAMQP
+from celery_lanes.store.base import Call, LaneRules, Policy, Store, Verdict
+from celery_lanes.store.connect import open_store
+from celery_lanes.worker.step import LanesStep
+
+
+class Lanes:
+    """The lanes of a Celery app.
+
+    ::
+
+        app = Celery("shop", broker="redis://localhost/0")
+        lanes = Lanes(app, "config/lanes.toml")
+
+    Args:
+        app: the Celery app; it is kept as ``app.lanes``.
+        config: a path, a ``Settings``, or nothing: ``$CELERY_LANES_CONFIG``, else
+            ``config/lanes.toml``. Read at first use; a worker with a broken file does not start.
+    """
+
+    def __init__(self, app: Celery, config: Settings | str | Path | None = None) -> None:
+        self.app: Any = app  # celery is not typed
+        self._config = config
+        app.lanes = self
+        _replace_amqp(app)
+        attribute_results(app)
+        app.steps["worker"].add(LanesStep)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The configuration. Raises ``ConfigError``."""
+        return self._config if isinstance(self._config, Settings) else Settings.load(self._config)
+
+    @cached_property
+    def router(self) -> LaneRouter:
+        """Model to lane."""
+        return LaneRouter(self.settings)
+
+    @cached_property
+    def store(self) -> Store:
+        """This process's store, for producers and task bodies."""
+        return self.open_store()
+
+    def open_store(self) -> Store:
+        """Open a store of one's own, as the worker's store thread does."""
+        settings = self.settings.store
+        return open_store(
+            self.store_url, prefix=settings.prefix, durability=settings.durability
+        )
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL; the broker's, if none is set and that is a Redis."""
+        if url := self.settings.store.url_value:
+            return url
+        broker = self.app.conf.broker_write_url or self.app.conf.broker_url or ""
+        if str(broker).partition(":")[0] in {"redis", "rediss", "redis+socket", "sentinel", "memory"}:
+            return str(broker)
+        raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
+
+    def admit(self, lane: str, calls: Sequence[Call]) -> list[Verdict]:
+        """Park calls in a lane."""
+        return self.store.admit(lane, calls, policy=self.policy(lane))
+
+    def policy(self, lane: str) -> Policy:
+        """How a lane orders its callers."""
+        return self.settings.lane(lane).policy
+
+    def rules(self, lane: str) -> LaneRules:
+        """What the store must know of a lane, with which tasks Celery acknowledges early."""
+        tasks = self.app.tasks.values()
+        early = {task.name: not task.acks_late for task in tasks if not task.name.startswith("celery.")}
+        return replace(self.settings.rules_of(lane), acks_early=early)
+
+    def task(self, name: str) -> Any:
+        """Find a task without finalizing the app, as ``send_task`` does; ``None`` if unknown."""
+        return self.app._tasks.get(name) if hasattr(self.app._tasks, "get") else None
+
+    def is_own_broker(self, connection: Any) -> bool:
+        """Whether a connection leads to the app's own broker; another's messages are not ours."""
+        if connection is None:
+            return True
+        return bool(_address(connection) == self._own_address)
+
+    @cached_property
+    def _own_address(self) -> tuple[Any, ...]:
+        return _address(self.app.connection_for_write())
+
+
+def _address(connection: Any) -> tuple[Any, ...]:
+    return (connection.transport_cls, connection.hostname, connection.port, connection.virtual_host)
+
+
+def _replace_amqp(app: Any) -> None:
+    """Put our AMQP in place, also if the app has already made its own."""
+    app.amqp_cls = LaneAMQP
+    app.__dict__.pop("amqp", None)

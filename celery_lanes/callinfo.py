@@ -1,0 +1,109 @@
+"""Whose call it is: CallInfo, its task header, and the ambient ``call_context``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+HEADER = "lanes"
+"""The task header that carries attribution; custom Celery headers survive retries."""
+
+_ATTRIBUTE = "__call_info__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallInfo:
+    """The attribution of one call, as it rides in the task headers.
+
+    Attributes:
+        caller: the fair-share identity (user, tenant, key); "" is one shared bucket.
+        run_id: the run this call belongs to, for logs and failover events.
+        model: ``provider/model``, if the task has one.
+        lane: the lane that serves the call; "" outside a lane.
+        attempt: 1 for the first grant; counts up when the call is put back.
+        priority: higher first, within the caller; -1000 to 1000.
+        cost: what the call is estimated to cost, in the lane's unit (1 per call, or tokens).
+        nonce: the identity of this publish, stamped by the sender.
+        wait_s: seconds between publish and grant; ``None`` before the grant.
+    """
+
+    caller: str = ""
+    run_id: str = ""
+    model: str = ""
+    lane: str = ""
+    attempt: int = 0
+    priority: int = 0
+    cost: float | None = None
+    nonce: str = ""
+    wait_s: float | None = None
+
+    def to_header(self) -> dict[str, Any]:
+        """Give the header's value: plain JSON types, defaults left out."""
+        return {k: v for k, v in asdict(self).items() if v != _DEFAULTS[k]}
+
+    @classmethod
+    def from_header(cls, header: object) -> CallInfo:
+        """Read a header; what an older or foreign sender wrote wrongly is ignored."""
+        if not isinstance(header, Mapping):
+            return cls()
+        known = {k: v for k, v in header.items() if k in _TYPES and isinstance(v, _TYPES[k])}
+        return cls(**known)
+
+    @classmethod
+    def from_request(cls, request: object) -> CallInfo | None:
+        """Find the attribution of a task request (``self.request``), or ``None``.
+
+        Also takes the request that an errback is given.
+        """
+        header = getattr(request, HEADER, None)
+        if header is None:
+            header = (getattr(request, "headers", None) or {}).get(HEADER)
+        return cls.from_header(header) if isinstance(header, Mapping) else None
+
+    @classmethod
+    def from_error(cls, error: BaseException | None) -> CallInfo | None:
+        """Find whose call failed, from the error itself or from one that it was raised from.
+
+        Works on what ``result.get()`` raises and on what ``task_failure`` is given.
+        """
+        seen: set[int] = set()
+        while error is not None and id(error) not in seen:
+            if isinstance(info := getattr(error, _ATTRIBUTE, None), cls):
+                return info
+            seen.add(id(error))
+            error = error.__cause__ or error.__context__
+        return None
+
+    def attach_to(self, error: BaseException) -> None:
+        """Mark an error as this call's; its class, message and args stay as they are."""
+        with contextlib.suppress(AttributeError):  # an exception class with __slots__
+            setattr(error, _ATTRIBUTE, self)
+
+
+_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(CallInfo)}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    name: (int, float) if name in {"cost", "wait_s"} else type(default)
+    for name, default in _DEFAULTS.items()
+}
+_ambient: ContextVar[CallInfo | None] = ContextVar("celery_lanes_call", default=None)
+
+
+def current_call() -> CallInfo | None:
+    """Give the ambient attribution: the innermost ``call_context``, or ``None``."""
+    return _ambient.get()
+
+
+@contextlib.contextmanager
+def call_context(*, caller: str | None = None, run_id: str | None = None) -> Iterator[CallInfo]:
+    """Attribute every task published inside the block; nested blocks inherit what they leave out."""
+    outer = _ambient.get() or CallInfo()
+    given = {k: v for k, v in (("caller", caller), ("run_id", run_id)) if v is not None}
+    info = replace(outer, **given)
+    token = _ambient.set(info)
+    try:
+        yield info
+    finally:
+        _ambient.reset(token)

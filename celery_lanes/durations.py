@@ -1,0 +1,65 @@
+"""Durations ("5m", "1h30m") and rates ("60/m", "100k/m") as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from celery_lanes.store.base import Bucket
+
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SCALE = {"": 1, "k": 1_000, "M": 1_000_000}
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h|d))+")
+_RATE = re.compile(rf"({_NUMBER})([kM]?)/(s|m|h|d)")
+
+
+def duration_s(text: object) -> float:
+    """Read "90s", "5m", "1h30m", "250ms", "1d", or a number of seconds.
+
+    Raises ``ValueError`` for anything else, and for what is not longer than 0.
+    """
+    seconds = _written_s(text) if isinstance(text, str) else _number(text)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(text)
+    return seconds
+
+
+def bucket(text: object, *, burst: float | None = None) -> Bucket:
+    """Read "60/m" (per s, m, h or d; k and M multiply) as a bucket.
+
+    ``burst`` is how much may come at once; as much as comes in one period when ``None``.
+    Raises ``ValueError`` for anything else.
+    """
+    written = _RATE.fullmatch(text) if isinstance(text, str) else None
+    if written is None:
+        raise ValueError(text)
+    number, scale, unit = written.groups()
+    count = float(number) * _SCALE[scale]
+    if count <= 0:
+        raise ValueError(text)
+    return Bucket(count, int(_UNIT_S[unit] * 1000), count if burst is None else burst)
+
+
+def written(seconds: float) -> str:
+    """Write seconds as ``duration_s`` reads them: 90 -> "1m30s"."""
+    left_ms = round(seconds * 1000)
+    parts = []
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, left_ms = divmod(left_ms, round(_UNIT_S[unit] * 1000))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _written_s(text: str) -> float:
+    if not _DURATION.fullmatch(text):
+        raise ValueError(text)
+    return sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(text))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(value)  # noqa: TRY004 - one error for every wrong duration
+    return float(value)

@@ -1,0 +1,56 @@
+"""A task message as bytes: what the lane store keeps of it, and how it becomes a message again.
+
+Layout: one line of JSON (kombu's, so datetimes, decimals and UUIDs in headers keep their types),
+a newline, then the body exactly as Celery serialized it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu.message import Message
+from kombu.utils import json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A serialized task message, independent of any broker."""
+
+    body: bytes | str
+    content_type: str
+    content_encoding: str
+    headers: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_message(cls, message: Message) -> Envelope:
+        """Take over a message from the broker; kombu has already decompressed its body."""
+        headers = {k: v for k, v in message.headers.items() if k != "compression"}
+        return cls(
+            body=message.body,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=headers,
+            properties=dict(message.properties),
+        )
+
+    def pack(self) -> bytes:
+        """Give the bytes that ``unpack`` reads."""
+        is_text = isinstance(self.body, str)
+        body = self.body.encode() if isinstance(self.body, str) else bytes(self.body)
+        head = [is_text, self.content_type, self.content_encoding, self.headers, self.properties]
+        return json.dumps(head).encode() + b"\n" + body
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Envelope:
+        """Read packed bytes; ``ValueError`` if they are none."""
+        head, _, body = raw.partition(b"\n")
+        is_text, content_type, content_encoding, headers, properties = json.loads(head)
+        return cls(
+            body=body.decode() if is_text else body,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            headers=headers,
+            properties=properties,
+        )

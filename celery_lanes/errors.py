@@ -1,0 +1,125 @@
+"""Every error that celery_lanes raises.
+
+::
+
+    LanesError
+    ├── ConfigError (ValueError)
+    ├── StoreError
+    │   ├── StoreUnavailable (kombu.exceptions.OperationalError)
+    │   └── LaneNotConfigured
+    ├── NotQueued
+    ├── WorkerLost
+    ├── Cancelled
+    └── ProviderError
+        ├── TransientError
+        │   └── RateLimited
+        ├── QuotaExhausted
+        ├── ModelNotFound
+        ├── AuthenticationFailed
+        └── BadRequest
+            ├── ContextTooLong
+            └── ContentFiltered
+
+Each can be rebuilt from its ``args`` alone, as Celery's JSON result backends do.
+"""
+
+from __future__ import annotations
+
+from kombu.exceptions import OperationalError
+
+
+class LanesError(Exception):
+    """Something in celery_lanes went wrong."""
+
+    def __str__(self) -> str:
+        """Give the first argument, or what the class says of itself."""
+        return str(self.args[0]) if self.args and self.args[0] else _first_line(type(self))
+
+
+class ConfigError(LanesError, ValueError):
+    """The configuration is not valid; correct the setting that the message names."""
+
+
+class StoreError(LanesError):
+    """The lane store refused a request."""
+
+
+class StoreUnavailable(StoreError, OperationalError):
+    """The lane store cannot be reached; nothing was accepted. Check [store] url and the server."""
+
+
+class LaneNotConfigured(StoreError):
+    """The store does not know this lane's settings yet; a worker writes them when it starts."""
+
+
+class NotQueued(LanesError):
+    """The call is not waiting: it is running, has ended, or was never published."""
+
+
+class WorkerLost(LanesError):
+    """The worker that ran this call died, and the call had been acknowledged before it ran."""
+
+
+class Cancelled(LanesError):
+    """The call was cancelled while it waited."""
+
+
+class ProviderError(LanesError):
+    """The LLM provider did not answer the call.
+
+    ``args`` are ``(message, status, retry_after_s)``; the last two may be ``None``.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, status, retry_after_s)
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status, or ``None`` when no answer came."""
+        return self.args[1]
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """How many seconds the provider asked to wait, if it did."""
+        return self.args[2]
+
+
+class TransientError(ProviderError):
+    """The provider failed in a way that may pass: 408, 409, 5xx, a timeout, a broken connection."""
+
+
+class RateLimited(TransientError):
+    """The provider answered 429; wait ``retry_after_s`` before the next call."""
+
+
+class QuotaExhausted(ProviderError):
+    """The account has no credit or quota left; more calls will not help until it is renewed."""
+
+
+class ModelNotFound(ProviderError):
+    """The provider does not know this model."""
+
+
+class AuthenticationFailed(ProviderError):
+    """The provider refused the key; check the LLM_<NAME> variable."""
+
+
+class BadRequest(ProviderError):
+    """The provider refused the request as malformed."""
+
+
+class ContextTooLong(BadRequest):
+    """The prompt does not fit into the model's context window."""
+
+
+class ContentFiltered(BadRequest):
+    """The provider's content policy refused the prompt."""
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).strip().splitlines()[0]

@@ -1,0 +1,50 @@
+"""The result side: every error that ``result.get()`` raises says whose call it was.
+
+The attribution is stored in the result's own meta data by whoever writes the result (the pool's
+child, or the worker after a time-out, a revoke or a lost process: Celery hands all of them the
+request), and attached to the exception when the result is read. The error keeps its class,
+message and args.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from celery_lanes.callinfo import HEADER, CallInfo
+
+
+class AttributedBackend:
+    """What is mixed into the app's result backend, whichever it is."""
+
+    def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, **options: Any) -> Any:
+        meta = super()._get_result_meta(result, state, traceback, request, **options)  # type: ignore[misc]
+        info = CallInfo.from_request(request) if request else None
+        if info is not None and state in self.EXCEPTION_STATES:  # type: ignore[attr-defined]
+            meta[HEADER] = info.to_header()
+        return meta
+
+    def meta_from_decoded(self, meta: Any) -> Any:
+        """Attach the attribution to the error that a stored result becomes."""
+        meta = super().meta_from_decoded(meta)  # type: ignore[misc] # the mixin's base has it
+        error = meta.get("result")
+        if isinstance(error, BaseException) and HEADER in meta:
+            CallInfo.from_header(meta[HEADER]).attach_to(error)
+        return meta
+
+
+def attribute_results(app: Any) -> None:
+    """Have every backend that the app makes carry attribution."""
+    make_backend = app._get_backend
+
+    def make_attributed_backend() -> Any:
+        backend = make_backend()
+        backend.__class__ = _attributed(type(backend))
+        return backend
+
+    app._get_backend = make_attributed_backend
+
+
+@cache
+def _attributed(cls: type) -> type:
+    return type(f"Attributed{cls.__name__}", (AttributedBackend, cls), {"__module__": cls.__module__})

@@ -1,0 +1,145 @@
+"""Which lane a publish goes to: a callable for Celery's ``task_routes``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery_lanes.config import DEFAULT_LANE, Settings
+
+MODEL_ARGUMENT = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The lane of a publish, and the model it is for ("" if none is known)."""
+
+    lane: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """Where a task's signature has an argument; the position is ``None`` if only by keyword."""
+
+    position: int | None = None
+    default: object = None
+
+
+class LaneRouter:
+    """Routes tasks to lanes; whatever is not a lane's is left to the routes after it.
+
+    In this order: the queue that the publish or the task names (a lane's, or none of ours); the
+    lane that either names; the model in the argument that ``task.model_arg`` names, or in an
+    argument called ``model``. A ``model`` without a slash (a Django model's name, say) is no LLM's
+    and is not routed; one that ``model_arg`` points at goes to the lane ``default``.
+    """
+
+    def __init__(self, settings: Settings | Callable[[], Settings]) -> None:
+        """Take settings, or what gives them anew at each publish."""
+        self._given = settings
+        self._parameters: WeakKeyDictionary[Any, dict[str, _Parameter]] = WeakKeyDictionary()
+
+    def __call__(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any] | None,
+        task: Any = None,
+        **_: Any,
+    ) -> dict[str, Any] | None:
+        """Answer Celery: the lane's queue, or ``None`` to ask the next route."""
+        routed = self.route(name, args, kwargs, options, task)
+        return {"queue": self._settings.queue(routed.lane)} if routed else None
+
+    def route(
+        self,
+        name: str,  # noqa: ARG002 - Celery's protocol; a lane goes by model, not by task
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any] | None,
+        task: Any = None,
+    ) -> Routed | None:
+        """Find the lane and the model; ``None`` if the publish is not a lane's."""
+        settings = self._settings
+        if not settings.enabled:
+            return None
+        model, is_certain = self._model(args or (), kwargs or {}, task)
+        if (queue := _destination(options or {})) is not None:
+            lane = settings.lane_of_queue(queue)
+        else:
+            lane = (options or {}).get("lane") or getattr(task, "lane", None)
+            lane = lane or _lane_of(settings, model, is_certain=is_certain)
+        return Routed(lane, model) if lane else None
+
+    @property
+    def _settings(self) -> Settings:
+        return self._given if isinstance(self._given, Settings) else self._given()
+
+    def _model(self, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any) -> tuple[str, bool]:
+        """Find the model among the arguments, and whether it is sure to be one."""
+        named = getattr(task, "model_arg", None)
+        value = self._argument(named or MODEL_ARGUMENT, args, kwargs, task)
+        if isinstance(value, str) and (named or _has_provider(value)):
+            return value, True
+        if task is None and args and isinstance(args[0], str) and _has_provider(args[0]):
+            return args[0], False
+        return "", True
+
+    def _argument(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any
+    ) -> object:
+        if name in kwargs or task is None:
+            return kwargs.get(name)
+        parameter = self._parameters_of(task).get(name, _Parameter())
+        if parameter.position is not None and parameter.position < len(args):
+            return args[parameter.position]
+        return parameter.default
+
+    def _parameters_of(self, task: Any) -> dict[str, _Parameter]:
+        if (known := self._parameters.get(task)) is None:
+            known = self._parameters[task] = _read_signature(task.run)
+        return known
+
+
+def _lane_of(settings: Settings, model: str, *, is_certain: bool) -> str | None:
+    """Find a model's lane; a mere guess must have a provider that the settings name."""
+    if not model:
+        return None
+    if not _has_provider(model):
+        return DEFAULT_LANE
+    return settings.lane_for(model).lane if is_certain or settings.knows(model) else None
+
+
+def _has_provider(text: str) -> bool:
+    provider, _, rest = text.split(",", 1)[0].partition("/")
+    return bool(provider.strip() and rest.strip())
+
+
+def _destination(options: Mapping[str, Any]) -> str | None:
+    """Name the queue that the publish asks for itself; "" is one that is none of ours.
+
+    A retry names no queue: it repeats the exchange and the routing key it was delivered by.
+    """
+    if queue := options.get("queue"):
+        return str(getattr(queue, "name", queue))
+    exchange, key = options.get("exchange"), options.get("routing_key")
+    if not exchange and not key:
+        return None
+    return key if key and getattr(exchange, "name", exchange) in {None, "", key} else ""
+
+
+def _read_signature(run: Callable[..., Any]) -> dict[str, _Parameter]:
+    parameters = enumerate(inspect.signature(run).parameters.values())
+    return {
+        parameter.name: _Parameter(
+            position if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else None,
+            None if parameter.default is parameter.empty else parameter.default,
+        )
+        for position, parameter in parameters
+        if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+    }

@@ -1,0 +1,259 @@
+"""The producer's side: stamp attribution on every publish, and admit lane calls to the store.
+
+The seam is Celery's own: ``app.amqp_cls``. Every publish path (delay, send_task, canvas, retry,
+replace, beat) ends in one call of ``amqp.send_task_message``. ``before_task_publish`` would not
+do: it is global to the process, so two apps would stamp each other's messages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from celery.app.amqp import AMQP
+from kombu import serialization
+from kombu.compression import compress
+from kombu.utils.functional import retry_over_time
+
+from celery_lanes.callinfo import HEADER, CallInfo, current_call
+from celery_lanes.envelope import Envelope
+from celery_lanes.errors import StoreUnavailable
+from celery_lanes.router import LaneRouter
+from celery_lanes.store.base import Call
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+OPTIONS = ("caller", "run_id", "cost", "lane")
+"""What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
+
+
+class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
+    """Celery's AMQP with lanes: routes by model, stamps CallInfo, admits to the store."""
+
+    def flush_routes(self) -> None:
+        """Put the lane router before the user's own routes, which stay in force for other tasks."""
+        super().flush_routes()
+        self._rtable = [LaneRouter(lambda: self._lanes.settings), *self._rtable]
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        send = super()._create_task_sender()
+        sender = Sender(self._lanes)
+
+        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            return sender.send(send, producer, name, message, options)
+
+        return send_task_message
+
+    @property
+    def _lanes(self) -> Lanes:
+        return self.app.lanes
+
+
+class Sender:
+    """Stamps and admits what one app publishes."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+
+    def send(
+        self,
+        send: Callable[..., Any],
+        producer: Any,
+        name: str,
+        message: Any,
+        options: dict[str, Any],
+    ) -> Any:
+        """Publish through Celery's own sender, with our header and, for a lane, our producer."""
+        given = {key: options.pop(key, None) for key in OPTIONS}
+        lane = self._lane(options.get("queue"))
+        info = self._stamp(lane, name, message, options, given)
+        if lane and self._admits(lane, producer):
+            admit = Admission(self._lanes, lane, name, message, info)
+            producer = AdmittingProducer(producer, admit)
+        return send(producer, name, message, **options)
+
+    def _lane(self, queue: Any) -> str | None:
+        if queue is None or not self._lanes.settings.enabled:
+            return None
+        return self._lanes.settings.lane_of_queue(getattr(queue, "name", queue))
+
+    def _stamp(
+        self,
+        lane: str | None,
+        name: str,
+        message: Any,
+        options: dict[str, Any],
+        given: Mapping[str, Any],
+    ) -> CallInfo:
+        headers = dict(options.get("headers") or {})
+        origin = self._origin(headers.get(HEADER))
+        info = CallInfo(
+            caller=origin.caller if given["caller"] is None else str(given["caller"]),
+            run_id=origin.run_id if given["run_id"] is None else str(given["run_id"]),
+            model=self._model(name, message, options) if lane else "",
+            lane=lane or "",
+            priority=int(options.get("priority") or 0) if lane else 0,
+            cost=self._cost(lane, name, message, given["cost"]) if lane else None,
+            nonce=os.urandom(16).hex(),
+        )
+        options["headers"] = {**headers, HEADER: info.to_header()}
+        return info
+
+    def _origin(self, carried: object) -> CallInfo:
+        """Find whom a publish is for: the ambient context, the parent task, a carried header."""
+        if (ambient := current_call()) is not None:
+            return ambient
+        parent = self._lanes.app.current_worker_task
+        inherited = CallInfo.from_request(parent.request) if parent else None
+        return inherited or CallInfo.from_header(carried)
+
+    def _model(self, name: str, message: Any, options: dict[str, Any]) -> str:
+        args, kwargs = _arguments(message)
+        task = self._lanes.task(name)
+        routed = self._lanes.router.route(name, args, kwargs, options, task)
+        return routed.model or "" if routed else ""
+
+    def _cost(self, lane: str, name: str, message: Any, given: float | None) -> float | None:
+        """Estimate in the lane's unit: what was given, else the task's own estimate, else 1."""
+        if given is not None:
+            return float(given)
+        estimate = getattr(self._lanes.task(name), "estimate_cost", None)
+        if self._lanes.settings.lane(lane).cost != "tokens" or not callable(estimate):
+            return None
+        args, kwargs = _arguments(message)
+        return float(estimate(*args, **kwargs))
+
+    def _admits(self, lane: str, producer: Any) -> bool:
+        if self._lanes.settings.lane(lane).intake != "store":
+            return False
+        return self._lanes.is_own_broker(producer.connection)
+
+
+class AdmittingProducer:
+    """A kombu producer whose next publish goes to the lane store; later ones to the broker.
+
+    Celery's event dispatcher publishes ``task-sent`` with the very same producer, so exactly one
+    publish is ours. A publish that failed is still ours when it is tried again.
+    """
+
+    def __init__(self, producer: Any, admit: Admission) -> None:
+        self._producer = producer
+        self._admit: Admission | None = admit
+
+    def publish(self, body: Any, **options: Any) -> Any:
+        """Admit the first publish, pass on the rest."""
+        if self._admit is None:
+            return self._producer.publish(body, **options)
+        if not self._admit(body, **options):
+            self._producer.publish(body, **options)
+        self._admit = None
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the real producer in everything else."""
+        return getattr(self._producer, name)
+
+
+class Admission:
+    """One message on its way into the store."""
+
+    def __init__(
+        self, lanes: Lanes, lane: str, name: str, message: Any, info: CallInfo
+    ) -> None:
+        self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
+        self._message = message
+
+    def __call__(
+        self,
+        body: Any,
+        *,
+        headers: dict[str, Any],
+        serializer: str,
+        compression: str | None = None,
+        retry: bool = False,
+        retry_policy: Mapping[str, Any] | None = None,
+        **properties: Any,
+    ) -> bool:
+        """Admit; False if the store is away and the settings say to use the broker then."""
+        call = self._call(_pack(body, headers, serializer, compression, properties))
+        try:
+            self._admit(call, dict(retry_policy or {}) if retry else None)
+        except StoreUnavailable:
+            if self._lanes.settings.store.on_store_down == "bypass":
+                return False
+            raise
+        return True
+
+    def _admit(self, call: Call, policy: dict[str, Any] | None) -> None:
+        """Repeat as the publish retry policy says; the nonce makes a repeated admit harmless."""
+        if policy is None:
+            self._lanes.admit(self._lane, [call])
+            return
+        retry_over_time(
+            self._lanes.admit,
+            StoreUnavailable,
+            args=(self._lane, [call]),
+            max_retries=policy.get("max_retries", 3),
+            interval_start=policy.get("interval_start", 0),
+            interval_step=policy.get("interval_step", 0.2),
+            interval_max=policy.get("interval_max", 1),
+        )
+
+    def _call(self, envelope: bytes) -> Call:
+        headers, _, body, _ = self._message
+        meta = headers if "id" in headers else body  # protocol 1 keeps them in the body
+        return Call(
+            id=self._info.nonce,
+            task_id=str(meta["id"]),
+            task=self._name,
+            caller=self._info.caller,
+            priority=self._info.priority,
+            cost=1.0 if self._info.cost is None else self._info.cost,
+            due_ms=due_ms(meta.get("eta")),
+            envelope=envelope,
+        )
+
+
+def due_ms(eta: object) -> int:
+    """Read an ETA header (ISO 8601; without a zone it is UTC) as epoch milliseconds; 0 = none."""
+    if not eta:
+        return 0
+    when = eta if isinstance(eta, datetime) else datetime.fromisoformat(str(eta).replace("Z", "+00:00"))
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return int(when.timestamp() * 1000)
+
+
+_NOT_PROPERTIES = (
+    "exchange", "routing_key", "declare", "timeout", "confirm_timeout", "mandatory", "immediate",
+    "exchange_type",
+)  # fmt: skip
+
+
+def _pack(
+    body: Any,
+    headers: dict[str, Any],
+    serializer: str,
+    compression: str | None,
+    properties: dict[str, Any],
+) -> bytes:
+    content_type, content_encoding, payload = serialization.dumps(body, serializer)
+    if compression:
+        payload, headers["compression"] = compress(payload, compression)
+    for key in _NOT_PROPERTIES:
+        properties.pop(key, None)
+    return Envelope(
+        body=payload,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        headers=headers,
+        properties=properties,
+    ).pack()
+
+
+def _arguments(message: Any) -> tuple[Any, Any]:
+    body = message[2]
+    return (body[0], body[1]) if isinstance(body, tuple) else (body["args"], body["kwargs"])

@@ -1,0 +1,297 @@
+"""The lane store's verbs and values. ``memory`` is the readable specification, ``redis`` the real one.
+
+Words: a *call* is one published task message; its id is the sender's nonce. An *attempt* is one
+grant of a call; it holds a *lease* named by a random *token*. A *worker* here is an incarnation:
+one worker process start, a uuid. Times are the store's own clock, in milliseconds since the epoch.
+
+Every verb is atomic and may be repeated after a lost reply without harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+MAX_CALLER_BYTES = 256
+MAX_BATCH = 500
+
+
+class Policy(str, Enum):
+    """How a lane orders its callers: fair shares, or one queue for all."""
+
+    FAIR = "fair"
+    FIFO = "fifo"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A wall-clock token bucket (GCRA): ``count`` units every ``period_ms``, up to ``burst`` at once."""
+
+    count: float
+    period_ms: int
+    burst: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRules:
+    """A caller's weight (its share against others; 1e-3 to 1e3) and optional bucket of calls."""
+
+    weight: float = 1.0
+    rate: Bucket | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRules:
+    """What the store must know of a lane; written by each worker when it starts.
+
+    Attributes:
+        max_concurrent: slots; live leases never exceed it.
+        lease_ttl_ms: how long a silent worker keeps its leases.
+        max_leases: how many lost leases make a call a dead letter.
+        dedupe_ttl_ms: how long a settled call is remembered.
+        rate: bucket of calls for the whole lane.
+        tokens: bucket of cost for the whole lane.
+        callers: weights and rates by caller name; others have weight 1 and no rate.
+        acks_early: task name -> whether Celery acknowledges it before it runs. A lost lease of
+            such a call is closed, not run again. Only the named tasks are changed.
+    """
+
+    max_concurrent: int
+    lease_ttl_ms: int = 30_000
+    max_leases: int = 5
+    dedupe_ttl_ms: int = 120_000
+    rate: Bucket | None = None
+    tokens: Bucket | None = None
+    callers: Mapping[str, CallerRules] = field(default_factory=dict)
+    acks_early: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One published task message, as it is admitted.
+
+    Attributes:
+        id: the sender's nonce, or what the prelude derived for a message without one.
+        task_id: Celery's task id; several calls may share it (retry, replace).
+        task: the task's name.
+        caller: any text of up to 256 UTF-8 bytes; "" is one shared bucket.
+        priority: -1000 to 1000; higher first within the caller.
+        cost: estimate, 1 to 1e9.
+        due_ms: not before this time of the store's clock; 0 = at once.
+        remember: refuse it as a duplicate also after it has settled. False for a message
+            without a nonce, which may rightly come again.
+        envelope: the message itself; opaque to the store.
+    """
+
+    id: str
+    task_id: str
+    task: str
+    caller: str = ""
+    priority: int = 0
+    cost: float = 1.0
+    due_ms: int = 0
+    remember: bool = True
+    envelope: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Accepted; ``ahead`` calls of the lane were waiting before it (in all callers' queues)."""
+
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """Accepted; it will wait from ``due_ms`` on."""
+
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Already here: ``state`` is waiting, delayed, running, closing or settled."""
+
+    state: str
+
+
+Verdict = Parked | Delayed | Duplicate
+
+
+class Outcome(str, Enum):
+    """How an attempt ended.
+
+    DONE: settled; the result, if any, is written. BACK: put back unharmed, at its place and
+    refunded. LOST: the body died with its process; put back and counted, a dead letter after
+    ``max_leases``. STRANGE: this worker cannot run the call (unknown task); put back after a
+    delay of 1, 2, 4 ... s and counted like LOST.
+    """
+
+    DONE = "done"
+    BACK = "back"
+    LOST = "lost"
+    STRANGE = "strange"
+
+
+class Reason(str, Enum):
+    """Why a call ends without a body that writes its result."""
+
+    LOST = "lost"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a lease back. ``cost`` is the real cost, if known; a wrong or old token changes nothing."""
+
+    call: str
+    token: str
+    outcome: Outcome = Outcome.DONE
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A call that may start now. ``attempt`` counts grants from 1; ``wait_ms`` since admit (or due)."""
+
+    call: str
+    token: str
+    caller: str
+    attempt: int
+    wait_ms: int
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A call whose result this worker must write, then ``close``."""
+
+    call: str
+    token: str
+    reason: Reason
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What ``next`` answers. ``due_in_ms``: ask again then, even unwoken; ``None`` = when woken."""
+
+    grants: tuple[Grant, ...] = ()
+    closings: tuple[Closing, ...] = ()
+    due_in_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What ``renew`` answers: the named calls whose lease is gone, and how many unnamed went back."""
+
+    lost: tuple[str, ...] = ()
+    put_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What ``reap`` did with expired leases: put back, moved to closing; or extended them all."""
+
+    put_back: int = 0
+    closing: int = 0
+    extended_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One consistent reading of a lane. Counts of calls; ``oldest_wait_ms`` of the waiting ones."""
+
+    lane: str
+    max_concurrent: int | None
+    paused: bool
+    running: int
+    waiting: int
+    delayed: int
+    closing: int
+    dead: int
+    callers_waiting: int
+    oldest_wait_ms: int
+    done_last_minute: int
+    workers: int
+
+
+class Wakeups(Protocol):
+    """A worker's ear: becomes readable when one of its lanes may have work for it."""
+
+    def fileno(self) -> int:
+        """Give a descriptor for ``select``; it may change after ``drain``."""
+
+    def drain(self) -> set[str]:
+        """Take what has come, without blocking: the names of the lanes."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class Store(Protocol):
+    """The verbs. Any may raise ``StoreUnavailable``; then it may or may not have happened."""
+
+    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+        """Park calls, once each, and wake one idle worker. The whole batch is validated first."""
+
+    def next(
+        self,
+        lane: str,
+        *,
+        worker: str,
+        request: int,
+        want: int,
+        releases: Sequence[Release] = (),
+        closings: int = 0,
+    ) -> Turn:
+        """Release, then grant up to ``want`` calls and hand out up to ``closings`` results to write.
+
+        A repeated ``request`` number of the same worker gets the same grants again.
+        Raises ``LaneNotConfigured`` (after the releases) if no rules are known.
+        """
+
+    def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
+        """Extend exactly the named (call, token) leases, of running and closing calls.
+
+        Leases of this worker that it has not named for 5 s are put back.
+        """
+
+    def reap(self, lane: str) -> Reaped:
+        """Deal with expired leases; extend all of them instead if the clock has stood still."""
+
+    def cancel(self, lane: str, task_id: str) -> int:
+        """Move the waiting and delayed calls of a task id to closing; ``NotQueued`` if there is none."""
+
+    def close(self, lane: str, *, call: str, token: str) -> bool:
+        """Settle a closing call, its result being written; False if the token is not the holder's."""
+
+    def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
+        """Charge the caller what a running call really cost; the last word wins."""
+
+    def configure(self, lane: str, rules: LaneRules) -> None:
+        """Write a lane's rules; a cap set by ``set_max_concurrent`` stays in force."""
+
+    def set_max_concurrent(self, lane: str, slots: int | None) -> None:
+        """Change the cap for the whole cluster at once; ``None`` = as configured."""
+
+    def set_paused(self, lane: str, *, paused: bool) -> None:
+        """Stop or resume grants; running calls go on."""
+
+    def snapshot(self, lane: str) -> Snapshot:
+        """Read a lane."""
+
+    def lanes(self) -> list[str]:
+        """Name every lane that has been used, sorted."""
+
+    def listen(self, worker: str) -> Wakeups:
+        """Open this worker's ear."""
+
+    def warnings(self) -> list[str]:
+        """Say what in the server's settings endangers the promises (persistence, eviction)."""
+
+    def disconnect(self) -> None:
+        """Close all connections; the next verb opens them again."""

@@ -1,0 +1,208 @@
+"""The tables of ``config/lanes.toml``, as frozen models.
+
+The keys of the file and the keywords of the models are the same; an attribute that holds a time
+has its unit in its name: ``exec_timeout = "5m"`` becomes ``exec_timeout_s == 300.0``.
+A field's ``description`` completes the sentence "expected KEY to be ..." of a ``ConfigError``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+
+from celery_lanes import durations
+from celery_lanes.complaints import expected
+from celery_lanes.store.base import MAX_CALLER_BYTES, Bucket, Policy
+
+MAX_NAME_BYTES = 100
+HARD_MARGIN_S = 60.0
+MIN_LEASE_TTL_S = 3.0
+A_NAME = f"a name of 1 to {MAX_NAME_BYTES} bytes without whitespace, commas or any of {{}}[]*?"
+
+_UNFIT = re.compile(r"[\s\x00-\x1f\x7f-\x9f{}\[\]*?,]")  # braces are the store's hash tags
+_A_DURATION = 'a duration such as "90s", "5m" or "1h30m", or a number of seconds'
+_A_RATE = 'a rate such as "60/m" or "100k/h"'
+
+
+def is_lane_name(text: object) -> bool:
+    """Tell whether the store and every broker can take the name."""
+    return (
+        isinstance(text, str)
+        and 0 < len(text.encode(errors="replace")) <= MAX_NAME_BYTES
+        and not _UNFIT.search(text)
+    )
+
+
+def fit_name(text: str) -> str:
+    """Make a lane's name of any text; "" of none."""
+    fit = _UNFIT.sub("-", text).encode(errors="replace")[:MAX_NAME_BYTES]
+    return fit.decode(errors="ignore")
+
+
+def _checked_name(name: str) -> str:
+    if not is_lane_name(name):
+        raise expected(A_NAME)
+    return name
+
+
+def _checked_family(pattern: str) -> str:
+    _checked_name(re.sub(r"[\[\]*?]", "-", pattern))
+    return pattern
+
+
+def _checked_caller(caller: str) -> str:
+    if len(caller.encode(errors="replace")) > MAX_CALLER_BYTES:
+        raise expected(f"a caller's name of up to {MAX_CALLER_BYTES} bytes")
+    return caller
+
+
+def _read_duration(value: object) -> float:
+    try:
+        return durations.duration_s(value)
+    except ValueError:
+        raise expected(_A_DURATION) from None
+
+
+def _read_rate(value: object, *, burst: float | None) -> Bucket | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, Bucket):
+        return value if burst is None else replace(value, burst=burst)
+    try:
+        return durations.bucket(value, burst=burst)
+    except ValueError:
+        raise expected(_A_RATE) from None
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Family = Annotated[str, AfterValidator(_checked_family)]
+Caller = Annotated[str, AfterValidator(_checked_caller)]
+Seconds = Annotated[float, BeforeValidator(_read_duration)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Table(BaseModel):
+    """A table that refuses unknown keys and keeps its values out of pydantic's own errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class StoreSettings(Table):
+    """``[store]``: where the lanes' state lives. The URL, with its password, is never shown.
+
+    ``url`` is "" for the Celery broker's own, if that is a Redis. ``on_store_down`` is what a
+    publish does without the store: fail, or go to the broker uncapped.
+    """
+
+    url: SecretStr = Field(default=SecretStr(""), description="a URL: redis://localhost:6379/0")
+    prefix: Name = Field(default="lanes", description="a key prefix")
+    durability: str = Field(
+        default="store",
+        pattern=r"^(store|aof|replicas:[1-9][0-9]?)$",
+        description='"store", "aof" or "replicas:N"',
+    )
+    on_store_down: Literal["fail", "bypass"] = Field(
+        default="fail", description='"fail" or "bypass"'
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: SecretStr) -> SecretStr:
+        if (text := url.get_secret_value()) and "://" not in text:
+            raise expected("a URL: redis://localhost:6379/0")
+        return url
+
+
+class LaneSettings(Table):
+    """``[defaults]`` and ``[lanes.NAME]``: one scarce resource.
+
+    Attributes:
+        max_concurrent: slots of the whole cluster.
+        policy: fair shares between callers, or first in, first out.
+        intake: where a publish puts the call: the lane store, or the lane's Celery queue.
+        exec_timeout_s: soft limit of one execution; waiting never counts.
+        hard_timeout_s: the end of it; ``exec_timeout`` and a minute if not given.
+        queue_prefix: the lane's queue is this and its name.
+        burst: calls that ``rate`` lets through at once; 1 if not given.
+        rate: wall-clock limit in calls; "" takes an inherited one away.
+        tokens: wall-clock limit in cost, as much as one period's at once.
+        lease_ttl_s: how long a silent worker keeps its slots.
+        max_leases: how many lost workers make a call a dead letter.
+        dedupe_ttl_s: how long an ended call is remembered, against redelivery.
+        cost: what fair shares count: calls, or the tokens of LLM calls.
+    """
+
+    max_concurrent: Count = Field(default=4, description="a positive integer")
+    policy: Policy = Field(default=Policy.FAIR, strict=False, description='"fair" or "fifo"')
+    intake: Literal["store", "broker"] = Field(default="store", description='"store" or "broker"')
+    exec_timeout_s: Seconds = Field(default=300.0, alias="exec_timeout", description=_A_DURATION)
+    hard_timeout_s: Seconds = Field(
+        default_factory=lambda lane: lane.get("exec_timeout_s", 0.0) + HARD_MARGIN_S,
+        alias="hard_timeout",
+        description=_A_DURATION,
+    )
+    queue_prefix: Name = Field(default="lanes.", description="a queue prefix")
+    burst: Count | None = Field(default=None, description="a positive integer")
+    rate: Bucket | None = Field(default=None, description=_A_RATE)
+    tokens: Bucket | None = Field(default=None, description=_A_RATE)
+    lease_ttl_s: Seconds = Field(default=30.0, alias="lease_ttl", description=_A_DURATION)
+    max_leases: Count = Field(default=5, description="a positive integer")
+    dedupe_ttl_s: Seconds = Field(default=120.0, alias="dedupe_ttl", description=_A_DURATION)
+    cost: Literal["calls", "tokens"] = Field(default="calls", description='"calls" or "tokens"')
+
+    @field_validator("hard_timeout_s")
+    @classmethod
+    def _after_exec(cls, hard_s: float, info: ValidationInfo) -> float:
+        exec_s = info.data.get("exec_timeout_s", 0.0)
+        if hard_s <= exec_s:
+            raise expected(f"longer than exec_timeout ({durations.written(exec_s)})")
+        return hard_s
+
+    @field_validator("lease_ttl_s")
+    @classmethod
+    def _renewable(cls, ttl_s: float) -> float:
+        if ttl_s < MIN_LEASE_TTL_S:
+            raise expected(f"at least {durations.written(MIN_LEASE_TTL_S)}")
+        return ttl_s
+
+    @field_validator("rate", mode="before")
+    @classmethod
+    def _calls(cls, value: object, info: ValidationInfo) -> Bucket | None:
+        burst = info.data.get("burst")
+        return _read_rate(value, burst=burst or (None if isinstance(value, Bucket) else 1))
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _costs(cls, value: object) -> Bucket | None:
+        return _read_rate(value, burst=None)
+
+
+class Rule(Table):
+    """``[[rules]]``: models that match the glob go to the lane. Upper and lower case differ."""
+
+    match: str = Field(min_length=1, description='a glob such as "openai/*"')
+    lane: Name = Field(description="a lane's name")
+
+
+class CallerSettings(Table):
+    """``[callers.NAME]``: a caller's share against others, and optionally its own rate."""
+
+    weight: float = Field(default=1.0, ge=1e-3, le=1e3, description="a number, 0.001 to 1000")
+    rate: Bucket | None = Field(default=None, description=_A_RATE)
+
+    @field_validator("rate", mode="before")
+    @classmethod
+    def _calls(cls, value: object) -> Bucket | None:
+        return _read_rate(value, burst=1)

@@ -1,0 +1,126 @@
+"""Real Celery worker processes, for tests, the demo and benchmarks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+READY = " ready."
+
+
+class WorkerProcess:
+    """One ``celery worker`` process; a context manager that stops it warmly.
+
+    Args:
+        app: what ``celery -A`` takes.
+        queues: what ``-Q`` takes.
+        pool: prefork, threads, gevent or solo.
+        concurrency: ``-c``.
+        options: more arguments for ``celery worker``.
+        env: variables on top of this process's own.
+        cwd: where it runs.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        queues: Sequence[str],
+        *,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: Path | str | None = None,
+    ) -> None:
+        name = f"w{os.urandom(4).hex()}@localhost"
+        self.command = [
+            sys.executable, "-m", "celery", "-A", app, "worker", "-Q", ",".join(queues),
+            "-P", pool, "-c", str(concurrency), "-n", name, "-l", "INFO",
+            "--without-gossip", "--without-mingle", *options,
+        ]  # fmt: skip
+        self.name = name
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._cwd = cwd
+        self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> WorkerProcess:
+        """Start, and wait until it is ready."""
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop warmly; kill what does not stop."""
+        self.stop()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        """The parent process's id."""
+        return self._running().pid
+
+    def start(self, *, timeout_s: float = 30) -> WorkerProcess:
+        """Start, and wait for its ready line. ``RuntimeError`` with the log if it does not come."""
+        self.spawn()
+        self.wait_for_log(READY, timeout_s=timeout_s)
+        return self
+
+    def spawn(self) -> WorkerProcess:
+        """Start without waiting."""
+        self._process = subprocess.Popen(
+            self.command, env=self._env, cwd=self._cwd, text=True,
+            stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        return self
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the parent process."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the parent outright, as the OOM killer would; its children follow it."""
+        self.signal(signal.SIGKILL)
+        self._running().wait(timeout=10)
+
+    def stop(self, *, timeout_s: float = 20) -> int | None:
+        """Stop warmly and give the exit code; killed after ``timeout_s``."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return process.poll() if process else None
+        process.terminate()
+        try:
+            return process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait(timeout=10)
+
+    def wait(self, *, timeout_s: float = 30) -> int:
+        """Wait for its end; give the exit code."""
+        return self._running().wait(timeout=timeout_s)
+
+    def log(self) -> str:
+        """Read what it has printed so far."""
+        self._log.flush()
+        with open(f"/proc/self/fd/{self._log.fileno()}", encoding="utf-8", errors="replace") as copy:
+            return copy.read()
+
+    def wait_for_log(self, text: str, *, timeout_s: float = 30, times: int = 1) -> None:
+        """Wait until a text has been printed so many times."""
+        pause = threading.Event()
+        deadline = time.monotonic() + timeout_s
+        while self.log().count(text) < times:
+            if self._running().poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no {text!r} in the worker's log:\n{self.log()}")
+            pause.wait(0.02)
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            raise RuntimeError("the worker has not been started")
+        return self._process

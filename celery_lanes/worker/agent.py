@@ -1,0 +1,366 @@
+"""The store thread: all of a worker's conversation with the lane store.
+
+It belongs to the worker, not to the consumer (that one is rebuilt at every broker reconnect), so
+a blocked event loop stops neither renewals nor releases, and a store error can never look like a
+broker error or end the worker. Nothing in here touches the pool; nothing outside waits for the store.
+
+One round: wait for mail, a wake-up or a due time; renew and reap if it is time; take one *turn*
+with the lane that was served least recently.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from celery_lanes.errors import LaneNotConfigured, StoreUnavailable
+from celery_lanes.store.base import Call, Closing, LaneRules, Policy, Store, Wakeups
+from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.postman import Mailbox
+from celery_lanes.worker.share import LaneShare
+from celery_lanes.worker.threads import start_native_thread
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+LOST_AFTER_S = 5.0
+
+
+class Hands(Protocol):
+    """What the agent asks of the thread that owns the pool. Each returns at once."""
+
+    def free(self) -> int:
+        """Count the calls that could start now."""
+
+    def dispatch(self, attempt: Attempt) -> None:
+        """Start a call."""
+
+    def close(self, lane: str, closing: Closing) -> None:
+        """Write the result of a call that no body will write, then ``closed``."""
+
+    def stop_body(self, attempt: Attempt) -> None:
+        """Stop a body whose lease is gone."""
+
+    def finished(self, attempt: Attempt) -> None:
+        """See to an attempt that has ended, before its lease goes back."""
+
+    def grow(self) -> None:
+        """Make room, if the pool may grow: calls wait and no process is free."""
+
+
+class LaneSource(Protocol):
+    """What the agent must know of a lane's configuration."""
+
+    def rules(self, lane: str) -> LaneRules:
+        """Give the rules to write into the store."""
+
+    def policy(self, lane: str) -> Policy:
+        """Give the order in which the lane serves its callers."""
+
+
+class Agent:
+    """The store thread and its ledger of attempts."""
+
+    def __init__(self, *, open_store: Callable[[], Store], source: LaneSource, hands: Hands) -> None:
+        self.incarnation = uuid.uuid4().hex
+        self._open_store = open_store
+        self._source = source
+        self._hands = hands
+        self._mail = Mailbox()
+        self._shares: dict[str, LaneShare] = {}
+        self._store: Store | None = None
+        self._ears: Wakeups | None = None
+        self._is_open = False
+        self._is_away = False
+        self._is_stopping = False
+        self._tick_at = 0.0
+        self._retry_at = 0.0
+        self._turns = 0
+        self._is_starved = False
+        self._thread: Any = None
+
+    # -- called from any thread ------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; no call is granted before ``open``."""
+        self._thread = start_native_thread(self._run, name="lanes-store")
+
+    def open(self, lanes: Iterable[str]) -> None:
+        """Ask for calls of these lanes from now on: the consumer is ready."""
+        self._mail.post(self._opened, list(lanes))
+
+    def shut(self) -> None:
+        """Ask for no more calls; what was granted and not dispatched goes back."""
+        self._is_open = False
+        self._mail.post(self._shut)
+
+    def admit(self, lane: str, call: Call, taken: Callable[[], None]) -> None:
+        """Park a call that came by the broker; ``taken`` is called once the store has it."""
+        self._mail.post(self._arrived, lane, call, taken)
+
+    def released(self, attempt: Attempt) -> None:
+        """Give an attempt's lease back."""
+        try:
+            self._hands.finished(attempt)
+        finally:
+            self._mail.post(self._ended, attempt)
+
+    def closed(self, lane: str, closing: Closing) -> None:
+        """Settle a call whose result has been written."""
+        self._mail.post(self._written, lane, closing)
+
+    def left_open(self, lane: str, closing: Closing) -> None:
+        """Let a call's closing lease lapse: its result could not be written; another will try."""
+        self._mail.post(self._forgotten, lane, closing)
+
+    def nudge(self) -> None:
+        """Ask again if there is room at last, as when a plain task ends; called every loop turn."""
+        if self._is_starved and self._hands.free() > 0:
+            self._is_starved = False
+            self._mail.post(_nothing)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Send what is left to the store and end the thread."""
+        self.shut()
+        self._mail.post(self._stop, time.monotonic() + timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s + 2.0)
+
+    # -- letters, opened by the store thread -------------------------------------------------
+
+    def _opened(self, lanes: list[str]) -> None:
+        for share in self._shares.values():
+            share.is_served = False
+        for lane in lanes:
+            share = self._share(lane)
+            share.is_served = share.is_ready = True
+        self._is_open = bool(lanes) and not self._is_stopping
+
+    def _shut(self) -> None:
+        self._is_open = False
+        for share in self._shares.values():
+            for attempt in list(share.attempts.values()):
+                if attempt.claim():
+                    attempt.end()
+
+    def _arrived(self, lane: str, call: Call, taken: Callable[[], None]) -> None:
+        self._share(lane).arrivals.append((call, taken))
+
+    def _ended(self, attempt: Attempt) -> None:
+        share = self._share(attempt.lane)
+        if share.attempts.pop(attempt.grant.call, None) is not None:
+            share.releases.append(attempt.release())
+
+    def _written(self, lane: str, closing: Closing) -> None:
+        share = self._share(lane)
+        share.written.append(closing)
+
+    def _forgotten(self, lane: str, closing: Closing) -> None:
+        self._share(lane).closings.pop(closing.call, None)
+
+    def _stop(self, deadline: float) -> None:
+        self._is_stopping = True
+        self._deadline = deadline
+
+    def _share(self, lane: str) -> LaneShare:
+        if lane not in self._shares:
+            self._shares[lane] = LaneShare(lane)
+        return self._shares[lane]
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_done():
+            try:
+                self._wait()
+                self._mail.open()
+                self._round()
+            except StoreUnavailable as error:
+                self._went_away(error)
+            except Exception:
+                logger.exception("celery_lanes: the store thread failed; going on in 1 s")
+                self._retry_at = time.monotonic() + TICK_S
+        self._disconnect()
+
+    def _is_done(self) -> bool:
+        if not self._is_stopping:
+            return False
+        is_busy = any(share.has_news for share in self._shares.values())
+        return not is_busy or time.monotonic() > self._deadline
+
+    def _wait(self) -> None:
+        readers: list[Any] = [self._mail]
+        if self._ears is not None:
+            readers.append(self._ears)
+        readable, _, _ = select.select(readers, [], [], self._timeout_s())
+        if self._ears in readable and self._ears is not None:
+            for lane in self._ears.drain():
+                self._share(lane).wake()
+
+    def _timeout_s(self) -> float:
+        now = time.monotonic()
+        if now < self._retry_at:
+            return self._retry_at - now
+        if self._next_share() is not None:
+            return 0.0
+        due = min((s.due_at for s in self._shares.values() if s.due_at), default=now + TICK_S)
+        return max(0.0, min(due, self._tick_at) - now)
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        if now < self._retry_at:
+            return
+        store = self._connected()
+        if now >= self._tick_at:
+            self._tick(store, now)
+        for share in self._shares.values():
+            share.look_at_clock(now)
+        if (share := self._next_share()) is not None:
+            self._turn(store, share)
+        self._is_starved = self._wants_room()
+        self._came_back()
+
+    def _connected(self) -> Store:
+        if self._store is None:
+            self._store = self._open_store()
+        if self._ears is None:
+            self._ears = self._store.listen(self.incarnation)
+            for share in self._shares.values():
+                share.wake()  # what was published while nobody listened
+        return self._store
+
+    def _tick(self, store: Store, now: float) -> None:
+        for share in list(self._shares.values()):
+            self._renew(store, share)
+            store.reap(share.lane)
+            share.wake()
+        self._tick_at = now + TICK_S * random.uniform(0.8, 1.2)  # noqa: S311 # jitter, not a secret
+        if self._wants_room():
+            self._hands.grow()
+
+    def _wants_room(self) -> bool:
+        is_wanted = any(share.is_served and share.is_ready for share in self._shares.values())
+        return self._is_open and is_wanted and self._free() == 0
+
+    # -- one turn with one lane ------------------------------------------------------------------
+
+    def _next_share(self) -> LaneShare | None:
+        """Pick the lane to talk to: it has news, or may have calls for a free process."""
+        can_take = self._is_open and self._free() > 0
+        due = [s for s in self._shares.values() if s.has_news or (can_take and s.may_grant)]
+        return min(due, key=lambda s: s.served_at, default=None)
+
+    def _free(self) -> int:
+        """Count free processes, less the calls that are on their way to one."""
+        undispatched = sum(s.undispatched for s in self._shares.values())
+        return self._hands.free() - undispatched
+
+    def _want(self, share: LaneShare) -> int:
+        """Take all there is room for; one at a time where another lane may want the room too."""
+        free = self._free()
+        if not (self._is_open and share.may_grant) or free <= 0:
+            return 0
+        is_alone = not any(s.may_grant for s in self._shares.values() if s is not share)
+        return free if is_alone else 1
+
+    def _turn(self, store: Store, share: LaneShare) -> None:
+        self._turns += 1
+        share.served_at = self._turns
+        self._send_arrivals(store, share)
+        self._send_written(store, share)
+        self._ask(store, share)
+
+    def _send_arrivals(self, store: Store, share: LaneShare) -> None:
+        while share.arrivals:
+            batch = share.arrivals[:100]
+            store.admit(
+                share.lane, [call for call, _ in batch], policy=self._source.policy(share.lane)
+            )
+            del share.arrivals[: len(batch)]
+            for _, taken in batch:
+                taken()
+
+    def _send_written(self, store: Store, share: LaneShare) -> None:
+        while share.written:
+            closing = share.written[0]
+            store.close(share.lane, call=closing.call, token=closing.token)
+            share.written.pop(0)
+            share.closings.pop(closing.call, None)
+
+    def _ask(self, store: Store, share: LaneShare) -> None:
+        ask = share.ask(self._want(share))
+        sent_at = time.monotonic()
+        try:
+            turn = store.next(
+                share.lane,
+                worker=self.incarnation,
+                request=ask.request,
+                want=ask.want,
+                releases=ask.releases,
+                closings=ask.closings,
+            )
+        except LaneNotConfigured:
+            store.configure(share.lane, self._source.rules(share.lane))
+            return
+        share.answered(ask, turn)
+        is_fresh = time.monotonic() - sent_at < share.patience_s
+        for grant in turn.grants:
+            self._take(Attempt(share.lane, grant, self.released), share, is_fresh=is_fresh)
+        for closing in turn.closings:
+            share.closings[closing.call] = closing
+            self._hands.close(share.lane, closing)
+
+    def _take(self, attempt: Attempt, share: LaneShare, *, is_fresh: bool) -> None:
+        """Dispatch a granted call; a reply that came late may name a lease that is no longer ours."""
+        share.take(attempt)
+        if is_fresh and self._is_open:
+            self._hands.dispatch(attempt)
+        elif attempt.claim():
+            attempt.end()
+
+    # -- renewals ----------------------------------------------------------------------------------
+
+    def _renew(self, store: Store, share: LaneShare) -> None:
+        """Renew what can be proven alive; stop the bodies of leases that are gone."""
+        if not share.is_configured and share.is_served:
+            store.configure(share.lane, self._source.rules(share.lane))
+            share.is_configured = True
+        share.settle_the_vanished(LOST_AFTER_S)
+        held = share.held()
+        if not held:
+            return
+        for call in store.renew(share.lane, worker=self.incarnation, held=held).lost:
+            share.closings.pop(call, None)
+            if (attempt := share.attempts.pop(call, None)) is not None:
+                logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
+                self._hands.stop_body(attempt)
+
+    # -- outages -----------------------------------------------------------------------------------
+
+    def _went_away(self, error: StoreUnavailable) -> None:
+        if not self._is_away:
+            logger.error("celery_lanes: the lane store is away, no call starts: %s", error)
+        self._is_away = True
+        self._retry_at = time.monotonic() + random.uniform(0.2, 0.6)  # noqa: S311 # jitter
+        self._disconnect()
+
+    def _came_back(self) -> None:
+        if self._is_away:
+            logger.warning("celery_lanes: the lane store is back")
+        self._is_away = False
+
+    def _disconnect(self) -> None:
+        if self._ears is not None:
+            self._ears.close()
+        if self._store is not None:
+            self._store.disconnect()
+        self._ears = None
+
+
+def _nothing() -> None:
+    """Wake the store thread; a look around is all that is wanted."""

@@ -1,0 +1,108 @@
+"""One attempt: a granted call on its way through this worker's pool, until its lease is released."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from kombu.message import Message
+
+from celery_lanes.store.base import Grant, Outcome, Release
+
+
+class Attempt:
+    """A lease in this worker's hands.
+
+    It is *finished* when the pool's job object has ended. Celery's acknowledgements only say how:
+    an early one comes before the body has run, and some endings never acknowledge at all.
+    """
+
+    def __init__(self, lane: str, grant: Grant, released: Callable[[Attempt], None]) -> None:
+        self.lane = lane
+        self.grant = grant
+        self.granted_at = time.monotonic()
+        self.request: Any = None
+        self.job: Any = None
+        self.acked = False
+        self.requeue: bool | None = None
+        self.is_lost = False
+        self.is_stopped = False
+        self.is_strange = False
+        self.is_placed = False
+        self._released = released
+        self._claims = [True]
+        self._ends = [True]
+
+    def claim(self) -> bool:
+        """Take the attempt for dispatch or for giving it back; only the first one gets it."""
+        return _take(self._claims)
+
+    def end(self) -> None:
+        """Release the lease; only the first end counts."""
+        if _take(self._ends):
+            self._released(self)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its release is on the way to the store."""
+        return not self._ends
+
+    @property
+    def has_vanished(self) -> bool:
+        """Whether a process pool has dropped the job without calling anybody."""
+        job = self.job
+        return job is not None and not job.ready() and job._job not in job._cache
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the body ended without saying anything, as after SystemExit in a thread."""
+        said = self.acked or self.requeue is not None
+        return not (said or self.is_stopped or self.is_strange or self.request is None)
+
+    def note(self, result: Any) -> None:
+        """See from a pool result whether the body's process was lost."""
+        error = getattr(result, "exception", None)
+        self.is_lost = isinstance(getattr(error, "exc", error), WorkerLostError)
+
+    def release(self) -> Release:
+        """Say to the store how the attempt ended."""
+        return Release(call=self.grant.call, token=self.grant.token, outcome=self._outcome())
+
+    def _outcome(self) -> Outcome:
+        if self.is_strange:
+            return Outcome.STRANGE
+        if self.is_stopped:
+            return Outcome.LOST if self.acked else Outcome.BACK
+        if self.requeue:
+            return Outcome.LOST if self.is_lost else Outcome.BACK
+        if self.request is None and not self.acked and self.requeue is None:
+            return Outcome.BACK  # it never reached the pool
+        return Outcome.DONE
+
+
+class LaneMessage(Message):  # type: ignore[misc] # kombu's Message is not typed
+    """A task message whose acknowledgement goes to its attempt instead of a broker."""
+
+    def __init__(self, attempt: Attempt, **fields: Any) -> None:
+        super().__init__(delivery_tag=attempt.grant.token, channel=None, **fields)
+        self.attempt = attempt
+
+    def ack(self, multiple: bool = False) -> None:  # noqa: ARG002 # kombu's signature
+        """Note that Celery is done with the message."""
+        self.attempt.acked = True
+        self._state = "ACK"
+
+    def reject(self, requeue: bool = False) -> None:
+        """Note that Celery rejects the message, to run it again or never."""
+        self.attempt.requeue = requeue
+        self._state = "REQUEUED" if requeue else "REJECTED"
+
+
+def _take(tokens: list[bool]) -> bool:
+    """Pop in one atomic step: the same attempt is seen from several threads."""
+    try:
+        return tokens.pop()
+    except IndexError:
+        return False

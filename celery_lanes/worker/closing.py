@@ -1,0 +1,127 @@
+"""Results that no running body writes: a lost worker, a cancelled or dead call, a silent end.
+
+Celery's own backend calls are used, with the message's request, so that chord parts and errbacks
+of the body are served as after any failure. The store keeps the message until this has been done.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import signals, states
+from celery.exceptions import NotRegistered, WorkerLostError
+from celery.worker.request import Request
+from celery.worker.strategy import proto1_to_proto2
+from kombu.message import Message
+from kombu.serialization import prepare_accept_content
+
+from celery_lanes.envelope import Envelope
+from celery_lanes.store.base import Closing, Reason
+
+logger = logging.getLogger(__name__)
+
+LOST = "Worker exited prematurely: the worker process that ran this call was lost."
+DEAD = "Worker exited prematurely: this call has lost its worker too often and is a dead letter now."
+SILENT = "Worker exited prematurely: the task's body ended without a result."
+
+
+def write_result(worker: Any, closing: Closing) -> None:
+    """Write the final state of a closing call, unless the backend already has one."""
+    envelope = Envelope.unpack(closing.envelope)
+    name, task_id = _identity(envelope)
+    task = worker.app.tasks.get(name)
+    if task is None:
+        worker.app.backend.mark_as_failure(task_id, NotRegistered(name))
+        return
+    request = request_of(worker, task, envelope)
+    if _has_result(request):
+        logger.info("celery_lanes: %s already has a result", request.id)
+    elif closing.reason is Reason.CANCELLED:
+        _write_revoked(request, "cancelled")
+    else:
+        _write_lost(request, DEAD if closing.reason is Reason.DEAD else LOST)
+
+
+def write_silent_end(request: Any) -> None:
+    """Write the failure of a body that ended without telling the worker anything."""
+    if not _has_result(request):
+        _write_lost(request, SILENT)
+
+
+def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:
+    """Build the request of a message outside Celery's strategies, for its context only."""
+    app, consumer = worker.app, worker.consumer
+    message = Message(
+        body=envelope.body,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+        headers=envelope.headers,
+        properties=envelope.properties,
+        accept=prepare_accept_content(app.conf.accept_content),
+    )
+    fields: dict[str, Any] = {}
+    if "id" not in envelope.headers:
+        body, headers, decoded, utc = proto1_to_proto2(message, message.decode())
+        fields = {"body": body, "headers": headers, "decoded": decoded, "utc": utc}
+    return Request(
+        message,
+        app=app,
+        task=task,
+        hostname=worker.hostname,
+        eventer=getattr(consumer, "event_dispatcher", None),
+        **fields,
+    )
+
+
+def _identity(envelope: Envelope) -> tuple[str, str]:
+    meta = envelope.headers if "id" in envelope.headers else _protocol_1(envelope)
+    return str(meta["task"]), str(meta["id"])
+
+
+def _protocol_1(envelope: Envelope) -> Any:
+    message = Message(
+        body=envelope.body,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+    )
+    return message.decode()
+
+
+def _has_result(request: Any) -> bool:
+    """Ask the backend: a worker may have died between writing the result and saying so."""
+    if request.ignore_result:
+        return False
+    return bool(request.task.backend.get_state(request.id) in states.READY_STATES)
+
+
+def _write_revoked(request: Any, reason: str) -> None:
+    context = request._context
+    request.task.backend.mark_as_revoked(
+        request.id, reason, request=context, store_result=request.store_errors
+    )
+    request.send_event("task-revoked", terminated=False, signum=None, expired=False)
+    signals.task_revoked.send(
+        request.task, request=context, terminated=False, signum=None, expired=False
+    )
+
+
+def _write_lost(request: Any, message: str) -> None:
+    task, context = request.task, request._context
+    try:
+        raise WorkerLostError(message)
+    except WorkerLostError as error:
+        info, lost = ExceptionInfo(), error
+    task.request_stack.push(context)  # errbacks and handlers see whose call it was
+    try:
+        task.backend.mark_as_failure(
+            request.id, lost, request=context, store_result=request.store_errors
+        )
+        signals.task_failure.send(
+            sender=task, task_id=request.id, exception=lost, args=request.args,
+            kwargs=request.kwargs, traceback=info.traceback, einfo=info,
+        )  # fmt: skip
+        request.send_event("task-failed", exception=repr(lost), traceback=info.traceback)
+    finally:
+        task.request_stack.pop()

@@ -1,0 +1,92 @@
+"""Celery's consumer with lanes: a prelude before each strategy, and lane calls kept apart from the broker.
+
+A lane call is not a broker message: nothing will redeliver it. So what Celery does to "its"
+requests when the broker goes away (throw them out of the pool, cancel them) must pass it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery.worker.consumer import Consumer
+
+from celery_lanes.worker.prelude import Prelude
+
+
+def lane_consumer(base: type[Consumer]) -> type[Consumer]:
+    """Give the worker's own consumer class our behaviour; it may be a user's subclass."""
+    return type(f"Lane{base.__name__}", (LaneConsumer, base), {})
+
+
+class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
+    """The behaviour; ``controller.lanes`` is this worker's ``WorkerLanes``."""
+
+    def Strategies(self) -> dict[str, Any]:  # noqa: N802 # Celery's name for its dict factory
+        """Make a dict of strategies that wraps each in the prelude, also after ``pool_restart``."""
+        return Preluded(self)
+
+    def update_strategies(self) -> None:
+        """Forget the strategies built for lane calls as well."""
+        super().update_strategies()
+        self.controller.lanes.dispatcher.forget(self)
+
+    def on_ready(self) -> None:
+        """Begin to ask for calls: the loop is about to run."""
+        super().on_ready()
+        self.controller.lanes.open(self.app.amqp.queues.consume_from)
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Serve the lane of a queue that is added at run time."""
+        super().add_task_queue(queue, *args, **options)
+        self.controller.lanes.open(self.app.amqp.queues.consume_from)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        """Stop asking for calls of the lane, too."""
+        super().cancel_task_queue(queue)
+        self.controller.lanes.open(self.app.amqp.queues.consume_from)
+
+    def on_close(self) -> None:
+        """Keep lane jobs in the pool while Celery clears it of broker messages."""
+        lanes = self.controller.lanes
+        lanes.agent.shut()
+        with jobs_kept(self.pool, lanes.dispatcher.jobs()):
+            super().on_close()
+
+    def cancel_active_requests(self) -> None:
+        """Stop lane calls, too, at a cold shutdown; they go back to the lane."""
+        self.controller.lanes.dispatcher.is_cold = True
+        super().cancel_active_requests()
+
+
+class Preluded(dict[str, Any]):
+    """Strategies by task name, each behind the prelude."""
+
+    def __init__(self, consumer: LaneConsumer) -> None:
+        super().__init__()
+        self._consumer = consumer
+
+    def __setitem__(self, name: str, strategy: Any) -> None:
+        """Wrap a strategy as it is entered."""
+        super().__setitem__(name, Prelude(self._consumer, strategy))
+
+
+@contextmanager
+def jobs_kept(pool: Any, jobs: list[Any]) -> Iterator[None]:
+    """Let ``pool.flush`` pass these jobs by: they stay in its cache and in its outbound buffer."""
+    buffer = getattr(getattr(pool, "_pool", None), "outbound_buffer", None)
+    waiting = [job for job in buffer or () if job in jobs]
+    for job in jobs:
+        job.discard = _keep
+    try:
+        yield
+    finally:
+        for job in jobs:
+            del job.discard
+        if buffer is not None:
+            buffer.extend(job for job in waiting if job not in buffer)
+
+
+def _keep() -> None:
+    """Take the place of a job's ``discard``."""

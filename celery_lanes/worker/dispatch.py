@@ -1,0 +1,197 @@
+"""From a grant to a running task: through Celery's own receiving code and the task's own strategy.
+
+So revokes, expiry, time limits, events, custom Request classes and bad messages behave as in
+plain Celery. The strategies are built against a *view* of the consumer in which a request goes
+straight to the pool: never into a rate bucket, the ETA timer or the semaphore's waiting list.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from celery.exceptions import TaskRevokedError
+from kombu.serialization import prepare_accept_content
+
+from celery_lanes.callinfo import HEADER
+from celery_lanes.config import Settings
+from celery_lanes.envelope import Envelope
+from celery_lanes.store.base import Grant
+from celery_lanes.worker.attempt import Attempt, LaneMessage
+from celery_lanes.worker.closing import write_silent_end
+from celery_lanes.worker.pools import PoolView
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Starts granted calls in the thread that owns the pool, and stops them."""
+
+    def __init__(self, worker: Any, settings: Settings, view: PoolView) -> None:
+        self.is_cold = False
+        self._worker = worker
+        self._settings = settings
+        self._pool = view
+        self._running: set[Attempt] = set()
+        self._receive: Any = None
+
+    def forget(self, consumer: Any) -> None:
+        """Build the strategies anew: tasks were reloaded, or the consumer has reconnected."""
+        self._receive = receiver(consumer, self.execute)
+
+    def jobs(self) -> list[Any]:
+        """List the pool's jobs of running lane calls."""
+        return [attempt.job for attempt in self._running if attempt.job is not None]
+
+    def start(self, attempt: Attempt) -> None:
+        """Hand a granted call to Celery, unless it has been given back meanwhile."""
+        if not attempt.claim():
+            return
+        try:
+            self._receive(self._message(attempt))
+        except Exception:
+            logger.exception("celery_lanes: cannot start %s; put back", attempt.grant.call)
+            attempt.is_strange = True
+        finally:
+            attempt.is_placed = True
+        if attempt.request is None:  # revoked, expired, unknown, not decodable
+            attempt.end()
+
+    def execute(self, request: Any) -> None:
+        """Send a request to the pool; what the strategy calls instead of the worker's own handler."""
+        attempt = request.message.attempt
+        attempt.request = request
+        request.cancel = partial(self._cancel, attempt)
+        semaphore = self._worker.semaphore
+        if semaphore is None or not self._worker.pool_putlocks:
+            self._execute(request, attempt)
+        else:
+            semaphore.acquire(self._execute, request, attempt)
+
+    def stop(self, attempt: Attempt) -> None:
+        """Stop a body whose lease is gone; it writes no result, for the call is another's now."""
+        request = attempt.request
+        if attempt.claim() or request is None:
+            attempt.end()
+            return
+        attempt.is_stopped = True
+        self._kill(request)
+
+    def _execute(self, request: Any, attempt: Attempt) -> None:
+        self._running.add(attempt)
+        try:
+            job = request.execute_using_pool(self._worker.pool)
+        except TaskRevokedError:
+            self._worker.semaphore and self._worker.semaphore.release()
+            attempt.end()
+        except BaseException:
+            attempt.end()
+            raise
+        else:
+            self._pool.watch(job, attempt)
+
+    def finished(self, attempt: Attempt) -> None:
+        """See to an attempt that has ended, before its lease goes back."""
+        self._running.discard(attempt)
+        if attempt.is_silent:
+            write_silent_end(attempt.request)
+
+    def _cancel(self, attempt: Attempt, pool: Any, signal: Any = None, **_: Any) -> None:
+        """Take the place of ``Request.cancel``: the loss of the broker does not concern a lane call."""
+        if self.is_cold and not attempt.has_ended:
+            attempt.is_stopped = True
+            self._kill(attempt.request, signal)
+
+    def _kill(self, request: Any, signal: Any = None) -> None:
+        try:
+            type(request).cancel(request, self._worker.pool, signal, emit_retry=False)
+        except NotImplementedError:
+            logger.warning("celery_lanes: this pool cannot stop %s; it runs on", request.id)
+
+    def _message(self, attempt: Attempt) -> LaneMessage:
+        envelope = Envelope.unpack(attempt.grant.envelope)
+        return LaneMessage(
+            attempt,
+            body=envelope.body,
+            content_type=envelope.content_type,
+            content_encoding=envelope.content_encoding,
+            headers=self._headers(attempt, envelope.headers),
+            properties=envelope.properties,
+            delivery_info={
+                "exchange": "",
+                "routing_key": self._settings.queue(attempt.lane),
+                "redelivered": attempt.grant.attempt > 1,
+            },
+            accept=prepare_accept_content(self._worker.app.conf.accept_content),
+        )
+
+    def _headers(self, attempt: Attempt, headers: dict[str, Any]) -> dict[str, Any]:
+        """Complete the headers: attribution, the lane's time limits; the ETA has been served."""
+        if "id" not in headers:  # protocol 1: everything is in the body
+            return {**headers, HEADER: _header(attempt, headers)}
+        return {
+            **headers,
+            "eta": None,
+            "timelimit": self._time_limits(attempt.lane, headers),
+            HEADER: _header(attempt, headers),
+        }
+
+    def _time_limits(self, lane: str, headers: dict[str, Any]) -> list[float | None]:
+        """Give [hard, soft] seconds: the message's own, the task's own, else the lane's."""
+        given = headers.get("timelimit") or [None, None]
+        task = self._worker.app.tasks.get(headers.get("task"))
+        own = (getattr(task, "time_limit", None), getattr(task, "soft_time_limit", None))
+        if any(given) or any(own):
+            return list(given)
+        settings = self._settings.lane(lane)
+        return [settings.hard_timeout_s, settings.exec_timeout_s]
+
+
+def _header(attempt: Attempt, headers: dict[str, Any]) -> dict[str, Any]:
+    grant: Grant = attempt.grant
+    given = headers.get(HEADER)
+    return {
+        **(given if isinstance(given, dict) else {}),
+        "lane": attempt.lane,
+        "nonce": grant.call,
+        "token": grant.token,
+        "attempt": grant.attempt,
+        "wait_s": grant.wait_ms / 1000,
+    }
+
+
+def receiver(consumer: Any, execute: Any) -> Any:
+    """Build Celery's receive function against a view of the consumer."""
+    view = LaneView(consumer, execute)
+    for name, task in consumer.app.tasks.items():
+        view.strategies[name] = task.start_strategy(consumer.app, view)
+    return type(consumer).create_task_handler(view)
+
+
+class LaneView:
+    """The consumer as a lane call sees it; everything else is the real one's."""
+
+    disable_rate_limits = True
+    _maximum_prefetch_restored = True
+
+    def __init__(self, consumer: Any, execute: Any) -> None:
+        self._consumer = consumer
+        self.strategies: dict[str, Any] = {}
+        self.on_task_request = execute
+
+    def call_soon(self, call: Any, *args: Any, **kwargs: Any) -> None:
+        """Acknowledge at once: it only leaves a note with the attempt."""
+        call(*args, **kwargs)
+
+    call_soon_ack = call_soon
+
+    def on_unknown_task(self, body: Any, message: LaneMessage, exc: Exception) -> None:  # noqa: ARG002
+        """Leave a task that this worker does not know to another, for a while."""
+        logger.error("celery_lanes: task %s is not registered here; put back", exc)
+        message.attempt.is_strange = True
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the real consumer in everything else."""
+        return getattr(self._consumer, name)
+

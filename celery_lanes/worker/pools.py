@@ -1,0 +1,162 @@
+"""What lanes must know of each Celery pool: how many calls it can start now, and when one has ended.
+
+"Free" is what could start *at once*. A lane call never goes into the worker's semaphore or into
+the buffer of a busy child: it would hold a slot there without running.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol
+
+from billiard.exceptions import TimeLimitExceeded
+from celery.concurrency import prefork, solo, thread
+from celery.worker import state
+
+from celery_lanes.errors import ConfigError
+from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.postman import Postman
+
+
+class PoolView(Protocol):
+    """One worker's pool, seen from the lanes."""
+
+    def free(self) -> int:
+        """Count the calls that could start at once; read from any thread."""
+
+    def watch(self, job: Any, attempt: Attempt) -> None:
+        """End the attempt when the job has ended."""
+
+    def grow(self) -> None:
+        """Start another process, if the worker may; called where a call waits for one."""
+
+
+def pool_view(worker: Any, postman: Postman) -> PoolView:
+    """Choose the view of a worker's pool; ``ConfigError`` for one that lanes do not know."""
+    pool = worker.pool
+    if isinstance(pool, prefork.TaskPool):
+        view = Prefork if worker.semaphore is not None else BlockingPrefork
+        return view(worker, postman)
+    if isinstance(pool, thread.TaskPool):
+        return Threads(pool)
+    if isinstance(pool, solo.TaskPool):
+        return Solo()
+    if hasattr(pool, "free_count") or getattr(pool, "is_green", False):
+        return Green(pool)
+    raise ConfigError(f"expected pool prefork, threads, gevent or solo, got {type(pool).__module__}")
+
+
+class BlockingPrefork:
+    """Processes with helper threads: where the broker has no event loop (memory, SQS)."""
+
+    def __init__(self, worker: Any, postman: Postman) -> None:
+        self._worker = worker
+        self._postman = postman
+
+    def free(self) -> int:
+        """Count processes without a job."""
+        pool = self._worker.pool._pool
+        return max(0, pool._processes - len(pool._cache)) if pool else 0
+
+    def watch(self, job: Any, attempt: Attempt) -> None:
+        """Wrap the job's callbacks; billiard calls one of them at every end."""
+        if job is None:  # the pool is closing and took nothing
+            attempt.is_stopped = True
+            attempt.end()
+            return
+        attempt.job = job
+        job._callback = partial(self._conclude, attempt, job._callback)
+        job._error_callback = partial(self._conclude, attempt, job._error_callback)
+        if job.ready():
+            attempt.end()
+
+    def grow(self) -> None:
+        """Leave it to Celery."""
+
+    def _conclude(self, attempt: Attempt, callback: Any, result: Any) -> None:
+        try:
+            callback(result)
+        finally:  # MemoryError passes through here and stops the worker; the lease must go first
+            attempt.note(result)
+            self._end(attempt, result)
+
+    def _end(self, attempt: Attempt, result: Any) -> None:
+        """End now; after a hard time limit a turn later, when the process has been killed."""
+        if isinstance(getattr(result, "exception", None), TimeLimitExceeded):
+            self._postman.deliver(attempt.end)
+        else:
+            attempt.end()
+
+
+class Prefork(BlockingPrefork):
+    """Celery's asynchronous process pool. Free = children that are up and idle."""
+
+    def free(self) -> int:
+        """Count idle children, less the jobs that already wait for one."""
+        pool = self._worker.pool._pool
+        if pool is None:
+            return 0
+        idle = len(pool._all_inqueues) - len(pool._busy_workers) - len(pool.outbound_buffer)
+        return max(0, min(idle, self._worker.semaphore.value))
+
+    def grow(self) -> None:
+        """Scale up under ``--autoscale``, one child at a time; in the main thread only."""
+        scaler = getattr(self._worker, "autoscaler", None)
+        pool = self._worker.pool
+        if scaler is None or pool.num_processes >= scaler.max_concurrency:
+            return
+        if len(pool._pool._all_inqueues) >= pool.num_processes:  # no child is still booting
+            scaler.scale_up(1)
+            pool.maintain_pool()
+
+
+class Threads:
+    """A thread pool. Free = threads without a request of any kind."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def free(self) -> int:
+        """Count idle threads."""
+        return max(0, self._pool.limit - len(state.reserved_requests))
+
+    def watch(self, job: Any, attempt: Attempt) -> None:
+        """End with the future, which also ends when a callback has raised."""
+        job.f.add_done_callback(lambda _: attempt.end())
+
+    def grow(self) -> None:
+        """Threads do not grow."""
+
+
+class Green:
+    """gevent and eventlet."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def free(self) -> int:
+        """Count free greenlets."""
+        pool = self._pool._pool
+        return max(0, pool.free_count()) if pool is not None else 0
+
+    def watch(self, job: Any, attempt: Attempt) -> None:
+        """End with the greenlet."""
+        job.link(lambda *_: attempt.end())
+
+    def grow(self) -> None:
+        """Greenlets do not grow."""
+
+
+class Solo:
+    """The worker's own thread runs the task."""
+
+    def free(self) -> int:
+        """One, unless a task runs."""
+        return 0 if state.reserved_requests else 1
+
+    def watch(self, job: Any, attempt: Attempt) -> None:  # noqa: ARG002 # the pool's signature
+        """End at once: the body has run when the pool returns."""
+        attempt.end()
+
+    def grow(self) -> None:
+        """One thread is all there is."""

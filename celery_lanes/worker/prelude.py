@@ -1,0 +1,96 @@
+"""Broker intake: what arrives on a lane's queue is admitted to the store before Celery sees it.
+
+Producers without the plugin, other languages, and lanes with ``intake = "broker"`` come this way.
+The message is acknowledged once the store has it; from then on prefetch, ETA lists and visibility
+time-outs do not matter to it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+from kombu.message import Message
+
+from celery_lanes.callinfo import HEADER, CallInfo
+from celery_lanes.envelope import Envelope
+from celery_lanes.sender import due_ms
+from celery_lanes.store.base import MAX_CALLER_BYTES, Call
+
+logger = get_logger(__name__)
+
+
+class Prelude:
+    """Stands before one task's strategy."""
+
+    def __init__(self, consumer: Any, strategy: Callable[..., Any]) -> None:
+        self._consumer = consumer
+        self._strategy = strategy
+
+    def __call__(
+        self, message: Message, payload: Any, ack: Any, reject: Any, callbacks: Any, **rest: Any
+    ) -> Any:
+        """Admit a lane's message; let Celery's strategy have any other."""
+        lanes = self._consumer.controller.lanes
+        lane = lanes.lane_of(message)
+        if lane is None:
+            return self._strategy(message, payload, ack, reject, callbacks, **rest)
+        call = call_of(message, payload)
+        lanes.agent.admit(lane, call, lambda: lanes.postman.deliver(_acknowledge, ack, self._consumer))
+        return None
+
+
+def _acknowledge(ack: Callable[..., Any], consumer: Any) -> None:
+    ack(logger, consumer.connection_errors)
+
+
+def call_of(message: Message, payload: Any = None) -> Call:
+    """Describe a broker message as a call; what a foreign sender wrote wrongly gets a default."""
+    meta = message.headers if "id" in message.headers else payload
+    info = CallInfo.from_header(message.headers.get(HEADER))
+    is_redelivered = bool((message.delivery_info or {}).get("redelivered"))
+    return Call(
+        id=info.nonce or derived_id(message, meta),
+        task_id=str(meta["id"]),
+        task=str(meta["task"]),
+        caller=fitting(info.caller),
+        priority=max(-1000, min(1000, info.priority or _priority(message))),
+        cost=max(1.0, min(1e9, info.cost or 1.0)),
+        due_ms=_due_ms(meta),
+        remember=bool(info.nonce) or is_redelivered,
+        envelope=Envelope.of_message(message).pack(),
+    )
+
+
+def derived_id(message: Message, meta: Any) -> str:
+    """Identify a message that no sender of ours has stamped.
+
+    ``Task.replace`` publishes the same task id with the same retries, and a dead-letter exchange
+    brings the very same message again: both are calls of their own.
+    """
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+    deaths = sum(int(d.get("count", 1)) for d in message.headers.get("x-death") or ())
+    retries, nesting = meta.get("retries") or 0, meta.get("replaced_task_nesting") or 0
+    return f"{meta['id']}.{retries}.{nesting}.{deaths}.{zlib.crc32(body):08x}"
+
+
+def fitting(caller: str) -> str:
+    """Shorten a caller name that the store would refuse; distinct names stay distinct."""
+    raw = caller.encode(errors="replace")
+    if len(raw) <= MAX_CALLER_BYTES:
+        return raw.decode()
+    return f"{raw[:200].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
+
+
+def _priority(message: Message) -> int:
+    priority = message.properties.get("priority")
+    return priority if isinstance(priority, int) else 0
+
+
+def _due_ms(meta: Any) -> int:
+    try:
+        return due_ms(meta.get("eta"))
+    except ValueError:
+        return 0  # Celery's strategy refuses it with its own message

@@ -1,0 +1,121 @@
+"""What one worker has of one lane: its attempts, and its news for the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from celery_lanes.store.base import Call, Closing, Release, Turn
+from celery_lanes.worker.attempt import Attempt
+
+MAX_CLOSINGS = 4
+MAX_RELEASES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to the store; repeated under the same number until it is answered."""
+
+    request: int
+    want: int
+    closings: int
+    releases: tuple[Release, ...]
+
+
+@dataclass(slots=True)
+class LaneShare:
+    """The ledger of one lane in one worker; touched by the store thread only.
+
+    Attributes:
+        is_served: the worker consumes the lane's queue.
+        is_ready: the store may have a call for us; false once it has registered us as idle.
+        is_woken: the store has called; ask even without room, so that it can call another.
+        due_at: ask again at this monotonic time.
+        served_at: the number of the last turn.
+    """
+
+    lane: str
+    is_served: bool = False
+    is_ready: bool = False
+    is_woken: bool = False
+    is_configured: bool = False
+    due_at: float | None = None
+    served_at: int = 0
+    patience_s: float = 10.0
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    closings: dict[str, Closing] = field(default_factory=dict)
+    releases: list[Release] = field(default_factory=list)
+    arrivals: list[tuple[Call, Callable[[], None]]] = field(default_factory=list)
+    written: list[Closing] = field(default_factory=list)
+    _request: int = 0
+    _pending: Ask | None = None
+    _missing: dict[str, float] = field(default_factory=dict)
+    _unplaced: list[Attempt] = field(default_factory=list)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the store must hear from us, room or no room."""
+        news = self.releases or self.arrivals or self.written or self._pending
+        return bool(news) or (self.is_woken and self.is_served)
+
+    @property
+    def may_grant(self) -> bool:
+        """Whether asking for calls makes sense."""
+        return self.is_served and self.is_ready
+
+    @property
+    def undispatched(self) -> int:
+        """Count the granted calls that are not in the pool yet."""
+        self._unplaced = [a for a in self._unplaced if not (a.is_placed or a.has_ended)]
+        return len(self._unplaced)
+
+    def take(self, attempt: Attempt) -> None:
+        """Enter a grant."""
+        self.attempts[attempt.grant.call] = attempt
+        self._unplaced.append(attempt)
+
+    def wake(self) -> None:
+        """Note that the store may have something for us."""
+        self.is_ready = self.is_woken = True
+
+    def look_at_clock(self, now: float) -> None:
+        """Wake when a delayed call or a refilled bucket is due."""
+        if self.due_at is not None and now >= self.due_at:
+            self.due_at = None
+            self.wake()
+
+    def ask(self, want: int) -> Ask:
+        """Compose the next request, or repeat the one that has had no answer."""
+        if self._pending is None:
+            self._request += 1
+            releases = tuple(self.releases[:MAX_RELEASES])
+            del self.releases[: len(releases)]
+            room = MAX_CLOSINGS - len(self.closings) if self.is_served else 0
+            self._pending = Ask(self._request, want, max(0, room), releases)
+        return self._pending
+
+    def answered(self, ask: Ask, turn: Turn) -> None:
+        """Take note of an answer: what it says about asking again."""
+        self._pending = None
+        self.is_woken = False
+        if ask.want:
+            self.is_ready = len(turn.grants) == ask.want
+        if turn.due_in_ms is not None:
+            self.due_at = time.monotonic() + turn.due_in_ms / 1000
+
+    def held(self) -> list[tuple[str, str]]:
+        """Name every lease that this worker holds, of running and closing calls."""
+        running = [(call, attempt.grant.token) for call, attempt in self.attempts.items()]
+        return running + [(call, closing.token) for call, closing in self.closings.items()]
+
+    def settle_the_vanished(self, after_s: float) -> None:
+        """Release as lost what the pool has silently dropped: its job has been gone for a while."""
+        now = time.monotonic()
+        for call, attempt in list(self.attempts.items()):
+            if not attempt.has_vanished:
+                self._missing.pop(call, None)
+            elif now - self._missing.setdefault(call, now) > after_s:
+                attempt.is_lost, attempt.requeue = True, True
+                attempt.end()
+                del self._missing[call]

@@ -1,0 +1,138 @@
+"""What a Celery worker gets from celery_lanes: one boot step that owns the parts of its lanes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.utils.imports import symbol_by_name
+from celery.utils.log import get_logger
+from kombu.message import Message
+
+from celery_lanes.errors import ConfigError
+from celery_lanes.worker.agent import Agent
+from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.consumer import lane_consumer
+from celery_lanes.worker.closing import write_result
+from celery_lanes.worker.dispatch import Dispatcher
+from celery_lanes.worker.pools import pool_view
+from celery_lanes.worker.postman import HubPostman, PumpPostman
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+    from celery_lanes.store.base import Closing
+
+logger = get_logger(__name__)
+
+
+class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not typed
+    """Starts the store thread before the pool, and stops it after the pool has drained."""
+
+    name = "lanes"
+
+    def __init__(self, worker: Any, **_: Any) -> None:
+        self.enabled = _enabled(worker.app.lanes)
+        if self.enabled:
+            worker.consumer_cls = lane_consumer(symbol_by_name(worker.consumer_cls))
+
+    def include(self, worker: Any) -> None:
+        """Go first in the list of steps: steps stop in reverse order."""
+        if self.enabled:
+            worker.lanes = self.obj = WorkerLanes(worker, worker.app.lanes)
+            worker.steps.insert(0, self)
+
+    def start(self, worker: Any) -> None:
+        """Start the store thread."""
+        worker.lanes.start()
+
+    def close(self, worker: Any) -> None:
+        """Take no more calls: the worker is about to stop."""
+        worker.lanes.agent.shut()
+
+    def stop(self, worker: Any) -> None:
+        """Send the last releases."""
+        worker.lanes.stop()
+
+    terminate = stop
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        """Join the event loop, again after each broker reconnect."""
+        worker.lanes.postman.register_with_event_loop(hub)
+        hub.on_tick.add(worker.lanes.agent.nudge)
+
+
+class WorkerLanes:
+    """The lanes of one worker: store thread, postman, dispatcher."""
+
+    def __init__(self, worker: Any, lanes: Lanes) -> None:
+        self._worker = worker
+        self._lanes = lanes
+        self.agent = Agent(open_store=lanes.open_store, source=lanes, hands=self)
+
+    def start(self) -> None:
+        """Begin; the consumer opens the lanes when it is ready."""
+        worker = self._worker
+        self.postman = HubPostman() if worker.hub is not None else PumpPostman()
+        self._view = pool_view(worker, self.postman)
+        self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
+        self.agent.start()
+
+    def stop(self) -> None:
+        """End: make what calls are left, release, close."""
+        self.postman.stop()
+        self.agent.stop()
+
+    def open(self, queues: Iterable[str]) -> None:
+        """Serve the lanes of these queues."""
+        lanes = (self._lanes.settings.lane_of_queue(queue) for queue in queues)
+        self.agent.open([lane for lane in lanes if lane])
+
+    def lane_of(self, message: Message) -> str | None:
+        """Name the lane on whose queue a broker message came, or ``None``."""
+        routing_key = (message.delivery_info or {}).get("routing_key")
+        return self._lanes.settings.lane_of_queue(routing_key) if routing_key else None
+
+    # -- the agent's hands ----------------------------------------------------------------------
+
+    def free(self) -> int:
+        """Count the calls that could start now."""
+        return self._view.free()
+
+    def dispatch(self, attempt: Attempt) -> None:
+        """Start a call."""
+        self.postman.deliver(self.dispatcher.start, attempt)
+
+    def finished(self, attempt: Attempt) -> None:
+        """See to an attempt that has ended."""
+        self.dispatcher.finished(attempt)
+
+    def stop_body(self, attempt: Attempt) -> None:
+        """Stop a body whose lease is gone."""
+        self.postman.deliver(self.dispatcher.stop, attempt)
+
+    def close(self, lane: str, closing: Closing) -> None:
+        """Write a result that no body writes."""
+        self.postman.deliver(self._close, lane, closing)
+
+    def grow(self) -> None:
+        """Make room, if the pool may grow."""
+        self.postman.deliver(self._view.grow)
+
+    def _close(self, lane: str, closing: Closing) -> None:
+        try:
+            write_result(self._worker, closing)
+        except Exception:
+            logger.exception("celery_lanes: cannot write the result of %s yet", closing.call)
+            self.agent.left_open(lane, closing)
+        else:
+            self.agent.closed(lane, closing)
+
+
+def _enabled(lanes: Lanes) -> bool:
+    """Load the settings; a worker with a broken file says so in one line and does not start."""
+    try:
+        return bool(lanes.settings.enabled)
+    except ConfigError as error:
+        sys.exit(f"celery_lanes: {error}")

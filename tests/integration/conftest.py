@@ -1,0 +1,140 @@
+"""A shop with its own store, broker and worker processes; nothing is shared between tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from celery_lanes.testing.embedded import EmbeddedValkey
+from celery_lanes.testing.llm_stub import LLMStub
+from celery_lanes.testing.workers import WorkerProcess
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+[store]
+url = "{store}"
+
+[defaults]
+queue_prefix = "{prefix}"
+max_concurrent = 4
+lease_ttl = "{lease_ttl}"
+{defaults}
+
+{rest}
+
+[[rules]]
+match = "ollama/*"
+lane = "ollama"
+"""
+
+
+@dataclass
+class Shop:
+    """One shop: its settings, its app in this process, its workers."""
+
+    broker: str
+    backend: str
+    store: str
+    config: Path
+    prefix: str
+    _exits: ExitStack
+    _module: list[ModuleType] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "SHOP_BROKER": self.broker,
+            "SHOP_BACKEND": self.backend,
+            "CELERY_LANES_CONFIG": str(self.config),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def configure(self, *, defaults: str = "", rest: str = "", lease_ttl: str = "3s") -> Shop:
+        text = CONFIG.format(
+            store=self.store, prefix=self.prefix, defaults=defaults, rest=rest, lease_ttl=lease_ttl
+        )
+        self.config.write_text(text)
+        return self
+
+    @property
+    def tasks(self) -> Any:
+        """The shop's module, loaded into this process as a producer."""
+        if not self._module:
+            os.environ.update(self.env)
+            path = ROOT / "tests/integration/shop.py"
+            spec = importlib.util.spec_from_file_location("tests.integration.shop", path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+            self._exits.callback(module.app.close)
+            self._module.append(module)
+        return self._module[0]
+
+    def queue(self, lane: str) -> str:
+        return f"{self.prefix}{lane}"
+
+    def worker(self, *lanes: str, **options: Any) -> WorkerProcess:
+        """Start a worker for these lanes; it is stopped at the end of the test."""
+        queues = [self.queue(lane) for lane in lanes or ("ollama",)]
+        options.setdefault("env", {}).update(self.env)
+        worker = WorkerProcess(
+            "tests.integration.shop:app", [*queues, *options.pop("queues", ())], cwd=ROOT, **options
+        )
+        self._exits.callback(_stop, worker)
+        return worker.start()
+
+
+def _stop(worker: WorkerProcess) -> None:
+    worker.stop()
+    if sys.exc_info()[0] or os.environ.get("SHOW_LOGS"):
+        sys.stderr.write(worker.log())
+
+
+@pytest.fixture
+def valkey() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture
+def make_shop(
+    valkey: EmbeddedValkey, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Shop]]:
+    with ExitStack() as exits:
+
+        def make(broker: str = "redis", **config: str) -> Shop:
+            url = valkey.url(0) if broker == "redis" else request.getfixturevalue("rabbitmq")
+            prefix = "lanes." if broker == "redis" else f"l{uuid.uuid4().hex[:6]}."
+            shop = Shop(
+                broker=url,
+                backend=valkey.url(1),
+                store=valkey.url(2),
+                config=tmp_path / "lanes.toml",
+                prefix=prefix,
+                _exits=exits,
+            )
+            return shop.configure(**config)
+
+        yield make
+
+
+@pytest.fixture
+def shop(make_shop: Callable[..., Shop]) -> Shop:
+    return make_shop()
+
+
+@pytest.fixture
+def observer() -> Iterator[LLMStub]:
+    with LLMStub() as stub:
+        yield stub

@@ -1,0 +1,155 @@
+"""The app that integration tests run: a shop's tasks, as they were before it had lanes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import httpx
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from celery_lanes import CallInfo, Lanes
+
+app = Celery("shop", broker=os.environ.get("SHOP_BROKER"), backend=os.environ.get("SHOP_BACKEND"))
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    worker_hijack_root_logger=True,
+    task_default_queue="plain",
+    broker_transport_options={"visibility_timeout": 3600},
+)
+lanes = Lanes(app)
+
+
+@app.task
+def echo(model: str, value: object = None) -> object:
+    """Give back what came."""
+    return value
+
+
+@app.task(bind=True)
+def whose(self, model: str = "ollama/x") -> dict:
+    """Say whose call this is, as the body sees it."""
+    info = CallInfo.from_request(self.request)
+    return {
+        "caller": info.caller,
+        "run_id": info.run_id,
+        "lane": info.lane,
+        "model": info.model,
+        "attempt": info.attempt,
+        "timelimit": list(self.request.timelimit),
+        "eta": self.request.eta,
+    }
+
+
+@app.task
+def fail(model: str, text: str = "boom") -> None:
+    """Fail."""
+    raise ValueError(text)
+
+
+@app.task
+def ask(model: str, url: str, key: str = "") -> str:
+    """Ask the observer, an HTTP server that counts who is inside."""
+    reply = httpx.post(
+        f"{url}/chat/completions",
+        json={"model": model, "messages": [{"role": "user", "content": key}]},
+        timeout=60,
+    )
+    return reply.json()["choices"][0]["message"]["content"]
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def ask_late(model: str, url: str, key: str = "") -> str:
+    """Ask; run again if the worker is lost."""
+    return ask(model, url, key)
+
+
+@app.task(bind=True)
+def parent(self, model: str) -> str:
+    """Publish a child, which inherits caller and run id."""
+    return whose.delay("ollama/child").id
+
+
+@app.task(bind=True, max_retries=2)
+def flaky(self, model: str) -> int:
+    """Succeed at the third run."""
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.01)
+    return self.request.retries
+
+
+@app.task(bind=True)
+def replaced(self, model: str) -> None:
+    """Be replaced by another task under the same id."""
+    raise self.replace(whose.s("ollama/replaced"))
+
+
+@app.task
+def add(model: str, *numbers: float) -> float:
+    """Add."""
+    return sum(numbers)
+
+
+@app.task
+def total(numbers: list[float], model: str = "ollama/x") -> float:
+    """Sum up, as a chord's body."""
+    return sum(numbers)
+
+
+@app.task
+def noted(request: object, exc: object, traceback: object, path: str = "") -> None:
+    """Note whose call failed, as an errback."""
+    info = CallInfo.from_request(request)
+    Path(path).write_text(f"{info.caller} {info.run_id} {exc}")
+
+
+@app.task(lane="gpu-imagine")
+def imagine(prompt: str) -> str:
+    """Name the lane outright."""
+    return prompt
+
+
+@app.task(model_arg="llm")
+def other_name(text: str, llm: str) -> str:
+    """Name the model argument."""
+    return llm
+
+
+@app.task
+def sleep(model: str, seconds: float) -> str:
+    """Sleep."""
+    time.sleep(seconds)
+    return "slept"
+
+
+@app.task(acks_late=True)
+def sleep_late(model: str, seconds: float) -> str:
+    """Sleep, acknowledged late."""
+    time.sleep(seconds)
+    return "slept"
+
+
+@app.task
+def refuse(model: str) -> None:
+    """Reject the message."""
+    raise Reject("no", requeue=False)
+
+
+@app.task
+def ignore(model: str) -> None:
+    """Ignore the message."""
+    raise Ignore
+
+
+@app.task
+def leave(model: str) -> None:
+    """Raise SystemExit."""
+    raise SystemExit(3)
+
+
+@app.task
+def die(model: str) -> None:
+    """Kill the pool process."""
+    os.kill(os.getpid(), 9)
