@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.utils.imports import symbol_by_name
+from celery.utils.log import get_logger
 
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
+from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
-from celery_lanes.errors import ConfigError
+from celery_lanes.errors import ConfigError, StoreError
 from celery_lanes.results import attribute_results
 from celery_lanes.router import LaneRouter
-from celery_lanes.sender import LaneAMQP
+from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.store.base import Call, LaneRules, Policy, Store, Verdict
 from celery_lanes.store.connect import open_store
+from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
+
+logger = get_logger(__name__)
 
 
 class Lanes:
@@ -38,8 +44,9 @@ class Lanes:
     def __init__(self, app: Celery, config: Settings | str | Path | None = None) -> None:
         self.app: Any = app  # celery is not typed
         self._config = config
+        self.sender = Sender(self)
         app.lanes = self
-        _replace_amqp(app)
+        _replace_classes(app)
         attribute_results(app)
         app.steps["worker"].add(LanesStep)
 
@@ -68,7 +75,7 @@ class Lanes:
     @property
     def store_url(self) -> str:
         """The store's URL; the broker's, if none is set and that is a Redis."""
-        if url := self.settings.store.url_value:
+        if url := self.settings.store.url.get_secret_value():
             return url
         broker = self.app.conf.broker_write_url or self.app.conf.broker_url or ""
         if str(broker).partition(":")[0] in {"redis", "rediss", "redis+socket", "sentinel", "memory"}:
@@ -93,6 +100,17 @@ class Lanes:
         """Find a task without finalizing the app, as ``send_task`` does; ``None`` if unknown."""
         return self.app._tasks.get(name) if hasattr(self.app._tasks, "get") else None
 
+    def settle(self, request: Any, cost: float) -> None:
+        """Charge the caller what a running call really cost; the estimate stands if that fails."""
+        header = getattr(request, HEADER, None) or {}
+        if "token" not in header:  # it runs outside a lane
+            return
+        lane, call, token = header["lane"], header["nonce"], header["token"]
+        try:
+            self.store.settle(lane, call=call, token=token, cost=max(1.0, float(cost)))
+        except StoreError as error:
+            logger.warning("celery_lanes: the real cost of %s is not charged: %s", call, error)
+
     def is_own_broker(self, connection: Any) -> bool:
         """Whether a connection leads to the app's own broker; another's messages are not ours."""
         if connection is None:
@@ -108,7 +126,8 @@ def _address(connection: Any) -> tuple[Any, ...]:
     return (connection.transport_cls, connection.hostname, connection.port, connection.virtual_host)
 
 
-def _replace_amqp(app: Any) -> None:
-    """Put our AMQP in place, also if the app has already made its own."""
+def _replace_classes(app: Any) -> None:
+    """Put our AMQP and task class in place, also if the app has already made its own AMQP."""
     app.amqp_cls = LaneAMQP
     app.__dict__.pop("amqp", None)
+    app.task_cls = lane_task(symbol_by_name(app.task_cls))

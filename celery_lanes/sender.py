@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
-        sender = Sender(self._lanes)
+        sender = self._lanes.sender
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             return sender.send(send, producer, name, message, options)
@@ -89,18 +90,41 @@ class Sender:
         given: Mapping[str, Any],
     ) -> CallInfo:
         headers = dict(options.get("headers") or {})
-        origin = self._origin(headers.get(HEADER))
-        info = CallInfo(
-            caller=origin.caller if given["caller"] is None else str(given["caller"]),
-            run_id=origin.run_id if given["run_id"] is None else str(given["run_id"]),
-            model=self._model(name, message, options) if lane else "",
-            lane=lane or "",
-            priority=int(options.get("priority") or 0) if lane else 0,
-            cost=self._cost(lane, name, message, given["cost"]) if lane else None,
-            nonce=os.urandom(16).hex(),
+        info = self.attribute(
+            headers.get(HEADER), caller=given["caller"], run_id=given["run_id"]
         )
+        if lane:
+            info = self._in_lane(info, lane, name, message, options, given["cost"])
         options["headers"] = {**headers, HEADER: info.to_header()}
         return info
+
+    def attribute(
+        self, carried: object, *, caller: str | None = None, run_id: str | None = None
+    ) -> CallInfo:
+        """Say whose a new publish is: as given, else as its origin's; with a nonce of its own."""
+        origin = self._origin(carried)
+        return CallInfo(
+            caller=origin.caller if caller is None else str(caller),
+            run_id=origin.run_id if run_id is None else str(run_id),
+            nonce=os.urandom(16).hex(),
+        )
+
+    def _in_lane(
+        self,
+        info: CallInfo,
+        lane: str,
+        name: str,
+        message: Any,
+        options: dict[str, Any],
+        cost: float | None,
+    ) -> CallInfo:
+        return replace(
+            info,
+            lane=lane,
+            model=self._model(name, message, options),
+            priority=int(options.get("priority") or 0),
+            cost=self._cost(lane, name, message, cost),
+        )
 
     def _origin(self, carried: object) -> CallInfo:
         """Find whom a publish is for: the ambient context, the parent task, a carried header."""

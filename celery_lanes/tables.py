@@ -117,6 +117,11 @@ class StoreSettings(Table):
         default="fail", description='"fail" or "bypass"'
     )
 
+    @property
+    def url_value(self) -> str:
+        """The URL in clear text, for the one who connects."""
+        return self.url.get_secret_value()
+
     @field_validator("url")
     @classmethod
     def _is_url(cls, url: SecretStr) -> SecretStr:

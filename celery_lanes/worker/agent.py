@@ -155,6 +155,7 @@ class Agent:
         share = self._share(attempt.lane)
         if share.attempts.pop(attempt.grant.call, None) is not None:
             share.releases.append(attempt.release())
+            share.is_ready = True  # a slot of this lane is free again, if only the one we give back
 
     def _written(self, lane: str, closing: Closing) -> None:
         share = self._share(lane)

@@ -55,12 +55,6 @@ class Attempt:
         job = self.job
         return job is not None and not job.ready() and job._job not in job._cache
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether the body ended without saying anything, as after SystemExit in a thread."""
-        said = self.acked or self.requeue is not None
-        return not (said or self.is_stopped or self.is_strange or self.request is None)
-
     def note(self, result: Any) -> None:
         """See from a pool result whether the body's process was lost."""
         error = getattr(result, "exception", None)

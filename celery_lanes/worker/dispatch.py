@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from celery.exceptions import TaskRevokedError
+from celery.worker import state
 from kombu.serialization import prepare_accept_content
 
 from celery_lanes.callinfo import HEADER
@@ -94,8 +95,10 @@ class Dispatcher:
     def finished(self, attempt: Attempt) -> None:
         """See to an attempt that has ended, before its lease goes back."""
         self._running.discard(attempt)
-        if attempt.is_silent:
-            write_silent_end(attempt.request)
+        request, goes_back = attempt.request, attempt.is_stopped or attempt.requeue
+        if request in state.active_requests and not goes_back:
+            state.task_ready(request)  # the body ended and nobody told the request
+            write_silent_end(request)
 
     def _cancel(self, attempt: Attempt, pool: Any, signal: Any = None, **_: Any) -> None:
         """Take the place of ``Request.cancel``: the loss of the broker does not concern a lane call."""

@@ -153,3 +153,10 @@ def leave(model: str) -> None:
 def die(model: str) -> None:
     """Kill the pool process."""
     os.kill(os.getpid(), 9)
+
+
+@app.task(bind=True)
+def waited(self, model: str, seconds: float) -> float:
+    """Sleep; say how long the call had waited."""
+    time.sleep(seconds)
+    return CallInfo.from_request(self.request).wait_s

@@ -1,0 +1,45 @@
+"""The app's task class: attribution also where nothing is published (eager mode, ``apply()``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+
+from celery_lanes.callinfo import HEADER, CallInfo
+
+
+class LaneTask(Task):  # type: ignore[misc] # celery is not typed
+    """A task whose local runs carry attribution, too; ``Lanes`` makes it the app's base class."""
+
+    abstract = True
+
+    def apply(
+        self,
+        *args: Any,
+        headers: dict[str, Any] | None = None,
+        caller: str | None = None,
+        run_id: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run here and now, as Celery does, with the header that a publish would have had."""
+        headers = dict(headers or {})
+        info = self.app.lanes.sender.attribute(headers.get(HEADER), caller=caller, run_id=run_id)
+        headers[HEADER] = info.to_header()
+        try:
+            result = super().apply(*args, headers=headers, **options)
+        except Exception as error:
+            info.attach_to(error)
+            raise
+        return _attributed(result, info)
+
+
+def lane_task(base: type) -> type:
+    """Give the app's own task class our behaviour."""
+    return base if issubclass(base, LaneTask) else type("LaneTask", (LaneTask, base), {"abstract": True})
+
+
+def _attributed(result: Any, info: CallInfo) -> Any:
+    if isinstance(result.result, BaseException):
+        info.attach_to(result.result)
+    return result

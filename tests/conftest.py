@@ -1,0 +1,23 @@
+"""Servers that any test may ask for; each is started once, when the first test wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import services
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Server]:
+    """A RabbitMQ of the session's own; mark the test ``rabbitmq``."""
+    with services.rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Server]:
+    """The machine's own ``redis-server``, beside the embedded Valkey."""
+    with services.redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
