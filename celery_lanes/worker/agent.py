@@ -52,6 +52,13 @@ class Hands(Protocol):
     def grow(self) -> None:
         """Make room, if the pool may grow: calls wait and no process is free."""
 
+    def hold_intake(self, *, is_held: bool) -> None:
+        """Stop or go on consuming the lanes' queues.
+
+        While the store is away their messages could only fill the prefetch window, and would
+        block the worker's plain queues.
+        """
+
 
 class LaneSource(Protocol):
     """What the agent must know of a lane's configuration."""
@@ -346,6 +353,7 @@ class Agent:
     def _went_away(self, error: StoreUnavailable) -> None:
         if not self._is_away:
             logger.error("celery_lanes: the lane store is away, no call starts: %s", error)
+            self._hands.hold_intake(is_held=True)
         self._is_away = True
         self._retry_at = time.monotonic() + random.uniform(0.2, 0.6)  # noqa: S311 # jitter
         self._disconnect()
@@ -353,6 +361,7 @@ class Agent:
     def _came_back(self) -> None:
         if self._is_away:
             logger.warning("celery_lanes: the lane store is back")
+            self._hands.hold_intake(is_held=False)
         self._is_away = False
 
     def _disconnect(self) -> None:

@@ -47,6 +47,19 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         super().cancel_task_queue(queue)
         self.controller.lanes.open(self.app.amqp.queues.consume_from)
 
+    def hold_lane_queues(self, *, is_held: bool) -> None:
+        """Stop or go on consuming the lanes' queues, and only these."""
+        tasks, lane_of = self.task_consumer, self.app.lanes.settings.lane_of_queue
+        for name, queue in list(self.app.amqp.queues.consume_from.items()):
+            if lane_of(name) is None:
+                continue
+            if is_held:
+                tasks.cancel_by_queue(name)
+            elif not tasks.consuming_from(name):
+                tasks.add_queue(queue)
+        if not is_held:
+            tasks.consume()
+
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""
         lanes = self.controller.lanes

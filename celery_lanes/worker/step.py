@@ -120,6 +120,15 @@ class WorkerLanes:
         """Make room, if the pool may grow."""
         self.postman.deliver(self._view.grow)
 
+    def hold_intake(self, *, is_held: bool) -> None:
+        """Stop or go on consuming the lanes' queues."""
+        self.postman.deliver(self._hold_intake, is_held)
+
+    def _hold_intake(self, is_held: bool) -> None:
+        consumer = self._worker.consumer
+        if consumer is not None and consumer.task_consumer is not None:
+            consumer.hold_lane_queues(is_held=is_held)
+
     def _close(self, lane: str, closing: Closing) -> None:
         try:
             write_result(self._worker, closing)

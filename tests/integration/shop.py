@@ -18,11 +18,14 @@ app.conf.update(
     worker_hijack_root_logger=True,
     task_default_queue="plain",
     broker_transport_options={"visibility_timeout": 3600},
+    worker_pool_restarts=bool(os.environ.get("SHOP_POOL_RESTARTS")),
+    worker_cancel_long_running_tasks_on_connection_loss=bool(os.environ.get("SHOP_CANCEL_ON_LOSS")),
+    accept_content=os.environ.get("SHOP_ACCEPT", "json").split(","),
 )
 lanes = Lanes(app)
 
 
-@app.task
+@app.task(rate_limit=os.environ.get("SHOP_RATE_LIMIT"))
 def echo(model: str, value: object = None) -> object:
     """Give back what came."""
     return value
@@ -160,3 +163,9 @@ def waited(self, model: str, seconds: float) -> float:
     """Sleep; say how long the call had waited."""
     time.sleep(seconds)
     return CallInfo.from_request(self.request).wait_s
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def die_late(model: str) -> None:
+    """Kill the pool process each time."""
+    os.kill(os.getpid(), 9)

@@ -1,0 +1,308 @@
+"""One test for each row of the table in ``docs/celery.md``: a Celery feature, in a lane."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from celery.exceptions import (
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+
+from celery_lanes import CallInfo, call_context
+
+
+def until(condition: Callable[[], bool], *, timeout_s: float = 15) -> None:
+    """Wait for a state of another process."""
+    deadline, pause = time.monotonic() + timeout_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        pause.wait(0.02)
+
+
+def running(shop, lane: str = "ollama") -> int:
+    return shop.tasks.lanes.store.snapshot(lane).running
+
+
+def waiting(shop, lane: str = "ollama") -> int:
+    return shop.tasks.lanes.store.snapshot(lane).waiting
+
+
+def test_expires_a_call_that_waited_too_long_is_revoked_as_expired(make_shop):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1")
+    shop.worker()
+    first = shop.tasks.sleep.delay("ollama/x", 1.5)
+    until(lambda: running(shop) == 1)
+
+    late = shop.tasks.echo.apply_async(("ollama/x", 1), expires=0.5)
+
+    assert first.get(timeout=10) == "slept"
+    with pytest.raises(TaskRevokedError, match="expired"):
+        late.get(timeout=10)
+
+
+def test_revoke_a_waiting_call_never_runs(make_shop):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1")
+    shop.worker()
+    first = shop.tasks.sleep.delay("ollama/x", 1.0)
+    until(lambda: running(shop) == 1)
+    second = shop.tasks.echo.delay("ollama/x", 1)
+
+    second.revoke()
+
+    assert first.get(timeout=10) == "slept"
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        second.get(timeout=10)
+    until(lambda: running(shop) == 0)
+
+
+def test_revoke_terminate_stops_a_running_call_and_frees_its_slot(shop):
+    shop.worker()
+    with call_context(caller="alice"):
+        result = shop.tasks.sleep.delay("ollama/x", 60)
+    until(lambda: running(shop) == 1)
+    until(lambda: bool(shop.tasks.app.control.inspect(timeout=2).active()))
+
+    result.revoke(terminate=True)
+
+    with pytest.raises(TaskRevokedError) as caught:
+        result.get(timeout=10)
+    assert CallInfo.from_error(caught.value).caller == "alice"
+    until(lambda: running(shop) == 0)
+    assert shop.tasks.echo.delay("ollama/x", 2).get(timeout=10) == 2
+
+
+def test_time_limits_are_the_lanes_unless_the_message_has_its_own(make_shop):
+    shop = make_shop(defaults='exec_timeout = "20s"\nhard_timeout = "30s"')
+    shop.worker()
+
+    seen = shop.tasks.whose.delay("ollama/x").get(timeout=10)
+    own = shop.tasks.whose.apply_async(("ollama/x",), soft_time_limit=7).get(timeout=10)
+
+    assert seen["timelimit"] == [30.0, 20.0]
+    assert own["timelimit"] == [None, 7]
+
+
+def test_soft_limit_raises_in_the_body_from_the_moment_of_execution(make_shop):
+    shop = make_shop(defaults='exec_timeout = "1s"', rest="[lanes.ollama]\nmax_concurrent = 1")
+    shop.worker()
+
+    first = shop.tasks.sleep.delay("ollama/x", 0.8)
+    second = shop.tasks.sleep.delay("ollama/x", 0.8)
+    third = shop.tasks.sleep.apply_async(("ollama/x", 30), caller="carol")
+
+    assert [first.get(timeout=10), second.get(timeout=10)] == ["slept", "slept"]
+    with pytest.raises(SoftTimeLimitExceeded) as caught:
+        third.get(timeout=10)
+    assert CallInfo.from_error(caught.value).caller == "carol"
+
+
+def test_hard_limit_kills_the_body_and_says_whose_call_it_was(shop):
+    shop.worker()
+    result = shop.tasks.sleep.apply_async(("ollama/x", 30), time_limit=1, caller="dave")
+
+    with pytest.raises(TimeLimitExceeded) as caught:
+        result.get(timeout=15)
+
+    assert CallInfo.from_error(caught.value).caller == "dave"
+    until(lambda: running(shop) == 0)
+
+
+def test_a_lost_process_fails_an_early_acknowledged_call(shop):
+    shop.worker()
+    result = shop.tasks.die.apply_async(("ollama/x",), caller="erin")
+
+    with pytest.raises(WorkerLostError) as caught:
+        result.get(timeout=20)
+
+    assert CallInfo.from_error(caught.value).caller == "erin"
+
+
+def test_reject_on_worker_lost_goes_back_and_is_a_dead_letter_at_last(make_shop):
+    shop = make_shop(defaults="max_leases = 2")
+    shop.worker()
+
+    result = shop.tasks.die_late.apply_async(("ollama/x",), caller="erin")
+
+    with pytest.raises(WorkerLostError) as caught:
+        result.get(timeout=40)
+    assert CallInfo.from_error(caught.value).caller == "erin"
+    assert shop.tasks.lanes.store.snapshot("ollama").dead == 1
+
+
+def test_reject_and_ignore_settle_the_call(shop):
+    shop.worker()
+
+    shop.tasks.refuse.delay("ollama/x")
+    shop.tasks.ignore.delay("ollama/x")
+
+    assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
+    until(lambda: (running(shop), waiting(shop)) == (0, 0))
+
+
+def test_max_tasks_per_child_recycles_processes_under_a_lane(shop):
+    shop.worker(options=["--max-tasks-per-child=2"])
+
+    results = [shop.tasks.echo.delay("ollama/x", n) for n in range(20)]
+
+    assert [result.get(timeout=30) for result in results] == list(range(20))
+
+
+def test_autoscale_grows_for_waiting_calls(make_shop, observer):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 4")
+    shop.worker(options=["--autoscale=4,1"])
+    observer.service = 0.3
+
+    results = [shop.tasks.ask.delay("ollama/x", observer.url) for _ in range(40)]
+    for result in results:
+        result.get(timeout=60)
+
+    assert observer.highest == 4
+
+
+def test_pool_restart_keeps_the_cap(make_shop, observer):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 2", defaults='intake = "broker"')
+    worker = shop.worker(concurrency=4, env={"SHOP_POOL_RESTARTS": "1"})
+    observer.service = 0.05
+    assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
+
+    shop.tasks.app.control.pool_restart(destination=[worker.name], reply=True, timeout=5)
+    results = [shop.tasks.ask.delay("ollama/x", observer.url) for _ in range(20)]
+    for result in results:
+        result.get(timeout=30)
+
+    assert observer.highest == 2
+
+
+def test_cancel_consumer_stops_the_lane_and_add_consumer_opens_it_again(shop):
+    worker = shop.worker()
+    control, queue = shop.tasks.app.control, shop.queue("ollama")
+    assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
+
+    control.cancel_consumer(queue, destination=[worker.name], reply=True, timeout=5)
+    result = shop.tasks.echo.delay("ollama/x", 2)
+    plain = shop.tasks.app.control.ping(destination=[worker.name], timeout=3)
+    assert (waiting(shop), result.state, len(plain)) == (1, "PENDING", 1)
+
+    control.add_consumer(queue, destination=[worker.name], reply=True, timeout=5)
+    assert result.get(timeout=10) == 2
+
+
+def test_warm_shutdown_finishes_what_runs_and_leaves_what_waits(make_shop):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 2")
+    worker = shop.worker()
+    first = [shop.tasks.sleep.delay("ollama/x", 1.0) for _ in range(2)]
+    until(lambda: running(shop) == 2)
+    last = shop.tasks.echo.delay("ollama/x", 3)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait()
+
+    assert [result.get(timeout=5) for result in first] == ["slept", "slept"]
+    assert (running(shop), waiting(shop), last.state) == (0, 1, "PENDING")
+    shop.worker()
+    assert last.get(timeout=10) == 3
+
+
+def test_cold_shutdown_gives_late_acknowledged_calls_back_at_once(make_shop):
+    shop = make_shop(lease_ttl="60s")
+    worker = shop.worker()
+    result = shop.tasks.sleep_late.delay("ollama/x", 1.5)
+    until(lambda: bool(shop.tasks.app.control.inspect(timeout=2).active()))
+
+    worker.signal(signal.SIGQUIT)
+    worker.wait()
+
+    assert (running(shop), waiting(shop)) == (0, 1)
+    shop.worker()
+    assert result.get(timeout=15) == "slept"
+
+
+def test_a_killed_worker_loses_nothing(make_shop, observer):
+    shop = make_shop(lease_ttl="3s", rest="[lanes.ollama]\nmax_concurrent = 4")
+    observer.service = 0.3
+    victim = shop.worker(concurrency=4)
+    results = [shop.tasks.ask_late.delay("ollama/x", observer.url, str(n)) for n in range(104)]
+    until(lambda: running(shop) == 4)
+    shop.worker(concurrency=4)
+
+    victim.kill()
+
+    for result in results:
+        result.get(timeout=60)
+    assert observer.highest <= 4
+
+
+def test_a_killed_worker_closes_early_acknowledged_calls_as_lost(make_shop):
+    shop = make_shop(lease_ttl="3s")
+    victim = shop.worker()
+    result = shop.tasks.sleep.apply_async(("ollama/x", 60), caller="frank")
+    until(lambda: running(shop) == 1)
+
+    victim.kill()
+    shop.worker()
+
+    with pytest.raises(WorkerLostError) as caught:
+        result.get(timeout=20)
+    assert CallInfo.from_error(caught.value).caller == "frank"
+
+
+def test_an_eta_far_away_stays_in_the_store(shop):
+    shop.worker()
+    eta = datetime.now(timezone.utc) + timedelta(hours=1)
+
+    shop.tasks.echo.apply_async(("ollama/x", 1), eta=eta)
+
+    assert shop.tasks.lanes.store.snapshot("ollama").delayed == 1
+    assert shop.tasks.app.control.inspect(timeout=2).scheduled() in ({}, None) or not any(
+        shop.tasks.app.control.inspect(timeout=2).scheduled().values()
+    )
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack", "yaml"])
+@pytest.mark.parametrize("compression", [None, "zlib"], ids=["plain", "zlib"])
+@pytest.mark.parametrize("intake", ["store", "broker"])
+def test_serializers_and_compression_pass_through(make_shop, intake, serializer, compression):
+    shop = make_shop(defaults=f'intake = "{intake}"')
+    shop.worker(pool="threads", env={"SHOP_ACCEPT": "json,pickle,msgpack,yaml"})
+
+    result = shop.tasks.echo.apply_async(
+        ("ollama/x", ["ä", 1.5]), serializer=serializer, compression=compression
+    )
+
+    assert result.get(timeout=15) == ["ä", 1.5]
+
+
+@pytest.mark.parametrize("intake", ["store", "broker"])
+def test_protocol_1_messages_are_understood(make_shop, intake):
+    shop = make_shop(defaults=f'intake = "{intake}"')
+    shop.worker()
+    shop.tasks.app.conf.task_protocol = 1
+
+    assert shop.tasks.echo.apply_async(("ollama/x", 1), countdown=0.2).get(timeout=15) == 1
+
+
+def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, valkey, observer):
+    shop = make_shop()
+    worker = shop.worker(env={"SHOP_CANCEL_ON_LOSS": "1"})
+    observer.service = 2.0
+    result = shop.tasks.ask_late.delay("ollama/x", observer.url)
+    until(lambda: observer.highest == 1)
+
+    shop.tasks.lanes.store.client.client_kill_filter(_type="normal", skipme=True)
+    worker.wait_for_log("Connection to broker lost")
+
+    assert result.get(timeout=20)
+    assert observer.served == 1
+
+
+def test_a_rate_limit_on_a_lane_task_is_refused_at_start(shop):
+    with pytest.raises(RuntimeError, match="rate_limit"):
+        shop.worker(env={"SHOP_RATE_LIMIT": "10/m"})
