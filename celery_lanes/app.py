@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.errors import ConfigError, StoreError
 from celery_lanes.results import attribute_results
-from celery_lanes.router import LaneRouter
+from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.store.base import Call, LaneRules, Policy, Store, Verdict
 from celery_lanes.store.connect import open_store
@@ -25,6 +26,9 @@ from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
 
 logger = get_logger(__name__)
+
+STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
+"""Brokers whose server can be the store as well."""
 
 
 class Lanes:
@@ -62,15 +66,13 @@ class Lanes:
 
     @cached_property
     def store(self) -> Store:
-        """This process's store, for producers and task bodies."""
+        """The process's own store, for producers and task bodies."""
         return self.open_store()
 
     def open_store(self) -> Store:
         """Open a store of one's own, as the worker's store thread does."""
         settings = self.settings.store
-        return open_store(
-            self.store_url, prefix=settings.prefix, durability=settings.durability
-        )
+        return open_store(self.store_url, prefix=settings.prefix, durability=settings.durability)
 
     @property
     def store_url(self) -> str:
@@ -78,7 +80,7 @@ class Lanes:
         if url := self.settings.store.url.get_secret_value():
             return url
         broker = self.app.conf.broker_write_url or self.app.conf.broker_url or ""
-        if str(broker).partition(":")[0] in {"redis", "rediss", "redis+socket", "sentinel", "memory"}:
+        if str(broker).partition(":")[0] in STORE_SCHEMES:
             return str(broker)
         raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
 
@@ -91,14 +93,20 @@ class Lanes:
         return self.settings.lane(lane).policy
 
     def rules(self, lane: str) -> LaneRules:
-        """What the store must know of a lane, with which tasks Celery acknowledges early."""
-        tasks = self.app.tasks.values()
-        early = {task.name: not task.acks_late for task in tasks if not task.name.startswith("celery.")}
+        """Give what the store must know of a lane, and which tasks Celery acknowledges early."""
+        tasks = (task for task in self.app.tasks.values() if not task.name.startswith("celery."))
+        early = {task.name: not task.acks_late for task in tasks}
         return replace(self.settings.rules_of(lane), acks_early=early)
 
     def task(self, name: str) -> Any:
         """Find a task without finalizing the app, as ``send_task`` does; ``None`` if unknown."""
         return self.app._tasks.get(name) if hasattr(self.app._tasks, "get") else None
+
+    def is_lane_task(self, task: Any) -> bool:
+        """Whether a task may run in a lane: it names one, or has an argument with the model."""
+        if getattr(task, "lane", None) or getattr(task, "model_arg", None):
+            return True
+        return MODEL_ARGUMENT in inspect.signature(task.run).parameters
 
     def settle(self, request: Any, cost: float) -> None:
         """Charge the caller what a running call really cost; the estimate stands if that fails."""

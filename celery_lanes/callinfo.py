@@ -49,7 +49,9 @@ class CallInfo:
         """Read a header; what an older or foreign sender wrote wrongly is ignored."""
         if not isinstance(header, Mapping):
             return cls()
-        known = {k: v for k, v in header.items() if k in _TYPES and isinstance(v, _TYPES[k])}
+        known: dict[str, Any] = {
+            k: v for k, v in header.items() if k in _TYPES and isinstance(v, _TYPES[k])
+        }
         return cls(**known)
 
     @classmethod
@@ -98,10 +100,13 @@ def current_call() -> CallInfo | None:
 
 @contextlib.contextmanager
 def call_context(*, caller: str | None = None, run_id: str | None = None) -> Iterator[CallInfo]:
-    """Attribute every task published inside the block; nested blocks inherit what they leave out."""
+    """Attribute every task published inside the block; an inner block inherits the rest."""
     outer = _ambient.get() or CallInfo()
-    given = {k: v for k, v in (("caller", caller), ("run_id", run_id)) if v is not None}
-    info = replace(outer, **given)
+    info = replace(
+        outer,
+        caller=outer.caller if caller is None else caller,
+        run_id=outer.run_id if run_id is None else run_id,
+    )
     token = _ambient.set(info)
     try:
         yield info

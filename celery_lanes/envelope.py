@@ -18,8 +18,8 @@ class Envelope:
     """A serialized task message, independent of any broker."""
 
     body: bytes | str
-    content_type: str
-    content_encoding: str
+    content_type: str | None
+    content_encoding: str | None
     headers: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
 
@@ -28,7 +28,7 @@ class Envelope:
         """Take over a message from the broker; kombu has already decompressed its body."""
         headers = {k: v for k, v in message.headers.items() if k != "compression"}
         return cls(
-            body=message.body,
+            body=message.body or b"",
             content_type=message.content_type,
             content_encoding=message.content_encoding,
             headers=headers,

@@ -81,12 +81,14 @@ class ProviderError(LanesError):
     @property
     def status(self) -> int | None:
         """The HTTP status, or ``None`` when no answer came."""
-        return self.args[1]
+        status: int | None = self.args[1]
+        return status
 
     @property
     def retry_after_s(self) -> float | None:
         """How many seconds the provider asked to wait, if it did."""
-        return self.args[2]
+        seconds: float | None = self.args[2]
+        return seconds
 
 
 class TransientError(ProviderError):

@@ -17,8 +17,11 @@ from celery_lanes.callinfo import HEADER, CallInfo
 class AttributedBackend:
     """What is mixed into the app's result backend, whichever it is."""
 
-    def _get_result_meta(self, result: Any, state: str, traceback: Any, request: Any, **options: Any) -> Any:
-        meta = super()._get_result_meta(result, state, traceback, request, **options)  # type: ignore[misc]
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, **options: Any
+    ) -> Any:
+        make_meta = super()._get_result_meta  # type: ignore[misc] # the mixin's base has it
+        meta = make_meta(result, state, traceback, request, **options)
         info = CallInfo.from_request(request) if request else None
         if info is not None and state in self.EXCEPTION_STATES:  # type: ignore[attr-defined]
             meta[HEADER] = info.to_header()
@@ -47,4 +50,5 @@ def attribute_results(app: Any) -> None:
 
 @cache
 def _attributed(cls: type) -> type:
-    return type(f"Attributed{cls.__name__}", (AttributedBackend, cls), {"__module__": cls.__module__})
+    name = f"Attributed{cls.__name__}"
+    return type(name, (AttributedBackend, cls), {"__module__": cls.__module__})

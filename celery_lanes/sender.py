@@ -37,7 +37,8 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
     def flush_routes(self) -> None:
         """Put the lane router before the user's own routes, which stay in force for other tasks."""
         super().flush_routes()
-        self._rtable = [LaneRouter(lambda: self._lanes.settings), *self._rtable]
+        users: list[Any] = self._rtable  # type: ignore[has-type] # celery is not typed
+        self._rtable = [LaneRouter(lambda: self._lanes.settings), *users]
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
@@ -50,7 +51,8 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
 
     @property
     def _lanes(self) -> Lanes:
-        return self.app.lanes
+        lanes: Lanes = self.app.lanes
+        return lanes
 
 
 class Sender:
@@ -90,9 +92,7 @@ class Sender:
         given: Mapping[str, Any],
     ) -> CallInfo:
         headers = dict(options.get("headers") or {})
-        info = self.attribute(
-            headers.get(HEADER), caller=given["caller"], run_id=given["run_id"]
-        )
+        info = self.attribute(headers.get(HEADER), caller=given["caller"], run_id=given["run_id"])
         if lane:
             info = self._in_lane(info, lane, name, message, options, given["cost"])
         options["headers"] = {**headers, HEADER: info.to_header()}
@@ -184,9 +184,7 @@ class AdmittingProducer:
 class Admission:
     """One message on its way into the store."""
 
-    def __init__(
-        self, lanes: Lanes, lane: str, name: str, message: Any, info: CallInfo
-    ) -> None:
+    def __init__(self, lanes: Lanes, lane: str, name: str, message: Any, info: CallInfo) -> None:
         self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
         self._message = message
 
@@ -245,7 +243,8 @@ def due_ms(eta: object) -> int:
     """Read an ETA header (ISO 8601; without a zone it is UTC) as epoch milliseconds; 0 = none."""
     if not eta:
         return 0
-    when = eta if isinstance(eta, datetime) else datetime.fromisoformat(str(eta).replace("Z", "+00:00"))
+    text = str(eta).replace("Z", "+00:00")
+    when = eta if isinstance(eta, datetime) else datetime.fromisoformat(text)
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
     return int(when.timestamp() * 1000)
@@ -264,6 +263,7 @@ def _pack(
     compression: str | None,
     properties: dict[str, Any],
 ) -> bytes:
+    payload: str | bytes
     content_type, content_encoding, payload = serialization.dumps(body, serializer)
     if compression:
         payload, headers["compression"] = compress(payload, compression)

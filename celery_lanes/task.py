@@ -36,7 +36,9 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
 
 def lane_task(base: type) -> type:
     """Give the app's own task class our behaviour."""
-    return base if issubclass(base, LaneTask) else type("LaneTask", (LaneTask, base), {"abstract": True})
+    if issubclass(base, LaneTask):
+        return base
+    return type("LaneTask", (LaneTask, base), {"abstract": True})
 
 
 def _attributed(result: Any, info: CallInfo) -> Any:

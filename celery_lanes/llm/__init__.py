@@ -1,0 +1,1 @@
+"""LLM providers: who serves ``provider/model``, and what a call costs."""

@@ -1,0 +1,1 @@
+"""The lane store: its verbs, and what keeps them."""

@@ -1,0 +1,1 @@
+"""For tests of one's own lanes: real servers and workers, started by hand."""

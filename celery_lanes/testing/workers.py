@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+
+from typing_extensions import Self
 
 READY = " ready."
 
@@ -49,35 +50,36 @@ class WorkerProcess:
         self.name = name
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._cwd = cwd
-        self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = Path(tempfile.mkstemp(prefix="worker-", suffix=".log")[1])
         self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> WorkerProcess:
+    def __enter__(self) -> Self:
         """Start, and wait until it is ready."""
         return self.start()
 
     def __exit__(self, *exc: object) -> None:
         """Stop warmly; kill what does not stop."""
         self.stop()
-        self._log.close()
+        self._log.unlink(missing_ok=True)
 
     @property
     def pid(self) -> int:
         """The parent process's id."""
         return self._running().pid
 
-    def start(self, *, timeout_s: float = 30) -> WorkerProcess:
+    def start(self, *, timeout_s: float = 30) -> Self:
         """Start, and wait for its ready line. ``RuntimeError`` with the log if it does not come."""
         self.spawn()
         self.wait_for_log(READY, timeout_s=timeout_s)
         return self
 
-    def spawn(self) -> WorkerProcess:
+    def spawn(self) -> Self:
         """Start without waiting."""
-        self._process = subprocess.Popen(
-            self.command, env=self._env, cwd=self._cwd, text=True,
-            stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 # our own interpreter
+                self.command, env=self._env, cwd=self._cwd, text=True,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         return self
 
     def signal(self, number: int) -> None:
@@ -107,9 +109,7 @@ class WorkerProcess:
 
     def log(self) -> str:
         """Read what it has printed so far."""
-        self._log.flush()
-        with open(f"/proc/self/fd/{self._log.fileno()}", encoding="utf-8", errors="replace") as copy:
-            return copy.read()
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for_log(self, text: str, *, timeout_s: float = 30, times: int = 1) -> None:
         """Wait until a text has been printed so many times."""

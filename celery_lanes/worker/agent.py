@@ -1,8 +1,9 @@
 """The store thread: all of a worker's conversation with the lane store.
 
-It belongs to the worker, not to the consumer (that one is rebuilt at every broker reconnect), so
+It belongs to the worker, not to the consumer (that one is rebuilt at every broker reconnect):
 a blocked event loop stops neither renewals nor releases, and a store error can never look like a
-broker error or end the worker. Nothing in here touches the pool; nothing outside waits for the store.
+broker error or end the worker. Nothing in here touches the pool; nothing outside waits for the
+store.
 
 One round: wait for mail, a wake-up or a due time; renew and reap if it is time; take one *turn*
 with the lane that was served least recently.
@@ -73,7 +74,9 @@ class LaneSource(Protocol):
 class Agent:
     """The store thread and its ledger of attempts."""
 
-    def __init__(self, *, open_store: Callable[[], Store], source: LaneSource, hands: Hands) -> None:
+    def __init__(
+        self, *, open_store: Callable[[], Store], source: LaneSource, hands: Hands
+    ) -> None:
         self.incarnation = uuid.uuid4().hex
         self._open_store = open_store
         self._source = source
@@ -190,7 +193,7 @@ class Agent:
                 self._round()
             except StoreUnavailable as error:
                 self._went_away(error)
-            except Exception:
+            except Exception:  # noqa: PERF203 # the thread must outlive any error
                 logger.exception("celery_lanes: the store thread failed; going on in 1 s")
                 self._retry_at = time.monotonic() + TICK_S
         self._disconnect()
@@ -226,8 +229,8 @@ class Agent:
         store = self._connected()
         if now >= self._tick_at:
             self._tick(store, now)
-        for share in self._shares.values():
-            share.look_at_clock(now)
+        for known in self._shares.values():
+            known.look_at_clock(now)
         if (share := self._next_share()) is not None:
             self._turn(store, share)
         self._is_starved = self._wants_room()
@@ -324,7 +327,7 @@ class Agent:
             self._hands.close(share.lane, closing)
 
     def _take(self, attempt: Attempt, share: LaneShare, *, is_fresh: bool) -> None:
-        """Dispatch a granted call; a reply that came late may name a lease that is no longer ours."""
+        """Dispatch a granted call; a late reply may name a lease that is no longer ours."""
         share.take(attempt)
         if is_fresh and self._is_open:
             self._hands.dispatch(attempt)

@@ -1,4 +1,4 @@
-"""One attempt: a granted call on its way through this worker's pool, until its lease is released."""
+"""One attempt: a granted call in this worker, until its lease is released."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ class Attempt:
         return Outcome.DONE
 
 
-class LaneMessage(Message):  # type: ignore[misc] # kombu's Message is not typed
+class LaneMessage(Message):
     """A task message whose acknowledgement goes to its attempt instead of a broker."""
 
     def __init__(self, attempt: Attempt, **fields: Any) -> None:
         super().__init__(delivery_tag=attempt.grant.token, channel=None, **fields)
         self.attempt = attempt
 
-    def ack(self, multiple: bool = False) -> None:  # noqa: ARG002 # kombu's signature
+    def ack(self, multiple: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 # kombu's
         """Note that Celery is done with the message."""
         self.attempt.acked = True
         self._state = "ACK"
 
-    def reject(self, requeue: bool = False) -> None:
+    def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 # kombu's
         """Note that Celery rejects the message, to run it again or never."""
         self.attempt.requeue = requeue
         self._state = "REQUEUED" if requeue else "REJECTED"

@@ -1,7 +1,7 @@
 """Results that no running body writes: a lost worker, a cancelled or dead call, a silent end.
 
 Celery's own backend calls are used, with the message's request, so that chord parts and errbacks
-of the body are served as after any failure. The store keeps the message until this has been done.
+of the body are served as after any failure. The store keeps the message until that is done.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from celery_lanes.store.base import Closing, Reason
 logger = logging.getLogger(__name__)
 
 LOST = "Worker exited prematurely: the worker process that ran this call was lost."
-DEAD = "Worker exited prematurely: this call has lost its worker too often and is a dead letter now."
+DEAD = "Worker exited prematurely: this call lost its worker too often and is a dead letter now."
 SILENT = "Worker exited prematurely: the task's body ended without a result."
 
 
@@ -54,7 +54,7 @@ def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:
     """Build the request of a message outside Celery's strategies, for its context only."""
     app, consumer = worker.app, worker.consumer
     message = Message(
-        body=envelope.body,
+        body=envelope.body,  # type: ignore[arg-type] # kombu takes bytes, too
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
         headers=envelope.headers,
@@ -82,7 +82,7 @@ def _identity(envelope: Envelope) -> tuple[str, str]:
 
 def _protocol_1(envelope: Envelope) -> Any:
     message = Message(
-        body=envelope.body,
+        body=envelope.body,  # type: ignore[arg-type] # kombu takes bytes, too
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
     )
@@ -109,10 +109,8 @@ def _write_revoked(request: Any, reason: str) -> None:
 
 def _write_lost(request: Any, message: str) -> None:
     task, context = request.task, request._context
-    try:
-        raise WorkerLostError(message)
-    except WorkerLostError as error:
-        info, lost = ExceptionInfo(), error
+    lost = WorkerLostError(message)
+    info = ExceptionInfo((WorkerLostError, lost, None))
     task.request_stack.push(context)  # errbacks and handlers see whose call it was
     try:
         task.backend.mark_as_failure(

@@ -1,4 +1,4 @@
-"""Celery's consumer with lanes: a prelude before each strategy, and lane calls kept apart from the broker.
+"""Celery's consumer with lanes: a prelude before each strategy, lane calls apart from the broker's.
 
 A lane call is not a broker message: nothing will redeliver it. So what Celery does to "its"
 requests when the broker goes away (throw them out of the pool, cancel them) must pass it by.

@@ -60,7 +60,7 @@ class Dispatcher:
             attempt.end()
 
     def execute(self, request: Any) -> None:
-        """Send a request to the pool; what the strategy calls instead of the worker's own handler."""
+        """Send a request to the pool; the strategy calls this instead of the worker's handler."""
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
@@ -100,8 +100,8 @@ class Dispatcher:
             state.task_ready(request)  # the body ended and nobody told the request
             write_silent_end(request)
 
-    def _cancel(self, attempt: Attempt, pool: Any, signal: Any = None, **_: Any) -> None:
-        """Take the place of ``Request.cancel``: the loss of the broker does not concern a lane call."""
+    def _cancel(self, attempt: Attempt, _pool: Any, signal: Any = None, **_: Any) -> None:
+        """Take the place of ``Request.cancel``: a lost broker does not concern a lane call."""
         if self.is_cold and not attempt.has_ended:
             attempt.is_stopped = True
             self._kill(attempt.request, signal)
@@ -197,4 +197,3 @@ class LaneView:
     def __getattr__(self, name: str) -> Any:
         """Be the real consumer in everything else."""
         return getattr(self._consumer, name)
-

@@ -1,4 +1,4 @@
-"""What lanes must know of each Celery pool: how many calls it can start now, and when one has ended.
+"""What lanes must know of each pool: how many calls it can start now, and when one has ended.
 
 "Free" is what could start *at once*. A lane call never goes into the worker's semaphore or into
 the buffer of a busy child: it would hold a slot there without running.
@@ -43,7 +43,8 @@ def pool_view(worker: Any, postman: Postman) -> PoolView:
         return Solo()
     if hasattr(pool, "free_count") or getattr(pool, "is_green", False):
         return Green(pool)
-    raise ConfigError(f"expected pool prefork, threads, gevent or solo, got {type(pool).__module__}")
+    name = type(pool).__module__
+    raise ConfigError(f"expected the pool to be prefork, threads, gevent or solo, got {name}")
 
 
 class BlockingPrefork:
@@ -97,7 +98,7 @@ class Prefork(BlockingPrefork):
         if pool is None:
             return 0
         idle = len(pool._all_inqueues) - len(pool._busy_workers) - len(pool.outbound_buffer)
-        return max(0, min(idle, self._worker.semaphore.value))
+        return int(max(0, min(idle, self._worker.semaphore.value)))
 
     def grow(self) -> None:
         """Scale up under ``--autoscale``, one child at a time; in the main thread only."""
@@ -118,7 +119,7 @@ class Threads:
 
     def free(self) -> int:
         """Count idle threads."""
-        return max(0, self._pool.limit - len(state.reserved_requests))
+        return int(max(0, self._pool.limit - len(state.reserved_requests)))
 
     def watch(self, job: Any, attempt: Attempt) -> None:
         """End with the future, which also ends when a callback has raised."""

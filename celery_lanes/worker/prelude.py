@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -38,7 +39,8 @@ class Prelude:
         if lane is None:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
         call = call_of(message, payload)
-        lanes.agent.admit(lane, call, lambda: lanes.postman.deliver(_acknowledge, ack, self._consumer))
+        acknowledge = partial(lanes.postman.deliver, _acknowledge, ack, self._consumer)
+        lanes.agent.admit(lane, call, acknowledge)
         return None
 
 
@@ -70,8 +72,10 @@ def derived_id(message: Message, meta: Any) -> str:
     ``Task.replace`` publishes the same task id with the same retries, and a dead-letter exchange
     brings the very same message again: both are calls of their own.
     """
-    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
-    deaths = sum(int(d.get("count", 1)) for d in message.headers.get("x-death") or ())
+    raw: Any = message.body or b""
+    body = raw.encode() if isinstance(raw, str) else bytes(raw)
+    letters: Any = message.headers.get("x-death") or ()
+    deaths = sum(int(letter.get("count", 1)) for letter in letters)
     retries, nesting = meta.get("retries") or 0, meta.get("replaced_task_nesting") or 0
     return f"{meta['id']}.{retries}.{nesting}.{deaths}.{zlib.crc32(body):08x}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -14,8 +15,8 @@ from kombu.message import Message
 from celery_lanes.errors import ConfigError
 from celery_lanes.worker.agent import Agent
 from celery_lanes.worker.attempt import Attempt
-from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.closing import write_result
+from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
 from celery_lanes.worker.pools import pool_view
 from celery_lanes.worker.postman import HubPostman, PumpPostman
@@ -33,7 +34,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
     name = "lanes"
 
     def __init__(self, worker: Any, **_: Any) -> None:
-        self.enabled = _enabled(worker.app.lanes)
+        self.enabled = _checked(worker.app)
         if self.enabled:
             worker.consumer_cls = lane_consumer(symbol_by_name(worker.consumer_cls))
 
@@ -122,9 +123,9 @@ class WorkerLanes:
 
     def hold_intake(self, *, is_held: bool) -> None:
         """Stop or go on consuming the lanes' queues."""
-        self.postman.deliver(self._hold_intake, is_held)
+        self.postman.deliver(partial(self._hold_intake, is_held=is_held))
 
-    def _hold_intake(self, is_held: bool) -> None:
+    def _hold_intake(self, *, is_held: bool) -> None:
         consumer = self._worker.consumer
         if consumer is not None and consumer.task_consumer is not None:
             consumer.hold_lane_queues(is_held=is_held)
@@ -139,9 +140,25 @@ class WorkerLanes:
             self.agent.closed(lane, closing)
 
 
-def _enabled(lanes: Lanes) -> bool:
-    """Load the settings; a worker with a broken file says so in one line and does not start."""
+def _checked(app: Any) -> bool:
+    """Whether lanes are on; a worker that they cannot work with says so in one line and ends."""
+    lanes: Lanes = app.lanes
     try:
-        return bool(lanes.settings.enabled)
+        if not lanes.settings.enabled:
+            return False
+        _refuse_rate_limits(lanes, app.amqp.queues.consume_from)
     except ConfigError as error:
         sys.exit(f"celery_lanes: {error}")
+    return True
+
+
+def _refuse_rate_limits(lanes: Lanes, queues: Iterable[str]) -> None:
+    """Refuse a rate limit of Celery's on a lane task: it is per worker, and would hold the slot."""
+    if not any(lanes.settings.lane_of_queue(queue) for queue in queues):
+        return
+    for task in lanes.app.tasks.values():
+        if task.rate_limit and lanes.is_lane_task(task):
+            raise ConfigError(
+                f"expected task {task.name} to have no rate_limit, for it runs in a lane;"
+                f" set rate = {task.rate_limit!r} in the lane's table instead"
+            )

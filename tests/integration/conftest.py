@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
+
 from celery_lanes.testing.workers import WorkerProcess
 
 ROOT = Path(__file__).parents[2]

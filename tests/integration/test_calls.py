@@ -29,7 +29,7 @@ def test_an_error_keeps_its_class_and_says_whose_call_it_was(shop):
     shop.worker()
     result = shop.tasks.fail.apply_async(("ollama/x",), caller="bob", run_id="r1")
 
-    with pytest.raises(ValueError, match="^boom$") as caught:
+    with pytest.raises(ValueError, match=r"^boom$") as caught:
         result.get(timeout=10)
 
     info = CallInfo.from_error(caught.value)

@@ -29,7 +29,7 @@ def accept(tasks) -> None:
         gone = tasks.leave.delay("ollama/x")
 
     assert [result.get(timeout=20) for result in results] == list(range(30))
-    with pytest.raises(ValueError, match="^boom$") as caught:
+    with pytest.raises(ValueError, match=r"^boom$") as caught:
         failed.get(timeout=20)
     assert CallInfo.from_error(caught.value).caller == "alice"
     with pytest.raises(WorkerLostError) as lost:

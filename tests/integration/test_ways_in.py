@@ -1,6 +1,6 @@
 """Every way to publish a task leads into the lane, by the store and by the broker alike.
 
-Each way is checked for the same four things: routed, attributed, run once, result as in plain Celery.
+Each is checked for the same: routed, attributed, run once, the result as in plain Celery.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""Plain Celery and lanes, side by side in one run, through ``delay()``.
+
+    python benchmarks/bench.py [--calls 3000] [--rounds 3]
+
+One Valkey, one producer, one prefork worker of two processes; no-op tasks, results off. Rounds
+alternate, so that a noisy minute hits both. Read the ratios; the absolute figures are the
+machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import redis
+from celery_lanes.testing.embedded import EmbeddedValkey
+
+from celery_lanes.testing.workers import WorkerProcess
+
+ROOT = Path(__file__).parents[1]
+CALLERS = 50
+CONFIG = '[store]\nurl = "{url}"\n[lanes.bench]\nmax_concurrent = 2\n'
+PUBLISH = """
+import sys, time, json
+from benchmarks.shop import app, work
+from celery_lanes import call_context
+n, callers = int(sys.argv[1]), int(sys.argv[2])
+app.producer_pool
+work.delay("bench/m", -1)
+began = time.perf_counter()
+for number in range(n):
+    with call_context(caller=f"c{number % callers}"):
+        work.delay("bench/m", number)
+print(json.dumps(n / (time.perf_counter() - began)))
+"""
+START = """
+import time
+from benchmarks.shop import app, marks, stamp
+for number in range(300):
+    stamp.delay("bench/m", time.time())
+    while marks.llen("starts") <= number:
+        pass
+"""
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--calls", type=int, default=3000)
+    options.add_argument("--rounds", type=int, default=3)
+    given = options.parse_args()
+    rounds: dict[str, list[dict[str, float]]] = {"plain": [], "lanes": []}
+    for _ in range(given.rounds):
+        for kind, seen in rounds.items():
+            seen.append(measure(kind, given.calls))
+    sys.stdout.write(table(rounds))
+
+
+def measure(kind: str, calls: int) -> dict[str, float]:
+    """Publish, drain and time the starts, on a server of its own."""
+    with EmbeddedValkey() as server:
+        env = environment(kind, server)
+        marks = redis.Redis.from_url(server.url(3))
+        published = float(run(PUBLISH, env, str(calls), str(CALLERS)))
+        queue = "lanes.bench" if kind == "lanes" else "plain"
+        worker = WorkerProcess("benchmarks.shop:app", [queue], env=env, cwd=ROOT)
+        worker.command[worker.command.index("INFO")] = "WARNING"
+        worker.spawn()
+        drained = drain(marks, calls)
+        run(START, env)
+        starts = sorted(float(value) for value in marks.lrange("starts", 0, -1))
+        worker.stop()
+    return {
+        "publish /s": published,
+        "drain /s": drained,
+        "start p50 ms": starts[len(starts) // 2] * 1000,
+        "start p95 ms": starts[int(len(starts) * 0.95)] * 1000,
+    }
+
+
+def environment(kind: str, server: EmbeddedValkey) -> dict[str, str]:
+    """Give what the producer and the worker read."""
+    config = Path(server.data_dir) / "lanes.toml"
+    config.write_text(CONFIG.format(url=server.url(2)))
+    return {
+        **os.environ,
+        "BENCH_SERVER": server.url(0).rsplit("/", 1)[0],
+        "BENCH_LANES": "1" if kind == "lanes" else "0",
+        "CELERY_LANES_CONFIG": str(config),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def run(code: str, env: dict[str, str], *arguments: str) -> str:
+    """Run a producer in a process of its own."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+
+
+def drain(marks: redis.Redis, calls: int) -> float:
+    """Time from the first call done to the last."""
+    while not int(marks.get("done") or 0):
+        time.sleep(0.001)
+    began, first = time.perf_counter(), int(marks.get("done"))
+    while (done := int(marks.get("done"))) < calls + 1:
+        time.sleep(0.002)
+    return (done - first) / (time.perf_counter() - began)
+
+
+def table(rounds: dict[str, list[dict[str, float]]]) -> str:
+    """Lay out the medians and their ratio."""
+    lines = ["| | plain Celery | lanes | ratio |", "|---|---|---|---|"]
+    for figure in rounds["plain"][0]:
+        plain, lanes = (statistics.median(seen[figure] for seen in rounds[k]) for k in rounds)
+        lines.append(f"| {figure} | {plain:,.2f} | {lanes:,.2f} | {lanes / plain:.2f} x |")
+    return "\n".join(lines) + "\n" + json.dumps(rounds) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The app under test: no-op tasks, the same in plain Celery and in a lane."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import redis
+from celery import Celery
+
+from celery_lanes import Lanes
+
+SERVER = os.environ.get("BENCH_SERVER", "redis://127.0.0.1:6379")
+IN_LANES = os.environ.get("BENCH_LANES") == "1"
+
+app = Celery("bench", broker=f"{SERVER}/0", backend=f"{SERVER}/1")
+app.conf.update(
+    task_default_queue="plain",
+    task_ignore_result=True,
+    worker_hijack_root_logger=True,
+    broker_connection_retry_on_startup=True,
+)
+if IN_LANES:
+    Lanes(app)
+
+marks = redis.Redis.from_url(f"{SERVER}/3")
+
+
+@app.task
+def work(model: str, number: int) -> None:  # noqa: ARG001 # a lane reads the model
+    """Leave a mark that the call has run."""
+    marks.incr("done")
+
+
+@app.task
+def stamp(model: str, published_at: float) -> None:  # noqa: ARG001 # the same
+    """Note how long it took from publish to start, in seconds."""
+    marks.rpush("starts", time.time() - published_at)

@@ -1,0 +1,112 @@
+"""``lanes check``: what in configuration, store, tasks and workers would break a promise."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from celery_lanes.cli.findings import Finding, error, warning
+from celery_lanes.cli.served import check_served
+from celery_lanes.durations import written
+from celery_lanes.errors import ConfigError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+DEFAULT_VISIBILITY_S = 3600.0
+_EXCUSE = "celery."
+
+
+def check_app(lanes: Lanes, *, timeout_s: float = 1.0) -> list[Finding]:
+    """Look at everything; what cannot be asked is itself a finding."""
+    try:
+        lanes.settings  # noqa: B018 # reads the file
+    except ConfigError as refused:
+        return [error(line) for line in str(refused).splitlines()]
+    if not lanes.settings.enabled:
+        return [warning("lanes are off (enabled = false): every call goes straight to the broker")]
+    findings = [*_guarded(check_store, lanes), *check_tasks(lanes), *check_redelivery(lanes)]
+    served = _guarded(lambda lanes: check_served(lanes, timeout_s=timeout_s), lanes)
+    return [*findings, *(finding for finding in served if finding not in findings)]
+
+
+def check_store(lanes: Lanes) -> Iterator[Finding]:
+    """Ask the store whether it may lose what it holds."""
+    yield from map(warning, lanes.store.warnings())
+
+
+def check_tasks(lanes: Lanes) -> Iterator[Finding]:
+    """Look for limits of lane tasks that do not hold or are out of order."""
+    for name, task in sorted(lanes.app.tasks.items()):
+        if not name.startswith(_EXCUSE) and _is_lane_task(task):
+            yield from _check_task(lanes, task)
+
+
+def check_redelivery(lanes: Lanes) -> Iterator[Finding]:
+    """Compare how late Redis redelivers with how long a lane knows what has ended."""
+    if lanes.app.connection_for_write().transport.driver_type != "redis":
+        return
+    options = lanes.app.conf.broker_transport_options or {}
+    visibility_s = float(options.get("visibility_timeout", DEFAULT_VISIBILITY_S))
+    for name, lane in lanes.settings.lanes.items():
+        if lane.intake == "broker" and lane.dedupe_ttl_s < visibility_s:
+            yield warning(
+                f"lane {name}: dedupe_ttl ({written(lane.dedupe_ttl_s)}) is shorter than the broker's "
+                f"visibility_timeout ({written(visibility_s)}): a call redelivered so late runs again"
+            )
+
+
+def _check_task(lanes: Lanes, task: Any) -> Iterator[Finding]:
+    hard_s, soft_s = task.time_limit, task.soft_time_limit
+    if task.rate_limit:
+        yield error(
+            f"task {task.name}: rate_limit {task.rate_limit!r} does not hold in a lane; "
+            f'set the lane\'s: rate = "{task.rate_limit}"'
+        )
+    if hard_s and soft_s and soft_s >= hard_s:
+        yield error(
+            f"task {task.name}: limits out of order: soft_time_limit ({written(soft_s)}) is not "
+            f"shorter than time_limit ({written(hard_s)})"
+        )
+    if limit_s := min((limit for limit in (hard_s, soft_s) if limit), default=None):
+        yield from _check_against_lane(lanes, task, float(limit_s))
+
+
+def _check_against_lane(lanes: Lanes, task: Any, limit_s: float) -> Iterator[Finding]:
+    """Compare a task's own limit, which goes first, with what its lane allows."""
+    lane, allowed_s = _longest(lanes, task)
+    if limit_s < allowed_s:
+        yield warning(
+            f"task {task.name}: its own time limit ({written(limit_s)}) ends a call before the "
+            f"exec_timeout of lane {lane} ({written(allowed_s)})"
+        )
+
+
+def _longest(lanes: Lanes, task: Any) -> tuple[str, float]:
+    settings = lanes.settings
+    if lane := getattr(task, "lane", None):
+        return lane, settings.lane(lane).exec_timeout_s
+    every = {**settings.families, **settings.lanes}
+    allowed = {name: lane.exec_timeout_s for name, lane in every.items()}
+    return max(allowed.items(), key=lambda item: item[1], default=("", 0.0))
+
+
+def _is_lane_task(task: Any) -> bool:
+    if getattr(task, "lane", None) or getattr(task, "model_arg", None):
+        return True
+    return "model" in inspect.signature(task.run).parameters
+
+
+def _guarded(check: Callable[[Lanes], Iterator[Finding]], lanes: Lanes) -> list[Finding]:
+    """Run a check that talks to a server."""
+    try:
+        return list(check(lanes))
+    except StoreUnavailable as away:
+        return [error(f"the lane store cannot be reached: {away}")]
+    except OperationalError as away:
+        return [error(f"the broker cannot be reached: {away}")]
+    except ConfigError as refused:
+        return [error(str(refused))]

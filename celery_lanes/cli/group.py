@@ -1,0 +1,126 @@
+"""``celery -A shop lanes``: the group of commands that Celery finds by its entry point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_lanes.cli import control, status
+from celery_lanes.cli.check import check_app
+from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
+from celery_lanes.cli.findings import exit_code, lines
+from celery_lanes.cli.route import route_of
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+MAX_SLOTS = 1_000_000
+
+
+class Slots(click.ParamType):
+    """A number of slots, or "default" for what the file says."""
+
+    name = "N|default"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Read it; ``None`` is the default."""
+        if value == "default":
+            return None
+        if str(value).isascii() and str(value).isdigit() and 1 <= int(value) <= MAX_SLOTS:
+            return int(value)
+        return self.fail(f'expected a positive integer or "default", got {value!r}', param, ctx)
+
+
+@click.group(cls=LanesGroup, epilog=EXIT_CODES)
+@click.pass_context
+def lanes(ctx: click.Context, **_: Any) -> None:
+    """See and steer the lanes of an app: celery -A shop lanes status."""
+    app = ctx.obj.app
+    if not hasattr(app, "lanes"):
+        name = getattr(app, "main", None) or "default"
+        raise CommandFailed(
+            f"the Celery app {name!r} has no lanes; name one that has Lanes(app): celery -A shop lanes",
+            USAGE,
+        )
+    ctx.obj.lanes = app.lanes
+
+
+@lanes.command(name="status")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+@click.pass_context
+def _status(ctx: click.Context, *, as_json: bool, **_: Any) -> None:
+    """Show cap, running and waiting calls of each lane."""
+    snapshots = status.read(_lanes(ctx))
+    if as_json:
+        click.echo(status.to_json(snapshots))
+    else:
+        status.print_table(snapshots, is_plain=ctx.obj.no_color)
+
+
+@lanes.command(name="route")
+@click.argument("model")
+@click.option("--task", metavar="NAME", help="For a call of this task; it may name its lane.")
+@click.pass_context
+def _route(ctx: click.Context, model: str, task: str | None, **_: Any) -> None:
+    """Say which lane serves MODEL (provider/model), and by which rule."""
+    route = route_of(_lanes(ctx), model, task)
+    if route is None:
+        where = f" in a call of {task}" if task else ""
+        raise CommandFailed(f"{model!r}{where} is routed to no lane", REFUSED)
+    click.echo(f"lane   {route.lane}\nqueue  {route.queue}\nby     {route.reason}")
+
+
+@lanes.command(name="set")
+@click.argument("lane")
+@click.option("--max", "slots", type=Slots(), required=True, help="Calls at once, cluster-wide.")
+@click.pass_context
+def _set(ctx: click.Context, lane: str, slots: int | None, **_: Any) -> None:
+    """Change the cap of LANE at once, for all workers; "default" goes back to the file's."""
+    click.echo(control.set_slots(_lanes(ctx), lane, slots))
+
+
+@lanes.command(name="pause")
+@click.argument("lane")
+@click.pass_context
+def _pause(ctx: click.Context, lane: str, **_: Any) -> None:
+    """Start no more calls of LANE; those that run go on, and new ones are accepted."""
+    click.echo(control.pause(_lanes(ctx), lane))
+
+
+@lanes.command(name="resume")
+@click.argument("lane")
+@click.pass_context
+def _resume(ctx: click.Context, lane: str, **_: Any) -> None:
+    """Start calls of LANE again."""
+    click.echo(control.resume(_lanes(ctx), lane))
+
+
+@lanes.command(name="cancel")
+@click.argument("task_id")
+@click.pass_context
+def _cancel(ctx: click.Context, task_id: str, **_: Any) -> None:
+    """Take a waiting call off its lane; its result becomes Cancelled."""
+    click.echo(control.cancel(_lanes(ctx), task_id))
+
+
+@lanes.command(name="check")
+@click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
+@click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for workers.")
+@click.pass_context
+def _check(ctx: click.Context, *, strict: bool, timeout: float, **_: Any) -> None:
+    """Look for what would break a promise: exit code 0 without errors, 1 with."""
+    findings = check_app(_lanes(ctx), timeout_s=timeout)
+    for line in lines(findings):
+        click.echo(line)
+    ctx.exit(exit_code(findings, is_strict=strict))
+
+
+def _lanes(ctx: click.Context) -> Lanes:
+    """Give the app's lanes, all its task modules being imported."""
+    lanes: Lanes = ctx.obj.lanes
+    lanes.app.loader.import_default_modules()
+    lanes.app.finalize()
+    return lanes

@@ -1,0 +1,66 @@
+"""Which lane serves a model, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_lanes.cli.exits import USAGE, CommandFailed
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a call goes, and the setting that says so."""
+
+    lane: str
+    queue: str
+    reason: str
+
+
+def route_of(lanes: Lanes, model: str, task_name: str | None = None) -> Route | None:
+    """Ask the app's own router; ``None`` if no lane serves the call."""
+    task = _task(lanes, task_name)
+    argument = getattr(task, "model_arg", None) or "model"
+    routed = lanes.router.route(task_name or "", (), {argument: model}, {}, task or _ANY_TASK)
+    if routed is None:
+        return None
+    reason = _reason(lanes, model, task, routed.lane)
+    return Route(routed.lane, lanes.settings.queue(routed.lane), reason)
+
+
+class _AnyTask:
+    """Some task with a ``model`` argument."""
+
+    def run(self, model: str) -> None:
+        """Take a model."""
+
+
+_ANY_TASK = _AnyTask()
+
+
+def _task(lanes: Lanes, name: str | None) -> Any:
+    if name is None:
+        return None
+    if (task := lanes.app.tasks.get(name)) is None:
+        raise CommandFailed(f"the app has no task {name!r}", USAGE)
+    return task
+
+
+def _reason(lanes: Lanes, model: str, task: Any, lane: str) -> str:
+    if getattr(task, "lane", None):
+        return f"task {task.name} names its lane"
+    match = lanes.settings.lane_for(model)
+    if match.rule is not None:
+        position = lanes.settings.rules.index(match.rule) + 1
+        total = len(lanes.settings.rules)
+        return f'rule {position} of {total}: match = "{match.rule.match}"'
+    if match.lane != lane or "/" not in model:
+        return "no provider/model: the lane default"
+    return f"no rule matches: the provider's name{_table_of(lanes, lane)}"
+
+
+def _table_of(lanes: Lanes, lane: str) -> str:
+    return "" if lane in lanes.settings.lanes else "; no [lanes] table of its own"

@@ -1,0 +1,58 @@
+"""The demo's Celery app; workers find it as ``celery -A celery_lanes.demo.shop``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from celery_lanes import Lanes, Settings
+from celery_lanes.demo.options import DemoOptions
+
+MODULE = "celery_lanes.demo.shop"
+PROVIDER = "demo"
+POLICIES = ("fair", "fifo")
+
+CONFIG = """
+[store]
+url = "{store}"
+
+[defaults]
+max_concurrent = {cap}
+
+[lanes.fair]
+policy = "fair"
+
+[lanes.fifo]
+policy = "fifo"
+
+[[rules]]
+match = "demo/fair"
+lane = "fair"
+
+[[rules]]
+match = "demo/fifo"
+lane = "fifo"
+"""
+
+
+def model(policy: str) -> str:
+    """Name the model whose lane has this policy."""
+    return f"{PROVIDER}/{policy}"
+
+
+def config(store: str, options: DemoOptions) -> str:
+    """Write the workers' ``lanes.toml``."""
+    return CONFIG.format(store=store, cap=options.cap)
+
+
+def make_app(broker: str | None, backend: str | None, settings: Settings | None = None) -> Any:
+    """Make the app: three lines, like any shop's."""
+    app = Celery("demo", broker=broker, backend=backend)
+    app.conf.broker_connection_retry_on_startup = True
+    Lanes(app, settings)
+    return app
+
+
+app = make_app(os.environ.get("DEMO_BROKER"), os.environ.get("DEMO_BACKEND"))
