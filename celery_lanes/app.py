@@ -72,7 +72,10 @@ class Lanes:
     def open_store(self) -> Store:
         """Open a store of one's own, as the worker's store thread does."""
         settings = self.settings.store
-        return open_store(self.store_url, prefix=settings.prefix, durability=settings.durability)
+        store: Store = open_store(
+            self.store_url, prefix=settings.prefix, durability=settings.durability
+        )
+        return store
 
     @property
     def store_url(self) -> str:
@@ -131,7 +134,15 @@ class Lanes:
 
 
 def _address(connection: Any) -> tuple[Any, ...]:
-    return (connection.transport_cls, connection.hostname, connection.port, connection.virtual_host)
+    """Say where a connection leads; with failover hosts, to any of them."""
+    if connection.alt:
+        return (connection.transport_cls, *connection.alt)
+    return (
+        connection.transport_cls,
+        connection.hostname,
+        connection.port,
+        connection.virtual_host,
+    )
 
 
 def _replace_classes(app: Any) -> None:

@@ -103,7 +103,7 @@ class StoreSettings(Table):
     """``[store]``: where the lanes' state lives. The URL, with its password, is never shown.
 
     ``url`` is "" for the Celery broker's own, if that is a Redis. ``on_store_down`` is what a
-    publish does without the store: fail, or go to the broker uncapped.
+    publish does without the store: fail, or go to the queue in the broker, to be admitted later.
     """
 
     url: SecretStr = Field(default=SecretStr(""), description="a URL: redis://localhost:6379/0")

@@ -1,7 +1,7 @@
 """Whose call failed: the error keeps its class and message, and says caller, run, lane and model.
 
-    celery -A examples.errors worker -Q lanes.ollama -c 3
-    python examples/errors.py
+celery -A examples.errors worker -Q lanes.ollama -c 3
+python examples/errors.py
 """
 
 from celery import Celery
@@ -13,12 +13,12 @@ lanes = Lanes(app, "config/lanes.toml")
 
 
 @app.task(name="examples.errors.translate")
-def translate(model, text):
+def translate(model: str, text: str) -> str:
     """Fail, as a task does whose input is wrong."""
-    raise ValueError(f"cannot translate {text!r}")
+    raise ValueError(f"{model} cannot translate {text!r}")
 
 
-def main():
+def main() -> None:
     """Publish a call that fails, and find out whose it was."""
     call = translate.apply_async(("ollama/llama3.1:8b", "?"), caller="alice", run_id="run-17")
     try:

@@ -25,7 +25,7 @@ app.conf.beat_schedule = {
 }
 
 
-def main():
+def main() -> None:
     """Publish the entry as beat would, and wait for its result."""
     entry = app.conf.beat_schedule["summarise the day"]
     result = app.send_task(entry["task"], entry["args"], **entry["options"])

@@ -9,7 +9,7 @@ $LLM_OLLAMA:
     celery -A examples.shop lanes status
 """
 
-from celery import Celery
+from celery import Celery, Task
 
 from celery_lanes import CallInfo, Lanes, call_context
 from celery_lanes.tasks import generate
@@ -19,13 +19,13 @@ lanes = Lanes(app, "config/lanes.toml")
 
 
 @app.task(name="examples.shop.summarise", bind=True)
-def summarise(self, model, text):
-    """An existing task: it is routed because it has an argument called ``model``."""
+def summarise(self: Task, model: str, text: str) -> str:
+    """Be an existing task: it is routed because it has an argument called ``model``."""
     info = CallInfo.from_request(self.request)
     return f"{info.caller} had {len(text.split())} words summarised by {model} in lane {info.lane}"
 
 
-def main():
+def main() -> None:
     """Publish in three ways and wait for the results."""
     app.set_current()  # generate is a shared task: it belongs to the current app
     calls = [
@@ -37,7 +37,7 @@ def main():
 
     for call in calls:
         answer = call.get(timeout=60)
-        print(f"{answer['text']!r} in lane {answer['lane']}, after {answer['wait_s']:.2f} s of waiting")
+        print(f"{answer['text']!r} by {answer['lane']}, waited {answer['wait_s']:.2f} s")
     print(report.get(timeout=60))
 
 

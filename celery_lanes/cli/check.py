@@ -54,8 +54,9 @@ def check_redelivery(lanes: Lanes) -> Iterator[Finding]:
     for name, lane in lanes.settings.lanes.items():
         if lane.intake == "broker" and lane.dedupe_ttl_s < visibility_s:
             yield warning(
-                f"lane {name}: dedupe_ttl ({written(lane.dedupe_ttl_s)}) is shorter than the broker's "
-                f"visibility_timeout ({written(visibility_s)}): a call redelivered so late runs again"
+                f"lane {name}: dedupe_ttl ({written(lane.dedupe_ttl_s)}) is shorter than the "
+                f"broker's visibility_timeout ({written(visibility_s)}): a call that is "
+                "redelivered so late runs again"
             )
 
 

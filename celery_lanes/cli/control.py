@@ -40,14 +40,15 @@ def resume(lanes: Lanes, lane: str) -> str:
 
 def cancel(lanes: Lanes, task_id: str) -> str:
     """Cancel what waits under a task id, in whichever lanes it is."""
-    found = {lane: count for lane in lanes.store.lanes() if (count := _cancel(lanes, lane, task_id))}
+    counts = ((lane, _cancel(lanes, lane, task_id)) for lane in lanes.store.lanes())
+    found = [f"{lane}: cancelled {_calls(count)} of {task_id}" for lane, count in counts if count]
     if not found:
         raise CommandFailed(
             f"{task_id} waits in no lane: it is running, has ended, or was never published; "
             f"a running one is stopped by: celery -A ... control revoke --terminate {task_id}",
             REFUSED,
         )
-    return "\n".join(f"{lane}: cancelled {_calls(count)} of {task_id}" for lane, count in found.items())
+    return "\n".join(found)
 
 
 def require_known(lanes: Lanes, lane: str) -> None:

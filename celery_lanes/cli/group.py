@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_SLOTS = 1_000_000
 
 
-class Slots(click.ParamType):
+class Slots(click.ParamType[int | None]):
     """A number of slots, or "default" for what the file says."""
 
     name = "N|default"
@@ -35,23 +35,14 @@ class Slots(click.ParamType):
 
 
 @click.group(cls=LanesGroup, epilog=EXIT_CODES)
-@click.pass_context
-def lanes(ctx: click.Context, **_: Any) -> None:
+def lanes(**_: Any) -> None:
     """See and steer the lanes of an app: celery -A shop lanes status."""
-    app = ctx.obj.app
-    if not hasattr(app, "lanes"):
-        name = getattr(app, "main", None) or "default"
-        raise CommandFailed(
-            f"the Celery app {name!r} has no lanes; name one that has Lanes(app): celery -A shop lanes",
-            USAGE,
-        )
-    ctx.obj.lanes = app.lanes
 
 
 @lanes.command(name="status")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 @click.pass_context
-def _status(ctx: click.Context, *, as_json: bool, **_: Any) -> None:
+def _status(ctx: click.Context, /, *, as_json: bool) -> None:
     """Show cap, running and waiting calls of each lane."""
     snapshots = status.read(_lanes(ctx))
     if as_json:
@@ -64,7 +55,7 @@ def _status(ctx: click.Context, *, as_json: bool, **_: Any) -> None:
 @click.argument("model")
 @click.option("--task", metavar="NAME", help="For a call of this task; it may name its lane.")
 @click.pass_context
-def _route(ctx: click.Context, model: str, task: str | None, **_: Any) -> None:
+def _route(ctx: click.Context, /, model: str, task: str | None) -> None:
     """Say which lane serves MODEL (provider/model), and by which rule."""
     route = route_of(_lanes(ctx), model, task)
     if route is None:
@@ -75,25 +66,34 @@ def _route(ctx: click.Context, model: str, task: str | None, **_: Any) -> None:
 
 @lanes.command(name="set")
 @click.argument("lane")
-@click.option("--max", "slots", type=Slots(), required=True, help="Calls at once, cluster-wide.")
+@click.option(
+    "--max", "slots", metavar="N|default", type=Slots(), required=True,
+    help="Calls at once, cluster-wide.",
+)  # fmt: skip
 @click.pass_context
-def _set(ctx: click.Context, lane: str, slots: int | None, **_: Any) -> None:
-    """Change the cap of LANE at once, for all workers; "default" goes back to the file's."""
+def _set(ctx: click.Context, /, lane: str, slots: int | None) -> None:
+    """Change the cap of LANE for all workers.
+
+    At once, for what waits already, too; "default" goes back to the file's.
+    """
     click.echo(control.set_slots(_lanes(ctx), lane, slots))
 
 
 @lanes.command(name="pause")
 @click.argument("lane")
 @click.pass_context
-def _pause(ctx: click.Context, lane: str, **_: Any) -> None:
-    """Start no more calls of LANE; those that run go on, and new ones are accepted."""
+def _pause(ctx: click.Context, /, lane: str) -> None:
+    """Start no more calls of LANE.
+
+    Those that run go on, and new ones are accepted.
+    """
     click.echo(control.pause(_lanes(ctx), lane))
 
 
 @lanes.command(name="resume")
 @click.argument("lane")
 @click.pass_context
-def _resume(ctx: click.Context, lane: str, **_: Any) -> None:
+def _resume(ctx: click.Context, /, lane: str) -> None:
     """Start calls of LANE again."""
     click.echo(control.resume(_lanes(ctx), lane))
 
@@ -101,7 +101,7 @@ def _resume(ctx: click.Context, lane: str, **_: Any) -> None:
 @lanes.command(name="cancel")
 @click.argument("task_id")
 @click.pass_context
-def _cancel(ctx: click.Context, task_id: str, **_: Any) -> None:
+def _cancel(ctx: click.Context, /, task_id: str) -> None:
     """Take a waiting call off its lane; its result becomes Cancelled."""
     click.echo(control.cancel(_lanes(ctx), task_id))
 
@@ -110,8 +110,12 @@ def _cancel(ctx: click.Context, task_id: str, **_: Any) -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
 @click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for workers.")
 @click.pass_context
-def _check(ctx: click.Context, *, strict: bool, timeout: float, **_: Any) -> None:
-    """Look for what would break a promise: exit code 0 without errors, 1 with."""
+def _check(ctx: click.Context, /, *, strict: bool, timeout: float) -> None:
+    """Look for what would break a promise.
+
+    In the configuration, the store, the tasks' limits and the workers. Exit code 0 without errors
+    (there may be warnings), 1 with.
+    """
     findings = check_app(_lanes(ctx), timeout_s=timeout)
     for line in lines(findings):
         click.echo(line)
@@ -120,7 +124,14 @@ def _check(ctx: click.Context, *, strict: bool, timeout: float, **_: Any) -> Non
 
 def _lanes(ctx: click.Context) -> Lanes:
     """Give the app's lanes, all its task modules being imported."""
-    lanes: Lanes = ctx.obj.lanes
-    lanes.app.loader.import_default_modules()
-    lanes.app.finalize()
-    return lanes
+    app = ctx.obj.app
+    found: Lanes | None = getattr(app, "lanes", None)
+    if found is None:
+        name = getattr(app, "main", None) or "default"
+        raise CommandFailed(
+            f"the Celery app {name!r} has no lanes; name one that has: celery -A shop lanes",
+            USAGE,
+        )
+    app.loader.import_default_modules()
+    app.finalize()
+    return found

@@ -29,7 +29,9 @@ def _version() -> None:
               help="Worker processes that share the lane.")  # fmt: skip
 @click.pass_context
 def _demo(ctx: click.Context, calls: int, cap: int, service_ms: int, workers: int) -> None:
-    """Show the main job: one heavy caller, two light ones, a capped lane; fair, then FIFO.
+    """Show the main job on this machine, within a minute.
+
+    One heavy caller and two light ones on a capped lane, under fair and then under FIFO.
 
     Starts everything it needs (a Valkey server, an HTTP server in place of an LLM, real worker
     processes) and ends it again. Exit code 1 if the cap was exceeded or a call failed.

@@ -17,9 +17,8 @@ from celery_lanes.store.base import Snapshot
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-_COLUMNS = (
-    "cap", "running", "waiting", "oldest wait", "callers waiting", "done last min", "delayed", "dead",
-)  # fmt: skip
+_WORDS = {"lane", "state"}
+_RARE = {"delayed", "dead", "state"}
 _MINUTE_S = 60
 _HOUR_S = 3600
 _MIN_WIDTH = 96
@@ -45,27 +44,30 @@ def print_table(snapshots: Sequence[Snapshot], *, is_plain: bool = False) -> Non
 
 
 def table(snapshots: Sequence[Snapshot]) -> Table:
-    """Draw the lanes."""
-    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    drawn.add_column("lane", no_wrap=True)
-    for name in _COLUMNS:
-        drawn.add_column(name, justify="right")
-    drawn.add_column("state")
-    for snapshot in snapshots:
-        drawn.add_row(*_cells(snapshot), style="" if _is_busy(snapshot) else "dim")
+    """Draw the lanes; ``callers`` have calls waiting, ``oldest`` is the longest wait so far.
+
+    What is rare (delayed and dead calls, a state) has a column only if there is any.
+    """
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    columns = [_cells(snapshot) for snapshot in snapshots] or [{"lane": Text()}]
+    shown = [name for name in columns[0] if name not in _RARE or any(c[name] for c in columns)]
+    for name in shown:
+        drawn.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    for snapshot, cells in zip(snapshots, columns, strict=False):
+        drawn.add_row(*(cells[n] for n in shown), style="" if _is_busy(snapshot) else "dim")
     return drawn
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people read it: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    """Write a time as people read it: 0.4s, 12s, 3m 20s, 2h 5m."""
     if seconds < 10:  # noqa: PLR2004 - from here on tenths tell nothing
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < _MINUTE_S:
-        return f"{whole} s"
+        return f"{whole}s"
     if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S} s"
-    return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S} min"
+        return f"{whole // _MINUTE_S}m {whole % _MINUTE_S}s"
+    return f"{whole // _HOUR_S}h {whole % _HOUR_S // _MINUTE_S}m"
 
 
 def _with_cap(lanes: Lanes, snapshot: Snapshot) -> Snapshot:
@@ -75,21 +77,22 @@ def _with_cap(lanes: Lanes, snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, max_concurrent=lanes.settings.lane(snapshot.lane).max_concurrent)
 
 
-def _cells(snapshot: Snapshot) -> list[Text | str]:
+def _cells(snapshot: Snapshot) -> dict[str, Text]:
+    """Write the row; what is empty is nothing worth a column."""
     is_full = snapshot.max_concurrent is not None and snapshot.running >= snapshot.max_concurrent
     oldest = duration(snapshot.oldest_wait_ms / 1000) if snapshot.waiting else "-"
-    return [
-        snapshot.lane,
-        str(snapshot.max_concurrent),
-        Text(str(snapshot.running), style="green" if is_full else ""),
-        str(snapshot.waiting),
-        oldest,
-        str(snapshot.callers_waiting),
-        str(snapshot.done_last_minute),
-        str(snapshot.delayed),
-        Text(str(snapshot.dead), style="bold red" if snapshot.dead else ""),
-        _state(snapshot),
-    ]
+    return {
+        "lane": Text(snapshot.lane),
+        "cap": Text(str(snapshot.max_concurrent)),
+        "running": Text(str(snapshot.running), style="green" if is_full else ""),
+        "waiting": Text(str(snapshot.waiting)),
+        "oldest": Text(oldest),
+        "callers": Text(str(snapshot.callers_waiting)),
+        "done/min": Text(str(snapshot.done_last_minute)),
+        "delayed": Text(str(snapshot.delayed or "")),
+        "dead": Text(str(snapshot.dead or ""), style="bold red"),
+        "state": _state(snapshot),
+    }
 
 
 def _state(snapshot: Snapshot) -> Text:

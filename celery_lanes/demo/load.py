@@ -28,7 +28,7 @@ class Run:
 
     def __init__(self, app: Any, policy: str, load: Mapping[str, int]) -> None:
         self._app = app
-        self._policy = policy
+        self.policy = policy
         self._load = load
         self._published: dict[str, Published] = {}
         self._pending: set[str] = set()
@@ -42,9 +42,9 @@ class Run:
             for number in range(1, calls + 1):
                 at = time.time()
                 result = task.apply_async(
-                    (model(self._policy), f"{caller} {number}"),
+                    (model(self.policy), f"{caller} {number}"),
                     caller=caller,
-                    run_id=f"demo-{self._policy}",
+                    run_id=f"demo-{self.policy}",
                 )
                 self._published[result.id] = Published(caller, at)
         self._pending = set(self._published)

@@ -1,52 +1,111 @@
-"""The demo from start to end: servers, workers, two runs, a summary; everything is ended again."""
+"""The demo from start to end: two runs of the load, a live table, a summary."""
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 
-from celery_lanes.config import Settings
 from celery_lanes.demo.figures import Figures
 from celery_lanes.demo.load import Run
 from celery_lanes.demo.options import DemoOptions
-from celery_lanes.demo.screen import CallerReading, Reading, Screen, screen_on
-from celery_lanes.demo.shop import MODULE, POLICIES, config, make_app
+from celery_lanes.demo.screen import CallerReading, Reading, screen_on
+from celery_lanes.demo.shop import POLICIES
+from celery_lanes.demo.stage import Stage, staged
 from celery_lanes.demo.summary import faults, summary
-from celery_lanes.testing.embedded import EmbeddedValkey
-from celery_lanes.testing.llm_stub import LLMStub
-from celery_lanes.testing.workers import READY, WorkerProcess
 
 INTERRUPTED = 130
 NARROWEST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What a run needs: the producer's app, and the HTTP server that counts."""
-
-    app: Any
-    stub: LLMStub
-    options: DemoOptions
-
-
 def run_demo(options: DemoOptions, console: Console | None = None) -> int:
     """Run it; 1 if the cap was exceeded or a call failed, 130 if interrupted."""
     console = console or _console()
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with staged(options, console) as stage, screen_on(console) as screen:
-            ...
+        with _ending_on_sigterm():
+            return _run(options, console)
     except KeyboardInterrupt:
-        console.print("\n  stopped; all processes are ended")
+        console.print("\n  stopped; every process is ended")
         return INTERRUPTED
+
+
+def _run(options: DemoOptions, console: Console) -> int:
+    console.print(_introduction(options), "")
+    with staged(options, console) as stage:
+        runs = [run_policy(stage, policy, console) for policy in POLICIES]
+    fair, fifo = runs
+    console.print(summary(fair, fifo, options))
+    return 1 if faults(runs, options) else 0
+
+
+def run_policy(stage: Stage, policy: str, console: Console) -> Figures:
+    """Run the load once."""
+    options = stage.options
+    run = Run(stage.app, policy, options.load)
+    begin = time.monotonic()
+    run.publish()
+    with screen_on(console) as screen:
+        for _ in run.watch(options.deadline_s):
+            screen.show(_read(stage, run, time.monotonic() - begin))
+    return Figures(
+        policy=policy,
+        served=tuple(run.served),
+        failed=run.failed,
+        highest=stage.hosts[policy].stub.highest,
+        requests=stage.hosts[policy].requests,
+        elapsed_s=time.monotonic() - begin,
+    )
+
+
+def _read(stage: Stage, run: Run, elapsed_s: float) -> Reading:
+    host = stage.hosts[run.policy]
+    done, running = run.done(), host.running()
+    callers = tuple(
+        CallerReading(name, total, running[name], done[name])
+        for name, total in stage.options.load.items()
+    )
+    return Reading(
+        policy=run.policy,
+        elapsed_s=elapsed_s,
+        callers=callers,
+        busy=host.stub.inside,
+        highest=host.stub.highest,
+        cap=stage.options.cap,
+    )
+
+
+def _introduction(options: DemoOptions) -> str:
+    load = options.load
+    heavy, *light = load
+    others = " and ".join(light)
+    return (
+        f"\n  [bold]{heavy}[/] queues {load[heavy]} calls, then {others} {load[light[0]]} each, "
+        f"all on one lane: at most [bold]{options.cap}[/] at once.\n"
+        f"  [dim]{options.workers} workers with {options.processes} processes each; an HTTP server "
+        f"takes {options.service_ms} ms for a call and counts.[/]"
+    )
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, NARROWEST)
+    return console
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Clean up on SIGTERM as on Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

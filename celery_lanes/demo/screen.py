@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
 
 from rich import box
@@ -61,22 +60,8 @@ class Screen(Protocol):
 class LiveScreen:
     """A table that is drawn anew in place."""
 
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False)
-
-    def __enter__(self) -> LiveScreen:
-        """Take the terminal."""
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Give it back, the last table staying."""
-        self._live.stop()
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
     def show(self, reading: Reading) -> None:
         """Draw the table."""
@@ -104,8 +89,8 @@ def screen_on(console: Console) -> Iterator[Screen]:
     if not console.is_terminal:
         yield LineScreen(console)
         return
-    with LiveScreen(console) as live:
-        yield live
+    with Live(console=console, auto_refresh=False) as live:
+        yield LiveScreen(live)
 
 
 def line(reading: Reading) -> str:

@@ -11,7 +11,6 @@ from celery_lanes import Lanes, Settings
 from celery_lanes.demo.options import DemoOptions
 
 MODULE = "celery_lanes.demo.shop"
-PROVIDER = "demo"
 POLICIES = ("fair", "fifo")
 
 CONFIG = """
@@ -28,18 +27,18 @@ policy = "fair"
 policy = "fifo"
 
 [[rules]]
-match = "demo/fair"
+match = "fair/*"
 lane = "fair"
 
 [[rules]]
-match = "demo/fifo"
+match = "fifo/*"
 lane = "fifo"
 """
 
 
 def model(policy: str) -> str:
     """Name the model whose lane has this policy."""
-    return f"{PROVIDER}/{policy}"
+    return f"{policy}/demo"
 
 
 def config(store: str, options: DemoOptions) -> str:

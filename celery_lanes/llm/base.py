@@ -1,9 +1,10 @@
-"""The words of an LLM call: a request, its reply, and what both cost."""
+"""The words of an LLM call: a request, its reply, what both cost, and the time it may take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ DEFAULT_MAX_TOKENS = 1024
 
 INPUT_WEIGHT = 1
 OUTPUT_WEIGHT = 2
+CONNECT_TIMEOUT_S = 10.0
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -71,6 +73,37 @@ class Provider(Protocol):
         self, request: Request, *, timeout_s: float, idempotency_key: str | None = None
     ) -> Reply:
         """Answer within ``timeout_s`` seconds, without retries. Raises ``ProviderError``."""
+
+    def close(self) -> None:
+        """Close its connections."""
+
+
+class Deadline(Mapping[str, float]):
+    """The end of a call, as the time-outs that httpcore asks for before each step.
+
+    Each is what is then left of the whole; so they cannot add up to more. Only a provider that
+    sends a little and then stalls can use up to twice the time: the steps within one answer's
+    body share one time-out, and the whole is checked after each piece that arrives.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._ends_at = time.monotonic() + timeout_s
+
+    def __getitem__(self, step: str) -> float:
+        """Give the time-out of a step (connect, pool, write, read) in seconds, never quite 0."""
+        left_s = max(self._ends_at - time.monotonic(), 0.001)
+        return min(left_s, CONNECT_TIMEOUT_S) if step == "connect" else left_s
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("connect", "pool", "write", "read"))
+
+    def __len__(self) -> int:
+        return len(tuple(self))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self._ends_at
 
 
 def estimate_tokens(text: str) -> int:

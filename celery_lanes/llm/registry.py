@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "LLM_"
 _DEFAULT_PATH = "/v1"
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,11 @@ def parse_target(target: object) -> tuple[str, str]:
 
     Raises ``BadRequest`` for anything else.
     """
-    provider, _, model = target.partition("/") if isinstance(target, str) else ("", "", "")
-    if not provider.strip() or not model.strip():
+    provider, _, model = target.strip().partition("/") if isinstance(target, str) else ("", "", "")
+    if not _NAME.fullmatch(provider) or not model:
         example = 'such as "openai/gpt-5-mini"'
         raise BadRequest(f'expected model to be "provider/model", {example}, got {target!r:.100}')
-    return provider.strip(), model.strip()
+    return provider, model
 
 
 class Registry:
@@ -98,6 +100,11 @@ class Registry:
         """
         name, model = parse_target(target)
         return self._provider(_canonical(name)), model
+
+    def close(self) -> None:
+        """Close this process's connections; a forked child leaves its parent's alone."""
+        for key in [key for key in self._open if key[0] == os.getpid()]:
+            self._open.pop(key).close()
 
     def _provider(self, name: str) -> Provider:
         """Give this process's provider: a forked child must not share its parent's connections."""

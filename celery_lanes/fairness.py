@@ -1,0 +1,197 @@
+"""Who is next: weighted fair queueing in the lane's own time, and wall-clock buckets.
+
+Start-time fair queueing (Goyal, 1996) with a virtual time ``V`` that follows the service given:
+
+- an *account* (a caller, or ``*`` for all of a fifo lane) that starts to wait gets the start tag
+  ``S = max(V, F)``; idle time earns no credit. The smallest ``S`` is served next, ties by the
+  sequence number of the account's first call.
+- a grant moves on ``V = max(V, S) + cost / (weights of all who wait)`` and ``F = S + cost / weight``;
+  an account that goes on waiting has ``S = F``. With ``V = S`` alone a stream of new callers would
+  starve everybody else.
+- the real cost corrects both: ``F += (real - charged) / weight`` and ``V += (real - charged) / share``
+  (``share``: the weights at the grant). If ``V`` kept what was only estimated, it would run ahead of
+  all who wait, and a newcomer, who starts at ``V``, would wait until they have caught up. So ``V`` is
+  kept in two parts, *served* and *serving*, and a tag is forgotten only when *served* has passed it.
+- a correction may take ``S`` of a waiting account below ``V``: it waited all the time that it had
+  been charged too much. That is at most what its running calls were charged too much, in sum.
+
+Pure arithmetic, mirrored step by step in ``store/lua/_fair.lua`` and ``_buckets.lua``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+Place = tuple[int, int, str]
+"""(minus priority, sequence number, call): sorts as the calls of an account are served."""
+
+FORGET_AT_ONCE = 100
+
+
+@dataclass(slots=True)
+class Charge:
+    """What a running call has been charged; ``share`` is the weight of all who waited then."""
+
+    cost: float
+    weight: float
+    share: float
+
+
+@dataclass(slots=True)
+class VirtualTime:
+    """The lane's own time: service given, per unit of weight of those who waited for it."""
+
+    served: float = 0.0
+    serving: float = 0.0
+
+    @property
+    def now(self) -> float:
+        """Give V."""
+        return self.served + self.serving
+
+    def begin(self, start: float, charge: Charge) -> None:
+        """Go on for a grant: ``V = max(V, S) + cost / share``."""
+        if start > self.now:
+            self.served += start - self.now
+        self.serving += charge.cost / charge.share
+
+    def correct(self, charge: Charge, cost: float) -> None:
+        """Replace what a running call was charged."""
+        self.serving += (cost - charge.cost) / charge.share
+
+    def finish(self, charge: Charge) -> None:
+        """Count a call's charge as served."""
+        self.serving -= charge.cost / charge.share
+        self.served += charge.cost / charge.share
+
+
+@dataclass(slots=True)
+class FairQueue:
+    """All waiting calls of a lane, by account.
+
+    An account with waiting calls is in the ring (by start tag) or set aside (by the time its
+    bucket refills); ``finishes`` holds F of those that are not in the ring.
+    """
+
+    time: VirtualTime = field(default_factory=VirtualTime)
+    weights: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, list[Place]] = field(default_factory=dict)
+    ring: dict[str, float] = field(default_factory=dict)
+    aside: dict[str, float] = field(default_factory=dict)
+    finishes: dict[str, float] = field(default_factory=dict)
+    total_weight: float = 0.0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+    def places(self) -> Iterator[Place]:
+        """Give every waiting call's place."""
+        for places in self.waiting.values():
+            yield from places
+
+    def weight(self, account: str) -> float:
+        """Give an account's weight."""
+        return self.weights.get(account, 1.0)
+
+    def put(self, account: str, place: Place) -> None:
+        """Let a call wait at its place; an account with nothing waiting enters the ring."""
+        if account not in self.waiting:
+            self.waiting[account] = []
+            self._enter(account)
+        insort(self.waiting[account], place)
+
+    def remove(self, account: str, place: Place) -> None:
+        """Take a call out that will not be granted."""
+        places = self.waiting[account]
+        del places[bisect_left(places, place)]
+        if places:
+            return
+        del self.waiting[account]
+        self.aside.pop(account, None)
+        if account in self.ring:
+            self._leave(account, self.ring[account])
+
+    def first(self) -> tuple[str, Place] | None:
+        """Give the account to serve next, and its first call."""
+        if not self.ring:
+            return None
+        account = min(self.ring, key=lambda name: (self.ring[name], self.waiting[name][0][1]))
+        return account, self.waiting[account][0]
+
+    def take(self, account: str, cost: float) -> Charge:
+        """Grant the account's first call."""
+        start = self.ring[account]
+        charge = Charge(cost, self.weight(account), self.total_weight)
+        self.time.begin(start, charge)
+        self.ring[account] = start + cost / charge.weight
+        self.remove(account, self.waiting[account][0])
+        return charge
+
+    def correct(self, account: str, charge: Charge, cost: float) -> None:
+        """Charge a running call's real cost instead of the estimate; the last word wins."""
+        self.time.correct(charge, cost)
+        self._shift(account, (cost - charge.cost) / charge.weight)
+        charge.cost = cost
+
+    def set_aside(self, account: str, until_ms: float) -> None:
+        """Let the others pass while the account's bucket is empty."""
+        self._leave(account, self.ring[account])
+        self.aside[account] = until_ms
+
+    def come_back(self, account: str) -> None:
+        """Return an account that was set aside to the ring."""
+        del self.aside[account]
+        self._enter(account)
+
+    def reweigh(self, account: str, weight: float) -> None:
+        """Change a weight, also for what waits already."""
+        if account in self.ring:
+            self.total_weight += weight - self.weight(account)
+        self.weights[account] = weight
+
+    def forget_finishes(self) -> None:
+        """Drop tags that say nothing any more, the oldest first."""
+        past = [name for name, finish in self.finishes.items() if finish <= self.time.served]
+        for name in sorted(past, key=lambda name: (self.finishes[name], name))[:FORGET_AT_ONCE]:
+            del self.finishes[name]
+
+    def settle_down(self, *, is_running: bool) -> None:
+        """Start afresh when the lane is empty; let go of rounding errors when nothing runs."""
+        if is_running:
+            return
+        self.time.serving = 0.0
+        if not self.waiting:
+            self.time.served = 0.0
+            self.finishes.clear()
+
+    def _enter(self, account: str) -> None:
+        self.ring[account] = max(self.time.now, self.finishes.pop(account, 0.0))
+        self.total_weight += self.weight(account)
+
+    def _leave(self, account: str, finish: float) -> None:
+        del self.ring[account]
+        self.finishes[account] = finish
+        self.total_weight = self.total_weight - self.weight(account) if self.ring else 0.0
+
+    def _shift(self, account: str, difference: float) -> None:
+        if account in self.ring:
+            self.ring[account] += difference
+        elif account in self.finishes:
+            self.finishes[account] += difference
+        elif difference > 0:
+            self.finishes[account] = self.time.now + difference
+
+
+def ready_at(full_at: float, *, interval_ms: float, burst: float, cost: float) -> float:
+    """Say when a bucket lets ``cost`` pass (GCRA); a cost above the burst passes a full bucket.
+
+    ``full_at`` is when the bucket is full again, the algorithm's "theoretical arrival time".
+    """
+    return full_at - (burst - min(cost, burst)) * interval_ms
+
+
+def spent(full_at: float, now: float, *, interval_ms: float, cost: float) -> float:
+    """Say when a bucket is full again after ``cost`` has passed."""
+    return max(full_at, now) + cost * interval_ms

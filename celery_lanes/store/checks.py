@@ -1,0 +1,107 @@
+"""What a store refuses before anything is sent: odd numbers would lose calls or starve callers.
+
+A cost of 0 gives one caller nearly every grant, 1e18 makes ``V + 1 == V``, NaN sorts nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from celery_lanes.store.base import (
+    MAX_BATCH,
+    MAX_CALLER_BYTES,
+    Bucket,
+    Call,
+    LaneRules,
+    Outcome,
+    Release,
+)
+
+MAX_COST = 1e9
+MAX_TIME_MS = 2**52
+MAX_SLOTS = 100_000
+MAX_PRIORITY = 1000
+
+Item = TypeVar("Item")
+
+
+def chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Cut into batches that one script may take."""
+    for at in range(0, len(items), MAX_BATCH):
+        yield items[at : at + MAX_BATCH]
+
+
+def check_calls(calls: Sequence[Call]) -> None:
+    """Refuse a batch with any call that the store could not keep; none of it is sent."""
+    for call in calls:
+        _check_call(call)
+
+
+def check_releases(releases: Sequence[Release]) -> None:
+    """Refuse releases whose real cost is no sensible number."""
+    for release in releases:
+        Outcome(release.outcome)
+        if release.cost is not None:
+            check_real_cost(release.cost, release.call)
+
+
+def check_real_cost(cost: float, call: str) -> None:
+    """Refuse a real cost outside 0 to 1e9; less than 1 will count as 1."""
+    _check_number(cost, 0, MAX_COST, f"the real cost of call {call!r}")
+
+
+def check_rules(rules: LaneRules) -> None:
+    """Refuse rules that would break the arithmetic."""
+    check_slots(rules.max_concurrent, least=1)
+    _check_number(rules.lease_ttl_ms, 1, MAX_TIME_MS, "lease_ttl_ms")
+    _check_number(rules.max_leases, 1, 1_000_000, "max_leases")
+    _check_number(rules.dedupe_ttl_ms, 0, MAX_TIME_MS, "dedupe_ttl_ms")
+    _check_bucket(rules.rate, "rate")
+    _check_bucket(rules.tokens, "tokens")
+    for caller, caller_rules in rules.callers.items():
+        _check_caller(caller)
+        _check_number(caller_rules.weight, 1e-3, 1e3, f"the weight of caller {caller!r}")
+        _check_bucket(caller_rules.rate, f"the rate of caller {caller!r}")
+
+
+def check_slots(slots: int, *, least: int) -> None:
+    """Refuse a cap that is no whole number from ``least`` on."""
+    _check_number(slots, least, MAX_SLOTS, "max_concurrent", is_whole=True)
+
+
+def _check_call(call: Call) -> None:
+    if not call.id:
+        raise ValueError("expected a call to have an id, got ''")
+    _ = call.id.encode(), call.task_id.encode(), call.task.encode()
+    _check_caller(call.caller)
+    _check_number(call.cost, 1, MAX_COST, f"the cost of call {call.id!r}")
+    _check_number(call.due_ms, 0, MAX_TIME_MS, f"due_ms of call {call.id!r}", is_whole=True)
+    what = f"the priority of call {call.id!r}"
+    _check_number(call.priority, -MAX_PRIORITY, MAX_PRIORITY, what, is_whole=True)
+
+
+def _check_caller(caller: str) -> None:
+    size = len(caller.encode())
+    if size > MAX_CALLER_BYTES:
+        raise ValueError(
+            f"expected a caller of up to {MAX_CALLER_BYTES} UTF-8 bytes, got {size}: {caller[:40]!r}"
+        )
+
+
+def _check_bucket(bucket: Bucket | None, what: str) -> None:
+    if bucket is None:
+        return
+    _check_number(bucket.count, 1e-9, 1e12, f"{what}: count")
+    _check_number(bucket.period_ms, 1, MAX_TIME_MS, f"{what}: period_ms")
+    _check_number(bucket.burst, 1, 1e12, f"{what}: burst")
+
+
+def _check_number(
+    value: float, least: float, most: float, what: str, *, is_whole: bool = False
+) -> None:
+    kinds = int if is_whole else (int, float)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not (is_number and least <= value <= most):  # NaN and infinity fail too
+        kind = "a whole number" if is_whole else "a number"
+        raise ValueError(f"expected {what} to be {kind} from {least:g} to {most:g}, got {value!r}")

@@ -1,0 +1,70 @@
+"""The names of keys and members; what is said here once holds for every script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from celery_lanes.store.base import Policy
+
+EVERYBODY = "*"
+"""The one account of a fifo lane; a quoted caller never looks like this."""
+
+KINDS = (
+    "calls",  # HASH: r:<call> -> record, e:<call> -> envelope
+    "queue",  # ZSET, score 0: account:priority:seq:call, the waiting calls
+    "ring",  # ZSET: seq:account by start tag, those who wait and are not set aside
+    "tags",  # ZSET: account by finish tag, those not in the ring
+    "refill",  # ZSET: account by the time its bucket lets it return
+    "times",  # ZSET: call by its due time if delayed, by minus the time it began to wait
+    "leases",  # ZSET: running call by the lease clock's time of expiry
+    "closing",  # ZSET: closing call by its lease's expiry, 0 = nobody's
+    "index",  # ZSET, score 0: w:<worker>:<call> and t:<task id>:<call>
+    "idle",  # ZSET: worker by the time since when it waits for a call
+    "workers",  # ZSET: worker by the time it was last seen
+    "settled",  # ZSET: call by the time it settled
+    "dead",  # ZSET: record and envelope of a dead letter by the time it was closed
+    "meta",  # HASH: rules, counters, virtual time, buckets, last replies
+)
+
+
+def quoted(text: str) -> str:
+    """Quote any text so that it holds no separator."""
+    return quote(text, safe="")
+
+
+def account_of(policy: Policy, caller: str) -> str:
+    """Name the account that a caller's calls are charged to."""
+    return EVERYBODY if policy is Policy.FIFO else quoted(caller)
+
+
+def checked_name(name: str, what: str) -> str:
+    """Refuse a lane name or prefix that would break the hash tag."""
+    if not name or "{" in name or "}" in name:
+        raise ValueError(f"expected {what} to be a name without braces, got {name!r}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one prefix. All keys of a lane carry one hash tag: one slot of a cluster."""
+
+    prefix: str
+
+    def __post_init__(self) -> None:
+        checked_name(self.prefix, "the store's prefix")
+
+    def of_lane(self, lane: str, kinds: tuple[str, ...]) -> list[str]:
+        """Give a lane's keys of these kinds."""
+        tag = f"{{{self.prefix}:{lane}}}:"
+        return [tag + kind for kind in kinds]
+
+    @property
+    def lanes(self) -> str:
+        """Give the key of the set of lane names."""
+        return f"{self.prefix}:lanes"
+
+    @property
+    def channel(self) -> str:
+        """Give what a worker's wake-up channel begins with."""
+        return f"{self.prefix}:wake:"

@@ -1,0 +1,322 @@
+"""One lane of the memory store: its calls, and the moves a call can make.
+
+Every move is one small function; the verbs in ``memory.py`` are made of them, and so are the
+scripts of the Redis store (``lua/_moves.lua``), with the same names in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from math import ceil
+
+from celery_lanes.fairness import Charge, FairQueue, Place, ready_at, spent
+from celery_lanes.store.base import Bucket, Call, LaneRules, Outcome, Reason, Release
+from celery_lanes.store.keys import quoted
+
+PROMOTE_AT_ONCE = 100
+ASIDE_AT_ONCE = 100
+WAKE_TRIES = 10
+MINUTE_S = 60
+DEFAULT_MAX_LEASES = 5
+DEFAULT_DEDUPE_TTL_MS = 120_000
+DEFAULT_LEASE_TTL_MS = 30_000
+
+
+class State(str, Enum):
+    """Where a call is; settled calls are only remembered by id."""
+
+    WAITING = "waiting"
+    DELAYED = "delayed"
+    RUNNING = "running"
+    CLOSING = "closing"
+
+
+@dataclass(slots=True)
+class Record:
+    """A call and what has become of it. ``since_ms``: when it was admitted, due or put back."""
+
+    call: Call
+    account: str
+    seq: int
+    since_ms: int
+    state: State = State.WAITING
+    attempts: int = 0
+    losses: int = 0
+    is_early: bool = False
+    token: str = ""
+    worker: str = ""
+    granted_at_ms: int = 0
+    reason: Reason = Reason.LOST
+    charge: Charge = field(default_factory=lambda: Charge(0, 1, 1))
+
+    @property
+    def place(self) -> Place:
+        """Give its place in the account's queue: higher priority first, then first come."""
+        return (-self.call.priority, self.seq, self.call.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a worker's last request got: (call, token) pairs."""
+
+    request: int = 0
+    grants: tuple[tuple[str, str], ...] = ()
+    closings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All that is known of one lane. ``publish`` says whether the worker was there to hear it."""
+
+    publish: Callable[[str], bool]
+    now: int = 0
+    rules: LaneRules | None = None
+    override: int | None = None
+    is_paused: bool = False
+    queue: FairQueue = field(default_factory=FairQueue)
+    records: dict[str, Record] = field(default_factory=dict)
+    delayed: dict[str, int] = field(default_factory=dict)
+    leases: dict[str, int] = field(default_factory=dict)
+    closing: dict[str, int] = field(default_factory=dict)
+    idle: dict[str, int] = field(default_factory=dict)
+    workers: dict[str, int] = field(default_factory=dict)
+    replies: dict[str, Reply] = field(default_factory=dict)
+    settled: dict[str, int] = field(default_factory=dict)
+    dead: list[tuple[int, Record]] = field(default_factory=list)
+    done: Counter[int] = field(default_factory=Counter)
+    acks_early: dict[str, bool] = field(default_factory=dict)
+    full_at: dict[str, float] = field(default_factory=dict)
+    seq: int = 0
+    ticked_ms: int | None = None
+    frozen_ms: int = 0
+
+    # -- readings ------------------------------------------------------------------------------
+
+    @property
+    def cap(self) -> int | None:
+        """Give the cap in force, if one is known."""
+        if self.override is not None:
+            return self.override
+        return self.rules.max_concurrent if self.rules else None
+
+    @property
+    def lease_ttl_ms(self) -> int:
+        """Say how long a silent worker keeps its leases."""
+        return self.rules.lease_ttl_ms if self.rules else DEFAULT_LEASE_TTL_MS
+
+    @property
+    def dedupe_ttl_ms(self) -> int:
+        """Say how long a settled call is remembered."""
+        return self.rules.dedupe_ttl_ms if self.rules else DEFAULT_DEDUPE_TTL_MS
+
+    @property
+    def free_slots(self) -> int:
+        """Count the slots that a grant could take; 1 while no cap is known."""
+        if self.is_paused:
+            return 0
+        return 1 if self.cap is None else max(0, self.cap - len(self.leases))
+
+    @property
+    def lease_now(self) -> int:
+        """Read the lease clock: it stands still while no verb could reach the store."""
+        return self.now - self.frozen_ms
+
+    def remembers(self, call: str) -> bool:
+        """Say whether a call has settled not long ago."""
+        settled_at = self.settled.get(call)
+        return settled_at is not None and self.now - settled_at < self.dedupe_ttl_ms
+
+    def tick(self) -> int:
+        """Note that the store is alive; after a silence, or a jump, the lease clock skips it."""
+        gap = 0 if self.ticked_ms is None else self.now - self.ticked_ms
+        self.ticked_ms = self.now
+        if 0 <= gap <= 2 * self.lease_ttl_ms / 3:
+            return 0
+        self.frozen_ms += gap
+        return gap
+
+    # -- moves -----------------------------------------------------------------------------------
+
+    def park(self, record: Record) -> None:
+        """Let a call wait at its place."""
+        record.state = State.WAITING
+        self.queue.put(record.account, record.place)
+
+    def delay(self, record: Record, due_ms: int) -> None:
+        """Let a call wait from a later time on."""
+        record.state, record.since_ms = State.DELAYED, due_ms
+        self.delayed[record.call.id] = due_ms
+
+    def promote(self) -> None:
+        """Let due calls wait and accounts with a refilled bucket return, a bounded number."""
+        due = sorted((due, call) for call, due in self.delayed.items() if due <= self.now)
+        for _, call in due[:PROMOTE_AT_ONCE]:
+            del self.delayed[call]
+            self.park(self.records[call])
+        full = sorted((at, account) for account, at in self.queue.aside.items() if at <= self.now)
+        for _, account in full[:PROMOTE_AT_ONCE]:
+            self.queue.come_back(account)
+
+    def lease(self, record: Record, worker: str, token: str) -> None:
+        """Let a worker hold the call."""
+        record.worker, record.token, record.granted_at_ms = worker, token, self.now
+        held = self.closing if record.state is State.CLOSING else self.leases
+        held[record.call.id] = self.lease_now + self.lease_ttl_ms
+
+    def unlease(self, record: Record) -> None:
+        """Take a running call, or nobody's a closing one, from its worker."""
+        self.leases.pop(record.call.id, None)
+        record.worker = record.token = ""
+
+    def release(self, release: Release) -> None:
+        """End an attempt as its worker says; nothing happens if the token is not the holder's."""
+        record = self.records.get(release.call)
+        if record is None or record.state is not State.RUNNING or record.token != release.token:
+            return
+        self.unlease(record)
+        match release.outcome:
+            case Outcome.DONE:
+                self._finish(record, release.cost)
+            case Outcome.BACK:
+                self.put_back(record)
+            case Outcome.LOST:
+                self.lose(record)
+            case Outcome.STRANGE:
+                self._estrange(record)
+
+    def put_back(self, record: Record) -> None:
+        """Let a call that ran wait again at its place, refunded."""
+        self.recharge(record, 0)
+        record.since_ms = self.now
+        self.park(record)
+
+    def lose(self, record: Record) -> bool:
+        """Deal with a call whose body died; true if it waits again."""
+        if record.is_early:
+            self._give_up(record, Reason.LOST)
+            return False
+        if self._is_dead(record):
+            return False
+        self.put_back(record)
+        return True
+
+    def close_waiting(self, record: Record, reason: Reason) -> None:
+        """Take a call out of the queue, its result to be written by a worker."""
+        if record.state is State.DELAYED:
+            del self.delayed[record.call.id]
+        else:
+            self.queue.remove(record.account, record.place)
+        self._to_closing(record, reason)
+
+    def settle(self, record: Record) -> None:
+        """Forget a call, but for its id."""
+        del self.records[record.call.id]
+        self.settled[record.call.id] = self.now
+
+    def recharge(self, record: Record, cost: float) -> None:
+        """Charge a running call's real cost; the last word wins."""
+        difference = cost - record.charge.cost
+        if not difference:
+            return
+        self.queue.correct(record.account, record.charge, cost)
+        if self.rules and self.rules.tokens and "tokens" in self.full_at:
+            self.full_at["tokens"] += difference * interval_ms(self.rules.tokens)
+
+    def _finish(self, record: Record, cost: float | None) -> None:
+        if cost is not None:
+            self.recharge(record, max(1.0, cost))
+        self.queue.time.finish(record.charge)
+        self.settle(record)
+        self._count_done()
+
+    def _count_done(self) -> None:
+        second = self.now // 1000
+        self.done[second] += 1
+        if len(self.done) > MINUTE_S:
+            del self.done[min(self.done)]
+
+    def _estrange(self, record: Record) -> None:
+        if self._is_dead(record):
+            return
+        self.recharge(record, 0)
+        self.delay(record, self.now + 1000 * 2 ** min(record.losses - 1, 12))
+
+    def _is_dead(self, record: Record) -> bool:
+        record.losses += 1
+        if record.losses < (self.rules.max_leases if self.rules else DEFAULT_MAX_LEASES):
+            return False
+        self._give_up(record, Reason.DEAD)
+        return True
+
+    def _give_up(self, record: Record, reason: Reason) -> None:
+        self.queue.time.finish(record.charge)
+        self._to_closing(record, reason)
+
+    def _to_closing(self, record: Record, reason: Reason) -> None:
+        record.state, record.reason = State.CLOSING, reason
+        self.closing[record.call.id] = 0
+
+    # -- buckets ----------------------------------------------------------------------------------
+
+    def caller_ready_at(self, account: str) -> float:
+        """Say when the account's own bucket lets one call pass."""
+        return self._ready_at(f"rate:{account}", self._caller_rate(account), 1.0)
+
+    def lane_ready_at(self, cost: float) -> float:
+        """Say when the lane's buckets let a call of this cost pass."""
+        rules = self.rules
+        rate = self._ready_at("rate", rules.rate if rules else None, 1.0)
+        return max(rate, self._ready_at("tokens", rules.tokens if rules else None, cost))
+
+    def spend(self, account: str, cost: float) -> None:
+        """Take a granted call's share out of every bucket."""
+        self._spend(f"rate:{account}", self._caller_rate(account), 1.0)
+        if self.rules:
+            self._spend("rate", self.rules.rate, 1.0)
+            self._spend("tokens", self.rules.tokens, cost)
+
+    def _caller_rate(self, account: str) -> Bucket | None:
+        callers = self.rules.callers if self.rules else {}
+        return next((rules.rate for name, rules in callers.items() if quoted(name) == account), None)
+
+    def _ready_at(self, name: str, bucket: Bucket | None, cost: float) -> float:
+        if bucket is None:
+            return 0.0
+        full_at = self.full_at.get(name, 0.0)
+        return ready_at(full_at, interval_ms=interval_ms(bucket), burst=bucket.burst, cost=cost)
+
+    def _spend(self, name: str, bucket: Bucket | None, cost: float) -> None:
+        if bucket is not None:
+            full_at, interval = self.full_at.get(name, 0.0), interval_ms(bucket)
+            self.full_at[name] = spent(full_at, self.now, interval_ms=interval, cost=cost)
+
+    # -- waking -----------------------------------------------------------------------------------
+
+    def wake(self, count: int = 1) -> None:
+        """Wake idle workers, those first that have waited longest."""
+        for _ in range(count):
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        for _ in range(WAKE_TRIES):
+            if not self.idle:
+                return
+            worker = min(self.idle, key=lambda name: (self.idle[name], name))
+            del self.idle[worker]
+            if self.publish(worker):
+                return
+
+    def due_in_ms(self, blocked_until: float | None) -> int | None:
+        """Say in how long something will be due without anybody's doing."""
+        times = [*self.delayed.values(), *self.queue.aside.values()]
+        if blocked_until is not None:
+            times.append(blocked_until)
+        return max(1, ceil(min(times) - self.now)) if times else None
+
+
+def interval_ms(bucket: Bucket) -> float:
+    """Say how long one unit takes to refill."""
+    return bucket.period_ms / bucket.count

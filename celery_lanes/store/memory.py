@@ -1,0 +1,294 @@
+"""The lane store in plain Python, for one process: the readable specification of the verbs.
+
+Eager mode, unit tests and ``memory://`` use it. Every verb runs under one lock, so producer and
+worker threads of the process may share it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+
+from celery_lanes.errors import LaneNotConfigured, NotQueued
+from celery_lanes.store.base import (
+    MAX_BATCH,
+    Call,
+    Delayed,
+    Duplicate,
+    LaneRules,
+    Parked,
+    Policy,
+    Reaped,
+    Reason,
+    Release,
+    Renewal,
+    Snapshot,
+    Turn,
+    Verdict,
+)
+from celery_lanes.store.checks import (
+    check_calls,
+    check_real_cost,
+    check_releases,
+    check_rules,
+    check_slots,
+)
+from celery_lanes.store.ears import MemoryEar
+from celery_lanes.store.keys import account_of, checked_name, quoted
+from celery_lanes.store.leases import (
+    extend,
+    reap_closing,
+    reap_running,
+    take_back_unnamed,
+    trim,
+    trim_settled,
+)
+from celery_lanes.store.ledger import Ledger, Record, State
+from celery_lanes.store.turn import take_turn
+
+WAKE_AT_ONCE = 10
+
+
+def epoch_ms() -> int:
+    """Read this process's clock, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def random_token() -> str:
+    """Make a lease token: random, as a counter might come back after a failover."""
+    return uuid.uuid4().hex
+
+
+class MemoryStore:
+    """The verbs over dicts.
+
+    Args:
+        clock: milliseconds since the epoch; tests pass their own.
+        token: makes lease tokens; tests pass their own.
+    """
+
+    def __init__(
+        self, clock: Callable[[], int] = epoch_ms, token: Callable[[], str] = random_token
+    ) -> None:
+        self._clock = clock
+        self._token = token
+        self._lock = RLock()
+        self._lanes: dict[str, Ledger] = {}
+        self._ears: dict[str, MemoryEar] = {}
+
+    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+        """Park calls, once each, and wake one idle worker."""
+        check_calls(calls)
+        with self._open(lane) as ledger:
+            first_due = min(ledger.delayed.values(), default=None)
+            verdicts = [_admit_one(ledger, call, policy) for call in calls]
+            is_sooner = min(ledger.delayed.values(), default=None) != first_due
+            is_parked = any(isinstance(verdict, Parked) for verdict in verdicts)
+            if (is_parked or is_sooner) and ledger.free_slots:
+                ledger.wake()
+            return verdicts
+
+    def next(
+        self,
+        lane: str,
+        *,
+        worker: str,
+        request: int,
+        want: int,
+        releases: Sequence[Release] = (),
+        closings: int = 0,
+    ) -> Turn:
+        """Release, then grant; a repeated request gets the same grants again."""
+        check_releases(releases)
+        tokens = [self._token() for _ in range(min(want, MAX_BATCH))]
+        closing_tokens = [self._token() for _ in range(min(closings, MAX_BATCH))]
+        with self._open(lane) as ledger:
+            ledger.tick()
+            ledger.workers[worker] = ledger.now
+            for release in releases:
+                ledger.release(release)
+            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            if ledger.rules is None:
+                raise LaneNotConfigured
+            if releases:
+                trim_settled(ledger, 2 * len(releases))
+            return take_turn(ledger, worker, request, tokens, closing_tokens)
+
+    def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
+        """Extend exactly the named leases; put back what the worker has not named for 5 s."""
+        with self._open(lane) as ledger:
+            ledger.tick()
+            ledger.workers[worker] = ledger.now
+            lost = tuple(call for call, token in held if not extend(ledger, worker, call, token))
+            put_back = take_back_unnamed(ledger, worker)
+            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.wake(min(put_back, WAKE_AT_ONCE))
+            return Renewal(lost, put_back)
+
+    def reap(self, lane: str) -> Reaped:
+        """Deal with expired leases, unless the clock has stood still."""
+        with self._open(lane) as ledger:
+            trim(ledger)
+            if extended := ledger.tick():
+                return Reaped(extended_ms=extended)
+            waits = reap_running(ledger)
+            unheld = reap_closing(ledger)
+            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
+            return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
+
+    def cancel(self, lane: str, task_id: str) -> int:
+        """Move the waiting and delayed calls of a task id to closing."""
+        with self._open(lane) as ledger:
+            of_task = [r for r in ledger.records.values() if r.call.task_id == task_id]
+            for record in of_task:
+                if record.state in (State.WAITING, State.DELAYED):
+                    ledger.close_waiting(record, Reason.CANCELLED)
+            cancelled = sum(_is_cancelled(record) for record in of_task)  # a repeat counts the same
+            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.wake(min(cancelled, 1))
+        if not cancelled:
+            raise NotQueued
+        return cancelled
+
+    def close(self, lane: str, *, call: str, token: str) -> bool:
+        """Settle a closing call, its result being written."""
+        with self._open(lane) as ledger:
+            record = ledger.records.get(call)
+            if record is None or record.state is not State.CLOSING or record.token != token:
+                return False
+            if record.reason is Reason.DEAD:
+                ledger.dead.append((ledger.now, record))
+            del ledger.closing[call]
+            ledger.settle(record)
+            return True
+
+    def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
+        """Charge the caller what a running call really cost; the last word wins."""
+        check_real_cost(cost, call)
+        with self._open(lane) as ledger:
+            record = ledger.records.get(call)
+            if record is None or record.state is not State.RUNNING or record.token != token:
+                return False
+            ledger.recharge(record, max(1.0, cost))
+            return True
+
+    def configure(self, lane: str, rules: LaneRules) -> None:
+        """Write a lane's rules."""
+        check_rules(rules)
+        with self._open(lane) as ledger:
+            ledger.acks_early.update(rules.acks_early)
+            ledger.rules = rules
+            _reweigh(ledger, rules)
+            for account in sorted(ledger.queue.aside, key=lambda a: (ledger.queue.aside[a], a)):
+                ledger.queue.come_back(account)  # its bucket may be another now
+            ledger.wake(_takers(ledger))
+
+    def set_max_concurrent(self, lane: str, slots: int | None) -> None:
+        """Change the cap for the whole cluster at once."""
+        if slots is not None:
+            check_slots(slots, least=0)
+        with self._open(lane) as ledger:
+            ledger.override = slots
+            ledger.wake(_takers(ledger))
+
+    def set_paused(self, lane: str, *, paused: bool) -> None:
+        """Stop or resume grants."""
+        with self._open(lane) as ledger:
+            ledger.is_paused = paused
+            ledger.wake(_takers(ledger))
+
+    def snapshot(self, lane: str) -> Snapshot:
+        """Read a lane."""
+        with self._open(lane) as ledger:
+            return _snapshot(lane, ledger)
+
+    def lanes(self) -> list[str]:
+        """Name every lane that has been used."""
+        with self._lock:
+            return sorted(self._lanes)
+
+    def listen(self, worker: str) -> MemoryEar:
+        """Open this worker's ear."""
+        with self._lock:
+            ear = self._ears[worker] = MemoryEar(forget=lambda: self._ears.pop(worker, None))
+            return ear
+
+    def warnings(self) -> list[str]:
+        """Say what endangers the promises."""
+        return ["the store is this process's memory: what waits is lost when it ends"]
+
+    def disconnect(self) -> None:
+        """Do nothing: there is no connection."""
+
+    @contextmanager
+    def _open(self, lane: str) -> Iterator[Ledger]:
+        checked_name(lane, "the lane's name")
+        with self._lock:
+            if lane not in self._lanes:
+                self._lanes[lane] = Ledger(publish=lambda worker: self._publish(worker, lane))
+            ledger = self._lanes[lane]
+            ledger.now = self._clock()
+            yield ledger
+
+    def _publish(self, worker: str, lane: str) -> bool:
+        ear = self._ears.get(worker)
+        if ear is not None:
+            ear.hear(lane)
+        return ear is not None
+
+
+def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
+    if call.id in ledger.records:
+        return Duplicate(ledger.records[call.id].state.value)
+    if call.remember and ledger.remembers(call.id):
+        return Duplicate("settled")
+    ledger.seq += 1
+    record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
+    ledger.records[call.id] = record
+    if call.due_ms > ledger.now:
+        ledger.delay(record, call.due_ms)
+        return Delayed(call.due_ms)
+    ahead = len(ledger.queue)
+    ledger.park(record)
+    return Parked(ahead)
+
+
+def _is_cancelled(record: Record) -> bool:
+    return record.state is State.CLOSING and record.reason is Reason.CANCELLED
+
+
+def _reweigh(ledger: Ledger, rules: LaneRules) -> None:
+    weights = {quoted(name): caller.weight for name, caller in rules.callers.items()}
+    for account in list(ledger.queue.weights):
+        if account not in weights:
+            ledger.queue.reweigh(account, 1.0)
+            del ledger.queue.weights[account]
+    for account, weight in weights.items():
+        ledger.queue.reweigh(account, weight)
+
+
+def _takers(ledger: Ledger) -> int:
+    return min(ledger.free_slots, len(ledger.queue), WAKE_AT_ONCE)
+
+
+def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
+    waiting = [ledger.records[call].since_ms for _, _, call in ledger.queue.places()]
+    minute = ledger.now // 1000 - 59
+    return Snapshot(
+        lane=lane,
+        max_concurrent=ledger.cap,
+        paused=ledger.is_paused,
+        running=len(ledger.leases),
+        waiting=len(waiting),
+        delayed=len(ledger.delayed),
+        closing=len(ledger.closing),
+        dead=len(ledger.dead),
+        callers_waiting=len(ledger.queue.waiting),
+        oldest_wait_ms=max(0, ledger.now - min(waiting, default=ledger.now)),
+        done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
+        workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
+    )

@@ -1,0 +1,116 @@
+"""One worker's turn with a lane of the memory store: what ``next`` gives after the releases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from celery_lanes.fairness import Place
+from celery_lanes.store.base import Closing, Grant, Turn
+from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply, State
+
+
+def take_turn(
+    ledger: Ledger, worker: str, request: int, tokens: Sequence[str], closing_tokens: Sequence[str]
+) -> Turn:
+    """Grant and hand out; repeat the last answer; give nothing to a request older than that."""
+    last = ledger.replies.get(worker, Reply())
+    if request < last.request:
+        reply, wanted, blocked_until = Reply(), 0, None
+    elif request == last.request:
+        reply, wanted, blocked_until = last, len(tokens), None
+    else:
+        reply, blocked_until = _serve(ledger, worker, request, tokens, closing_tokens)
+        wanted = len(tokens)
+    if request >= last.request:
+        ledger.idle.pop(worker, None)
+    is_idle = len(reply.grants) < wanted
+    if _is_another_needed(ledger, reply, is_idle=is_idle, is_blocked=blocked_until is not None):
+        ledger.wake()
+    if is_idle:
+        ledger.idle[worker] = ledger.now
+    return _turn(ledger, reply, blocked_until)
+
+
+def _serve(
+    ledger: Ledger, worker: str, request: int, tokens: Sequence[str], closing_tokens: Sequence[str]
+) -> tuple[Reply, float | None]:
+    ledger.promote()
+    ledger.queue.forget_finishes()
+    closings = _hand_out(ledger, worker, closing_tokens)
+    grants, blocked_until = _grant(ledger, worker, tokens)
+    reply = ledger.replies[worker] = Reply(request, grants, closings)
+    return reply, blocked_until
+
+
+def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool, is_blocked: bool) -> bool:
+    """Say whether to wake somebody else; never so that two idle workers wake each other for ever."""
+    is_closing_left = any(not until for until in ledger.closing.values())
+    if is_closing_left and (reply.closings or not is_idle):
+        return True
+    is_grant_left = bool(ledger.queue.ring and ledger.free_slots)
+    return is_grant_left and not is_idle and not is_blocked
+
+
+def _hand_out(
+    ledger: Ledger, worker: str, tokens: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    unheld = sorted(call for call, until in ledger.closing.items() if not until)
+    pairs = tuple(zip(unheld, tokens))
+    for call, token in pairs:
+        ledger.lease(ledger.records[call], worker, token)
+    return pairs
+
+
+def _grant(
+    ledger: Ledger, worker: str, tokens: Sequence[str]
+) -> tuple[tuple[tuple[str, str], ...], float | None]:
+    """Grant up to one call per token; says also until when the lane's bucket lets nothing pass."""
+    granted: list[tuple[str, str]] = []
+    tries = len(tokens) + ASIDE_AT_ONCE
+    while len(granted) < len(tokens) and ledger.free_slots and (first := ledger.queue.first()):
+        account, (_, _, call) = first
+        cost = ledger.records[call].call.cost
+        tries -= 1
+        if tries < 0:
+            return tuple(granted), ledger.now
+        if (at := ledger.caller_ready_at(account)) > ledger.now:
+            ledger.queue.set_aside(account, at)
+        elif (at := ledger.lane_ready_at(cost)) > ledger.now:
+            return tuple(granted), at
+        else:
+            token = tokens[len(granted)]
+            _start(ledger, first, worker, token)
+            granted.append((call, token))
+    return tuple(granted), None
+
+
+def _start(ledger: Ledger, first: tuple[str, Place], worker: str, token: str) -> None:
+    account, (_, _, call) = first
+    record = ledger.records[call]
+    record.charge = ledger.queue.take(account, record.call.cost)
+    ledger.spend(account, record.call.cost)
+    record.state = State.RUNNING
+    record.attempts += 1
+    record.is_early = ledger.acks_early.get(record.call.task, False)
+    ledger.lease(record, worker, token)
+
+
+def _turn(ledger: Ledger, reply: Reply, blocked_until: float | None) -> Turn:
+    grants = [_as_grant(record) for record in _still_held(ledger, reply.grants, State.RUNNING)]
+    closings = [_as_closing(record) for record in _still_held(ledger, reply.closings, State.CLOSING)]
+    return Turn(tuple(grants), tuple(closings), ledger.due_in_ms(blocked_until))
+
+
+def _still_held(ledger: Ledger, pairs: Sequence[tuple[str, str]], state: State) -> list[Record]:
+    records = [(ledger.records.get(call), token) for call, token in pairs]
+    return [r for r, token in records if r and r.token == token and r.state is state]
+
+
+def _as_grant(record: Record) -> Grant:
+    wait_ms = max(0, record.granted_at_ms - record.since_ms)
+    call = record.call
+    return Grant(call.id, record.token, call.caller, record.attempts, wait_ms, call.envelope)
+
+
+def _as_closing(record: Record) -> Closing:
+    return Closing(record.call.id, record.token, record.reason, record.call.envelope)

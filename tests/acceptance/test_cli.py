@@ -1,0 +1,359 @@
+"""The commands, as a person or a script uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from celery.bin.base import CLIContext
+from click.testing import CliRunner
+
+from celery_lanes import Lanes, Settings
+from celery_lanes.cli import lanes as lanes_group
+from celery_lanes.cli import main
+from celery_lanes.cli.status import duration, to_json
+from celery_lanes.store.base import Call, Policy, Snapshot
+from celery_lanes.testing.embedded import EmbeddedValkey
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = {
+    "lanes": {
+        "ollama": {"max_concurrent": 3},
+        "gpu-imagine": {"policy": "fifo", "max_concurrent": 1},
+        "foreman*": {"exec_timeout": "30m"},
+    },
+    "rules": [
+        {"match": "ollama-cloud/*", "lane": "ollama"},
+        {"match": "ollama/*", "lane": "ollama"},
+    ],
+}
+
+
+class Shell:
+    """Runs ``celery -A shop lanes ...`` in this process."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, *words):
+        obj = CLIContext(app=self.app, no_color=True, workdir=None)
+        return CliRunner().invoke(lanes_group, list(words), obj=obj)
+
+    @property
+    def store(self):
+        return self.app.lanes.store
+
+
+def make_shell(store_url, **more):
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    Lanes(app, Settings.parse({"store": {"url": store_url}, **CONFIG, **more}))
+    return Shell(app)
+
+
+@pytest.fixture
+def valkey():
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture
+def shell(valkey):
+    shell = make_shell(valkey.url(2))
+    yield shell
+    shell.store.disconnect()
+    shell.app.close()
+
+
+def park(shell, lane, *ids, caller="alice"):
+    calls = [Call(id=i, task_id=i, task="shop.summarise", caller=caller) for i in ids]
+    shell.store.admit(lane, calls, policy=Policy.FAIR)
+
+
+def test_status_lists_configured_and_used_lanes(shell):
+    park(shell, "openai", "a", "b")
+
+    shown = shell("status")
+
+    assert shown.exit_code == 0
+    rows = {line.split()[0]: line.split() for line in shown.output.splitlines() if line.strip()}
+    assert {"ollama", "gpu-imagine", "openai"} <= set(rows)
+    assert rows["ollama"][1:4] == ["3", "0", "0"]
+    assert rows["openai"][1:4] == ["4", "0", "2"]
+    assert "\x1b" not in shown.output
+
+
+def test_status_json_is_a_list_of_objects_with_units_in_their_names(shell):
+    park(shell, "ollama", "a")
+    park(shell, "ollama", "b", caller="bob")
+
+    shown = json.loads(shell("status", "--json").output)
+
+    ollama = next(lane for lane in shown if lane["lane"] == "ollama")
+    assert (ollama["max_concurrent"], ollama["waiting"], ollama["callers_waiting"]) == (3, 2, 2)
+    assert ollama["oldest_wait_ms"] >= 0
+
+
+def test_a_snapshot_is_written_out_in_full():
+    snapshot = Snapshot(
+        lane="größe", max_concurrent=2, paused=True, running=1, waiting=2, delayed=3, closing=4,
+        dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
+    )  # fmt: skip
+
+    written = json.loads(to_json([snapshot]))
+
+    assert written == [{name: getattr(snapshot, name) for name in Snapshot.__slots__}]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0.0s"), (0.44, "0.4s"), (12.4, "12s"), (59.6, "1m 0s"), (7500, "2h 5m")],
+    ids=str,
+)
+def test_a_wait_is_written_as_people_read_it(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("model", "lane", "reason"),
+    [
+        ("ollama/llama3.1:8b", "ollama", 'rule 2 of 2: match = "ollama/*"'),
+        ("ollama-cloud/x", "ollama", 'rule 1 of 2: match = "ollama-cloud/*"'),
+        ("openai/gpt-5-mini", "openai", "the provider's name"),
+    ],
+    ids=["second-rule", "first-rule", "provider"],
+)
+def test_route_names_lane_queue_and_rule(shell, model, lane, reason):
+    shown = shell("route", model)
+
+    assert shown.exit_code == 0
+    assert f"lane   {lane}\nqueue  lanes.{lane}\n" in shown.output
+    assert reason in shown.output
+
+
+def test_route_of_a_task_that_names_its_lane(shell):
+    @shell.app.task(name="shop.imagine", lane="gpu-imagine")
+    def imagine(prompt): ...
+
+    shown = shell("route", "ollama/x", "--task", "shop.imagine")
+
+    assert "lane   gpu-imagine" in shown.output
+    assert "task shop.imagine names its lane" in shown.output
+
+
+def test_route_of_what_no_lane_serves_is_refused(shell):
+    shown = shell("route", "llama3")
+
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "'llama3' is routed to no lane" in shown.stderr
+
+
+def test_route_of_an_unknown_task_is_a_usage_error(shell):
+    shown = shell("route", "ollama/x", "--task", "shop.nope")
+
+    assert shown.exit_code == 2
+    assert "the app has no task 'shop.nope'" in shown.stderr
+
+
+def test_set_changes_the_cap_and_default_takes_it_back(shell):
+    changed = shell("set", "ollama", "--max", "7")
+    cap = shell.store.snapshot("ollama").max_concurrent
+    back = shell("set", "ollama", "--max", "default")
+
+    assert changed.output == "ollama: at most 7 at once (configured: 3)\n"
+    assert cap == 7
+    assert back.output == "ollama: at most 3 at once, as configured\n"
+    assert shell.store.snapshot("ollama").max_concurrent in {None, 3}
+
+
+@pytest.mark.parametrize("slots", ["0", "-1", "many", "1.5", "1000001", "²"])
+def test_set_refuses_what_is_no_number_of_slots(shell, slots):
+    shown = shell("set", "ollama", f"--max={slots}")
+
+    assert shown.exit_code == 2
+    assert 'expected a positive integer or "default"' in shown.stderr
+
+
+def test_pause_and_resume(shell):
+    park(shell, "ollama", "a")
+
+    paused = shell("pause", "ollama")
+    is_paused = shell.store.snapshot("ollama").paused
+    table = shell("status").output
+    resumed = shell("resume", "ollama")
+
+    assert paused.output == "ollama: paused; 0 still running, 1 waiting\n"
+    assert is_paused
+    assert "paused" in table
+    assert resumed.output == "ollama: resumed; 1 waiting\n"
+    assert not shell.store.snapshot("ollama").paused
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("set", "olama", "--max", "2"), ("pause", "olama"), ("resume", "olama")],
+    ids=["set", "pause", "resume"],
+)
+def test_an_unknown_lane_is_a_usage_error_with_the_nearest_names(shell, words):
+    shown = shell(*words)
+
+    assert shown.exit_code == 2
+    assert shown.stderr == "celery lanes: there is no lane 'olama'; did you mean ollama?\n"
+    assert "olama" not in shell.store.lanes()
+
+
+def test_a_lane_of_a_family_is_known_before_its_first_call(shell):
+    assert shell("pause", "foreman-m5").exit_code == 0
+
+
+def test_cancel_takes_a_waiting_call_off_its_lane(shell):
+    park(shell, "ollama", "a", "b")
+
+    shown = shell("cancel", "a")
+
+    assert shown.output == "ollama: cancelled 1 call of a\n"
+    assert shell.store.snapshot("ollama").waiting == 1
+
+
+def test_cancel_of_what_does_not_wait_is_refused(shell):
+    park(shell, "ollama", "a")
+
+    shown = shell("cancel", "b")
+
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "b waits in no lane" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("set", "ollama", "--max", "2"), ("pause", "ollama"), ("cancel", "a")],
+    ids=lambda words: words[0],
+)
+def test_a_store_that_is_away_is_one_line_and_exit_code_3(words):
+    shown = make_shell("redis://127.0.0.1:1/0")(*words)
+
+    assert (shown.exit_code, shown.stdout) == (3, "")
+    assert shown.stderr.startswith("celery lanes: ")
+    assert shown.stderr.count("\n") == 1
+
+
+def test_an_app_without_lanes_is_a_usage_error():
+    shown = Shell(Celery("bare", set_as_current=False))("status")
+
+    assert shown.exit_code == 2
+    assert "the Celery app 'bare' has no lanes" in shown.stderr
+
+
+def test_a_broken_file_is_a_usage_error_with_a_line_for_each_problem(tmp_path):
+    file = tmp_path / "lanes.toml"
+    file.write_text("[defaults]\nmax_concurrent = 0\npolicy = 'random'\n")
+    app = Celery("shop", set_as_current=False)
+    Lanes(app, file)
+
+    status, check = Shell(app)("status"), Shell(app)("check")
+
+    assert (status.exit_code, status.stderr.count("celery lanes: expected")) == (2, 2)
+    assert (check.exit_code, check.output.count("error: expected")) == (1, 2)
+
+
+def test_check_finds_limits_that_do_not_hold(valkey):
+    shell = make_shell(valkey.url(2))
+
+    @shell.app.task(name="shop.limited", rate_limit="10/m", soft_time_limit=60, time_limit=30)
+    def limited(model): ...
+
+    @shell.app.task(name="shop.plain", rate_limit="10/m")
+    def plain(order): ...
+
+    shown = shell("check", "--timeout", "0.1")
+
+    assert shown.exit_code == 1
+    assert "task shop.limited: rate_limit '10/m' does not hold in a lane" in shown.output
+    assert "soft_time_limit (1m) is not shorter than time_limit (30s)" in shown.output
+    assert (
+        "own time limit (30s) ends a call before the exec_timeout of lane foreman*" in shown.output
+    )
+    assert "shop.plain" not in shown.output
+
+
+def test_check_finds_a_store_that_forgets(shell):
+    shown = shell("check", "--timeout", "0.1")
+
+    warnings = [line for line in shown.output.splitlines() if "warning:" in line]
+    assert any("appendonly" in line or "persist" in line for line in warnings)
+
+
+def test_check_finds_calls_that_wait_for_nobody(shell):
+    park(shell, "openai", "a", "b")
+
+    shown = shell("check", "--timeout", "0.1")
+
+    assert shown.exit_code == 1
+    assert "lane openai: 2 waiting and no worker: celery worker -Q lanes.openai" in shown.output
+
+
+def test_check_with_warnings_alone_passes_unless_strict(shell):
+    assert shell("check", "--timeout", "0.1").exit_code == 0
+    assert shell("check", "--timeout", "0.1", "--strict").exit_code == 1
+
+
+def test_check_finds_a_store_that_is_away_once():
+    shown = make_shell("redis://127.0.0.1:1/0")("check", "--timeout", "0.1")
+
+    assert shown.exit_code == 1
+    assert shown.output.count("the lane store cannot be reached") == 1
+
+
+def test_check_finds_a_redelivery_that_comes_too_late_to_be_known(valkey):
+    lanes = {"ollama": {"intake": "broker"}, "openai": {}}
+    shell = make_shell(valkey.url(2), lanes=lanes)
+    shell.app.conf.broker_url = valkey.url(0)
+
+    shown = shell("check", "--timeout", "0.1")
+
+    assert "lane ollama: dedupe_ttl (2m) is shorter than the broker's visibility_timeout (1h)" in (
+        shown.output
+    )
+    assert "lane openai: dedupe_ttl" not in shown.output
+
+
+def test_the_help_lists_the_exit_codes(shell):
+    shown = shell("--help")
+
+    assert "Exit codes:\n    0  done\n" in shown.output
+
+
+def test_celery_finds_the_commands_by_their_entry_point(valkey, tmp_path):
+    (tmp_path / "shop.py").write_text(
+        "from celery import Celery\nfrom celery_lanes import Lanes\n"
+        f"app = Celery('shop', broker={valkey.url(0)!r})\nlanes = Lanes(app)\n"
+    )
+    command = [sys.executable, "-m", "celery", "-A", "shop", "lanes", "status", "--json"]
+
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout) == []
+
+
+def test_the_script_of_its_own_says_its_version():
+    shown = CliRunner().invoke(main, ["version"])
+
+    assert shown.exit_code == 0
+    assert shown.output[0].isdigit()
+
+
+def _environment():
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CELERY")}
+    return {
+        **inherited,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")]),
+    }

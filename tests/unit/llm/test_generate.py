@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from celery import Celery
+
+from celery_lanes import errors, tasks
+from celery_lanes.callinfo import HEADER
+from celery_lanes.llm.registry import Registry
+
+
+class Lanes:
+    """Keeps what it is told to settle."""
+
+    def __init__(self):
+        self.settled = []
+
+    def settle(self, request, cost):
+        self.settled.append((request.id, cost))
+
+
+@pytest.fixture
+def generate(monkeypatch, completion):
+    """The task in an app of its own; ``generate.sent`` is what went out."""
+    sent = []
+
+    def answer(request):
+        sent.append(request)
+        return httpx.Response(200, json=completion)
+
+    registry = Registry({"LLM_M1": "openai://k@llm.test/v1"}, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(tasks, "registry", registry)
+    with Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False) as app:
+        app.lanes = Lanes()
+        task = app.tasks["celery_lanes.generate"]
+        task.sent = sent
+        yield task
+
+
+def test_a_prompt_becomes_a_result(generate):
+    result = generate.apply(("m1/small", "hi"), task_id="t1").get()
+
+    run_s = result.pop("run_s")
+    assert run_s >= 0
+    assert result == {
+        "text": "hello",
+        "usage": {"input_tokens": 7, "output_tokens": 3},
+        "model": "small-2026",
+        "finish_reason": "stop",
+        "lane": None,
+        "wait_s": None,
+    }
+    assert json.loads(generate.sent[0].content)["messages"] == [{"role": "user", "content": "hi"}]
+    assert generate.sent[0].headers["idempotency-key"] == "t1"
+
+
+def test_a_lane_call_says_its_lane_and_wait(generate):
+    header = {"lane": "m1", "wait_s": 1.5, "nonce": "n1"}
+
+    result = generate.apply(("m1/small", "hi"), headers={HEADER: header}).get()
+
+    assert (result["lane"], result["wait_s"]) == ("m1", 1.5)
+    assert generate.sent[0].headers["idempotency-key"] == "n1"
+
+
+def test_the_real_cost_is_settled(generate):
+    generate.apply(("m1/small", "hi"), task_id="t1")
+
+    assert generate.app.lanes.settled == [("t1", 7 + 2 * 3)]
+
+
+def test_an_app_without_lanes_generates_as_well(generate):
+    del generate.app.lanes
+
+    assert generate.apply(("m1/small", "hi")).get()["text"] == "hello"
+
+
+def test_messages_and_parameters_are_sent(generate):
+    messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+
+    generate.apply(("m1/small", messages), {"max_tokens": 5, "temperature": 0.5, "seed": 3})
+
+    sent = json.loads(generate.sent[0].content)
+    assert sent["messages"] == messages
+    assert (sent["max_tokens"], sent["temperature"], sent["seed"]) == (5, 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "said"),
+    [
+        (7, {}, "expected prompt to be a text or a list .* got int"),
+        (None, {}, "got NoneType"),
+        ([], {}, "got an empty list"),
+        (["hi"], {}, "each message"),
+        ([{"role": "user"}], {}, "each message"),
+        ([{"role": "user", "content": None}], {}, "each message"),
+        ([{"role": "user", "content": "x", "name": "y"}], {}, "each message"),
+        ("hi", {"max_tokens": 0}, "max_tokens"),
+        ("hi", {"max_tokens": "9"}, "max_tokens"),
+        ("hi", {"timeout_s": 0}, "timeout_s"),
+        ("hi", {"timeout_s": "9"}, "timeout_s"),
+        ("hi", {"timeout_s": True}, "timeout_s"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_sent(generate, prompt, options, said):
+    result = generate.apply(("m1/small", prompt), options)
+
+    with pytest.raises(errors.BadRequest, match=said):
+        result.get()
+    assert generate.sent == []
+
+
+@pytest.mark.parametrize("model", ["", "gpt-5-mini", "m1/", None])
+def test_a_wrong_model_is_refused(generate, model):
+    with pytest.raises(errors.BadRequest, match='"provider/model"'):
+        generate.apply((model, "hi")).get()
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "tasks_own", "timeout_s"),
+    [
+        pytest.param(7, [31, 30], None, 7.0, id="given"),
+        pytest.param(None, [90, 60], None, 59.0, id="soft-limit"),
+        pytest.param(None, [90, 1], None, 0.5, id="short-soft-limit"),
+        pytest.param(None, [None, None], 20, 19.0, id="the-tasks-own"),
+        pytest.param(None, [None, None], None, 300.0, id="none"),
+        pytest.param(None, None, None, 300.0, id="no-limits"),
+    ],
+)
+def test_the_provider_must_answer_before_the_soft_limit(given, limits, tasks_own, timeout_s):
+    task = SimpleNamespace(request=SimpleNamespace(timelimit=limits), soft_time_limit=tasks_own)
+
+    assert tasks._timeout_s(task, given) == timeout_s
+
+
+def test_the_task_is_what_a_lane_needs(generate):
+    assert generate.acks_late
+    assert generate.reject_on_worker_lost
+    assert generate.model_arg == "model"
+
+
+def test_the_task_estimates_its_cost(generate):
+    assert generate.estimate_cost("m1/small", "abcd", max_tokens=10, seed=3) == 1 + 2 * 10
+    assert generate.estimate_cost("m1/small", [{"role": "user", "content": "abcd"}]) == 1 + 2048
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.RateLimited("slow", 429, 7.5),
+        errors.TransientError("late"),
+        errors.QuotaExhausted("empty", 402),
+        errors.ModelNotFound("who", 404),
+        errors.AuthenticationFailed("no", 401),
+        errors.BadRequest("what"),
+        errors.ContextTooLong("long", 400),
+        errors.ContentFiltered("no", 400),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_a_json_result_backend(generate, error):
+    backend = generate.app.backend
+
+    stored = json.loads(json.dumps(backend.prepare_exception(error, "json")))
+    rebuilt = backend.exception_to_python(stored)
+
+    assert type(rebuilt) is type(error)
+    assert str(rebuilt) == str(error)
+    assert (rebuilt.status, rebuilt.retry_after_s) == (error.status, error.retry_after_s)
+
+
+def test_importing_the_task_does_not_import_httpx():
+    code = "import sys, celery_lanes.tasks; sys.exit('httpx' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
