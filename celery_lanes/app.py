@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import Celery
 from celery.utils.imports import symbol_by_name
@@ -126,23 +127,22 @@ class Lanes:
         """Whether a connection leads to the app's own broker; another's messages are not ours."""
         if connection is None:
             return True
-        return bool(_address(connection) == self._own_address)
+        if connection not in self._own:
+            self._own[connection] = _address(connection) == self._own_address
+        return self._own[connection]
 
     @cached_property
-    def _own_address(self) -> tuple[Any, ...]:
+    def _own(self) -> WeakKeyDictionary[Any, bool]:
+        return WeakKeyDictionary()
+
+    @cached_property
+    def _own_address(self) -> tuple[str, ...]:
         return _address(self.app.connection_for_write())
 
 
-def _address(connection: Any) -> tuple[Any, ...]:
+def _address(connection: Any) -> tuple[str, ...]:
     """Say where a connection leads; with failover hosts, to any of them."""
-    if connection.alt:
-        return (connection.transport_cls, *connection.alt)
-    return (
-        connection.transport_cls,
-        connection.hostname,
-        connection.port,
-        connection.virtual_host,
-    )
+    return tuple(connection.alt) or (connection.as_uri(),)
 
 
 def _replace_classes(app: Any) -> None:

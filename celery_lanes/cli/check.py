@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ def check_store(lanes: Lanes) -> Iterator[Finding]:
 def check_tasks(lanes: Lanes) -> Iterator[Finding]:
     """Look for limits of lane tasks that do not hold or are out of order."""
     for name, task in sorted(lanes.app.tasks.items()):
-        if not name.startswith(_EXCUSE) and _is_lane_task(task):
+        if not name.startswith(_EXCUSE) and lanes.is_lane_task(task):
             yield from _check_task(lanes, task)
 
 
@@ -95,18 +94,12 @@ def _longest(lanes: Lanes, task: Any) -> tuple[str, float]:
     return max(allowed.items(), key=lambda item: item[1], default=("", 0.0))
 
 
-def _is_lane_task(task: Any) -> bool:
-    if getattr(task, "lane", None) or getattr(task, "model_arg", None):
-        return True
-    return "model" in inspect.signature(task.run).parameters
-
-
 def _guarded(check: Callable[[Lanes], Iterator[Finding]], lanes: Lanes) -> list[Finding]:
     """Run a check that talks to a server."""
     try:
         return list(check(lanes))
     except StoreUnavailable as away:
-        return [error(f"the lane store cannot be reached: {away}")]
+        return [error(str(away))]
     except OperationalError as away:
         return [error(f"the broker cannot be reached: {away}")]
     except ConfigError as refused:

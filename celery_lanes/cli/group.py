@@ -11,11 +11,10 @@ from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
+from celery_lanes.store.checks import MAX_SLOTS
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
-
-MAX_SLOTS = 1_000_000
 
 
 class Slots(click.ParamType[int | None]):

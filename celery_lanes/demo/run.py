@@ -83,10 +83,10 @@ def _introduction(options: DemoOptions) -> str:
     heavy, *light = load
     others = " and ".join(light)
     return (
-        f"\n  [bold]{heavy}[/] queues {load[heavy]} calls, then {others} {load[light[0]]} each, "
-        f"all on one lane: at most [bold]{options.cap}[/] at once.\n"
-        f"  [dim]{options.workers} workers with {options.processes} processes each; an HTTP server "
-        f"takes {options.service_ms} ms for a call and counts.[/]"
+        f"\n  [bold]{heavy}[/] queues {load[heavy]} calls, then {others} {load[light[0]]} each.\n"
+        f"  Their lane lets at most [bold]{options.cap}[/] run at once; "
+        f"{options.workers} workers have {options.processes} processes each.\n"
+        f"  [dim]An HTTP server takes {options.service_ms} ms for a call, and counts.[/]"
     )
 
 

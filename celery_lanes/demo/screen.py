@@ -136,5 +136,5 @@ def _slots(reading: Reading) -> Text:
         ("● " * busy, "green"),
         ("○ " * (reading.cap - busy), "dim"),
         ("● " * over, "bold red"),
-        (f"  busy as the HTTP server sees it; highest {reading.highest}, cap {reading.cap}", "dim"),
+        (f"  seen by the HTTP server; highest {reading.highest}, cap {reading.cap}", "dim"),
     )

@@ -46,7 +46,7 @@ def _facts(fair: Figures, fifo: Figures, options: DemoOptions) -> Table:
     highest = max(fair.highest, fifo.highest)
     is_kept = highest <= options.cap
     cap = f"{highest} of {options.cap}, with {options.workers * options.processes} processes ready"
-    table.add_row("most calls at once, as the HTTP server saw", _mark(cap, is_good=is_kept))
+    table.add_row("most calls at once, seen by the HTTP server", _mark(cap, is_good=is_kept))
     table.add_row("Jain's index of the fair run (1 = equal shares)", f"{fair.jain:.3f}")
     answered = len(fair.served) + len(fifo.served)
     total = 2 * options.total
@@ -61,8 +61,8 @@ def _verdict(fair: Figures, fifo: Figures, options: DemoOptions) -> Text:
         return Text("\n".join(f"  FAILED: {fault}" for fault in wrong), style="bold red")
     light_fair, light_fifo = (_light_p95(run) for run in (fair, fifo))
     return Text(
-        f"  Light callers waited {light_fair:.1f} s under fair and {light_fifo:.1f} s under fifo "
-        f"(p95); the cap of {options.cap} held.",
+        f"  Light callers waited {light_fair:.1f} s under fair, {light_fifo:.1f} s under fifo; "
+        f"the cap held.",
         style="bold green",
     )
 

@@ -85,7 +85,7 @@ def _check_caller(caller: str) -> None:
     size = len(caller.encode())
     if size > MAX_CALLER_BYTES:
         raise ValueError(
-            f"expected a caller of up to {MAX_CALLER_BYTES} UTF-8 bytes, got {size}: {caller[:40]!r}"
+            f"expected a caller of up to {MAX_CALLER_BYTES} bytes, got {size}: {caller[:40]!r}"
         )
 
 

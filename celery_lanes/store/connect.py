@@ -1,19 +1,133 @@
-"""From a url to a store."""
+"""From a url to a store.
+
+::
+
+    memory://                                        one store per process and url
+    redis://[user:password@]host:port/db             also rediss:// (TLS), valkey://, valkeys://
+    unix:///path/to/socket?db=0                      also redis+socket://
+    sentinel://host:port;sentinel://host:port/0?master_name=x    also redis+sentinel://
+    redis+cluster://host:port                        also rediss+cluster://
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
+from typing import Any, cast
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from redis import Redis, Sentinel
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+
+from celery_lanes.errors import StoreError
 from celery_lanes.store.base import Store
+from celery_lanes.store.faults import translated
+from celery_lanes.store.keys import checked_name
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.redis import RedisStore
+from celery_lanes.store.wire import Client, parse_durability
+
+SOCKET_TIMEOUT_S = 1.0
+
+_OTHER_NAMES = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+socket": "unix",
+    "redis+sentinel": "sentinel",
+    "valkey+cluster": "redis+cluster",
+    "valkeys+cluster": "rediss+cluster",
+}
 
 _memory_lock = Lock()
 _memory_stores: dict[str, MemoryStore] = {}
 
 
 def open_store(url: str, *, prefix: str = "lanes", durability: str = "store") -> Store:
-    """Open the store at a url; ``memory://`` is one store per process and url."""
+    """Open the store at a url. No message or ``repr`` tells what the url keeps secret."""
+    checked_name(prefix, "the store's prefix")
+    parse_durability(durability)
     if url.startswith("memory:"):
         with _memory_lock:
-            return _memory_stores.setdefault(url, MemoryStore())
-    raise NotImplementedError(url)
+            return _memory_stores.setdefault(f"{url} {prefix}", MemoryStore())
+    return RedisStore(_connect(url), prefix, durability)
+
+
+def _connect(url: str) -> Client:
+    scheme, _, place = url.partition("://")
+    scheme = _OTHER_NAMES.get(scheme, scheme)
+    connect = _BY_SCHEME.get(scheme)
+    if connect is None:
+        known = ", ".join(["memory", *_BY_SCHEME, *_OTHER_NAMES])
+        raise StoreError(f"expected the store's url to begin with one of {known}, got {scheme!r}")
+    try:
+        with translated():
+            return connect(scheme, place)
+    except (ValueError, TypeError):
+        pass  # its message may hold parts of the url, secrets among them
+    raise StoreError(f"expected a {scheme}:// url for the store; this one cannot be read")
+
+
+def _options() -> dict[str, Any]:
+    """Fail soon and say so: the agent, who knows which request it was, does the retrying."""
+    return {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+
+
+def _one_server(scheme: str, place: str) -> Redis:
+    place = place.replace("virtual_host=", "db=").replace("ssl_cert_reqs=CERT_", "ssl_cert_reqs=")
+    return Redis.from_url(f"{scheme}://{_with_lower_cert_reqs(place)}", **_options())
+
+
+def _with_lower_cert_reqs(place: str) -> str:
+    """Take Celery's spelling (CERT_REQUIRED) for redis-py's (required)."""
+    for word in ("REQUIRED", "OPTIONAL", "NONE"):
+        place = place.replace(f"ssl_cert_reqs={word}", f"ssl_cert_reqs={word.lower()}")
+    return place
+
+
+def _cluster(scheme: str, place: str) -> RedisCluster:
+    return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{place}", **_options())
+
+
+def _sentinel(_scheme: str, place: str) -> Redis:
+    parts = [urlsplit(f"sentinel://{part.rpartition('://')[2]}") for part in place.split(";")]
+    query = parse_qs(parts[-1].query)
+    if "master_name" not in query:
+        raise StoreError("expected the sentinel url to end with ?master_name=..., it does not")
+    options = _options() | _credentials(parts)
+    options["db"] = int(parts[-1].path.strip("/") or 0)
+    hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
+    sentinel_options = _options() | _sentinel_credentials(query)
+    sentinel: Any = Sentinel(hosts, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call] # redis-py
+    return cast(Redis, sentinel.master_for(query["master_name"][0]))
+
+
+def _credentials(parts: list[SplitResult]) -> dict[str, str]:
+    """Take the servers' user and password from the first part that has them."""
+    for part in parts:
+        if part.password:
+            user = {"username": unquote(part.username)} if part.username else {}
+            return user | {"password": unquote(part.password)}
+    return {}
+
+
+def _sentinel_credentials(query: dict[str, list[str]]) -> dict[str, str]:
+    """Take what the sentinels themselves ask for: ?sentinel_username=...&sentinel_password=..."""
+    names = ("username", "password")
+    return {name: query[f"sentinel_{name}"][0] for name in names if f"sentinel_{name}" in query}
+
+
+_BY_SCHEME: dict[str, Callable[[str, str], Client]] = {
+    "redis": _one_server,
+    "rediss": _one_server,
+    "unix": _one_server,
+    "sentinel": _sentinel,
+    "redis+cluster": _cluster,
+    "rediss+cluster": _cluster,
+}

@@ -1,11 +1,17 @@
-"""How a worker hears that a lane may have work for it, in the memory store."""
+"""How a worker hears that a lane may have work for it."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
+
+from redis.client import PubSub
+from redis.exceptions import TimeoutError
+
+from celery_lanes.store.faults import translated
 
 
 class MemoryEar:
@@ -16,8 +22,8 @@ class MemoryEar:
         self._lock = Lock()
         self._heard: set[str] = set()
         self._inner, self._outer = socket.socketpair()
-        self._inner.setblocking(False)
-        self._outer.setblocking(False)
+        self._inner.settimeout(0)
+        self._outer.settimeout(0)
 
     def hear(self, lane: str) -> None:
         """Note a lane's name; called from any thread."""
@@ -44,3 +50,40 @@ class MemoryEar:
         self._forget()
         self._inner.close()
         self._outer.close()
+
+
+class RedisEar:
+    """A subscription on a connection of its own.
+
+    A forked child must not read its parent's connection: it listens anew.
+    """
+
+    def __init__(self, subscribe: Callable[[], PubSub]) -> None:
+        self._subscribe = subscribe
+        self._pid = os.getpid()
+        self._pubsub = subscribe()
+
+    def fileno(self) -> int:
+        """Give a descriptor for ``select``; it may change after ``drain``."""
+        connection = self._pubsub.connection
+        sock = connection._sock if connection is not None else None  # noqa: SLF001 # no public way
+        return int(sock.fileno()) if sock is not None else -1
+
+    def drain(self) -> set[str]:
+        """Take what has come, without blocking, also out of the parser's own buffer.
+
+        Raises ``StoreUnavailable`` if the connection is lost; then ``listen`` again.
+        """
+        if self._pid != os.getpid():
+            self._pid, self._pubsub = os.getpid(), self._subscribe()
+        heard: set[str] = set()
+        with translated(), suppress(TimeoutError):  # half a message: the rest comes later
+            while (message := self._pubsub.get_message()) is not None:
+                if message["type"] == "message":
+                    heard.add(message["data"].decode())
+        return heard
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._pid == os.getpid():
+            self._pubsub.close()

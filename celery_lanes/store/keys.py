@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -43,6 +44,11 @@ def checked_name(name: str, what: str) -> str:
     if not name or "{" in name or "}" in name:
         raise ValueError(f"expected {what} to be a name without braces, got {name!r}")
     return name
+
+
+def random_token() -> str:
+    """Make a lease's name: random, as a counter might come back after a failover."""
+    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)

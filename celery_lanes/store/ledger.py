@@ -280,7 +280,9 @@ class Ledger:
 
     def _caller_rate(self, account: str) -> Bucket | None:
         callers = self.rules.callers if self.rules else {}
-        return next((rules.rate for name, rules in callers.items() if quoted(name) == account), None)
+        return next(
+            (rules.rate for name, rules in callers.items() if quoted(name) == account), None
+        )
 
     def _ready_at(self, name: str, bucket: Bucket | None, cost: float) -> float:
         if bucket is None:

@@ -7,9 +7,9 @@ worker threads of the process may share it.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import RLock
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
@@ -37,7 +37,7 @@ from celery_lanes.store.checks import (
     check_slots,
 )
 from celery_lanes.store.ears import MemoryEar
-from celery_lanes.store.keys import account_of, checked_name, quoted
+from celery_lanes.store.keys import account_of, checked_name, quoted, random_token
 from celery_lanes.store.leases import (
     extend,
     reap_closing,
@@ -55,11 +55,6 @@ WAKE_AT_ONCE = 10
 def epoch_ms() -> int:
     """Read this process's clock, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def random_token() -> str:
-    """Make a lease token: random, as a counter might come back after a failover."""
-    return uuid.uuid4().hex
 
 
 class MemoryStore:
@@ -181,6 +176,9 @@ class MemoryStore:
         check_rules(rules)
         with self._open(lane) as ledger:
             ledger.acks_early.update(rules.acks_early)
+            rules = replace(rules, acks_early={})
+            if rules == ledger.rules:
+                return
             ledger.rules = rules
             _reweigh(ledger, rules)
             for account in sorted(ledger.queue.aside, key=lambda a: (ledger.queue.aside[a], a)):

@@ -43,7 +43,7 @@ def _serve(
 
 
 def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool, is_blocked: bool) -> bool:
-    """Say whether to wake somebody else; never so that two idle workers wake each other for ever."""
+    """Say whether to wake somebody; never so that two idle workers wake each other for ever."""
     is_closing_left = any(not until for until in ledger.closing.values())
     if is_closing_left and (reply.closings or not is_idle):
         return True
@@ -51,11 +51,9 @@ def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool, is_blocke
     return is_grant_left and not is_idle and not is_blocked
 
 
-def _hand_out(
-    ledger: Ledger, worker: str, tokens: Sequence[str]
-) -> tuple[tuple[str, str], ...]:
+def _hand_out(ledger: Ledger, worker: str, tokens: Sequence[str]) -> tuple[tuple[str, str], ...]:
     unheld = sorted(call for call, until in ledger.closing.items() if not until)
-    pairs = tuple(zip(unheld, tokens))
+    pairs = tuple(zip(unheld, tokens, strict=False))
     for call, token in pairs:
         ledger.lease(ledger.records[call], worker, token)
     return pairs
@@ -97,7 +95,9 @@ def _start(ledger: Ledger, first: tuple[str, Place], worker: str, token: str) ->
 
 def _turn(ledger: Ledger, reply: Reply, blocked_until: float | None) -> Turn:
     grants = [_as_grant(record) for record in _still_held(ledger, reply.grants, State.RUNNING)]
-    closings = [_as_closing(record) for record in _still_held(ledger, reply.closings, State.CLOSING)]
+    closings = [
+        _as_closing(record) for record in _still_held(ledger, reply.closings, State.CLOSING)
+    ]
     return Turn(tuple(grants), tuple(closings), ledger.due_in_ms(blocked_until))
 
 

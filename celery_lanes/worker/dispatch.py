@@ -64,8 +64,7 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
-        semaphore = self._worker.semaphore
-        if semaphore is None or not self._worker.pool_putlocks:
+        if (semaphore := self._semaphore) is None:
             self._execute(request, attempt)
         else:
             semaphore.acquire(self._execute, request, attempt)
@@ -79,12 +78,19 @@ class Dispatcher:
         attempt.is_stopped = True
         self._kill(request)
 
+    @property
+    def _semaphore(self) -> Any:
+        """Give the semaphore that Celery's own handler would take: it counts all of the pool's jobs."""
+        worker = self._worker
+        return worker.semaphore if worker.pool_putlocks and worker.pool.uses_semaphore else None
+
     def _execute(self, request: Any, attempt: Attempt) -> None:
         self._running.add(attempt)
         try:
             job = request.execute_using_pool(self._worker.pool)
         except TaskRevokedError:
-            self._worker.semaphore and self._worker.semaphore.release()
+            if (semaphore := self._semaphore) is not None:
+                semaphore.release()
             attempt.end()
         except BaseException:
             attempt.end()

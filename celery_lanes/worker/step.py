@@ -103,7 +103,7 @@ class WorkerLanes:
 
     def dispatch(self, attempt: Attempt) -> None:
         """Start a call."""
-        self.postman.deliver(self.dispatcher.start, attempt)
+        self.postman.deliver(self._dispatch, attempt)
 
     def finished(self, attempt: Attempt) -> None:
         """See to an attempt that has ended."""
@@ -129,6 +129,10 @@ class WorkerLanes:
         consumer = self._worker.consumer
         if consumer is not None and consumer.task_consumer is not None:
             consumer.hold_lane_queues(is_held=is_held)
+
+    def _dispatch(self, attempt: Attempt) -> None:
+        self.dispatcher.start(attempt)
+        self.agent.nudge()  # its place in the pool is known only now
 
     def _close(self, lane: str, closing: Closing) -> None:
         try:

@@ -115,10 +115,10 @@ def test_the_demo_shows_the_main_job():
 
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "\x1b" not in shown.stdout
-    assert re.search(r"as the HTTP server saw +4 of 4", shown.stdout)
+    assert re.search(r"seen by the HTTP server +4 of 4", shown.stdout)
     assert re.search(r"calls answered +140 of 140", shown.stdout)
     light_fair_s, light_fifo_s = map(float, re.search(
-        r"Light callers waited ([\d.]+) s under fair and ([\d.]+) s under fifo", shown.stdout
+        r"Light callers waited ([\d.]+) s under fair, ([\d.]+) s under fifo", shown.stdout
     ).groups())  # fmt: skip
     assert light_fair_s < light_fifo_s
 

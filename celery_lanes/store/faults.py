@@ -1,0 +1,55 @@
+"""What redis-py raises, in the store's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import exceptions as redis_errors
+
+from celery_lanes.errors import StoreError, StoreUnavailable
+
+AWAY = (
+    redis_errors.ConnectionError,  # with BusyLoadingError, MaxConnectionsError, AuthenticationError
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.ClusterDownError,  # with MasterDownError
+    redis_errors.AskError,  # with MovedError: the cluster is moving the lane
+    redis_errors.TryAgainError,
+    redis_errors.RedisClusterException,
+)
+PASSING = (
+    "READONLY",
+    "LOADING",
+    "BUSY ",
+    "MISCONF",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
+"""What an error from inside a script holds (older servers wrap it) if trying later may help."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the store's errors for redis-py's. Messages name hosts and reasons, never secrets."""
+    try:
+        yield
+    except AWAY as error:
+        raise StoreUnavailable(f"the lane store cannot be reached: {error}") from error
+    except redis_errors.RedisError as error:
+        raise _of_answer(error) from error
+
+
+def _of_answer(error: redis_errors.RedisError) -> StoreError:
+    text = str(error)
+    if isinstance(error, redis_errors.OutOfMemoryError) or "OOM command not allowed" in text:
+        return StoreUnavailable(
+            "the lane store is full (maxmemory): it takes no new calls until some have ended; "
+            "raise maxmemory"
+        )
+    if any(word in text for word in PASSING):
+        return StoreUnavailable(f"the lane store cannot serve now: {text}")
+    return StoreError(f"the lane store refused a request: {text}")

@@ -1,0 +1,24 @@
+-- Moves the waiting and delayed calls of a task id to closing. Atomic.
+--
+-- KEYS: calls queue ring tags refill times leases closing index idle meta
+-- ARGV: channel tries lane_name task_id
+-- USES: fair moves
+-- RETURNS: how many are cancelled, by this call or by an earlier one whose reply was lost
+-- COST: O(calls of this task id x log n), at most 500
+
+delete_first()
+load_lane()
+
+local mine = 't:' .. task_id .. ':'
+local found = redis.call('ZRANGEBYLEX', index, '[' .. mine, '(t:' .. task_id .. ';', 'LIMIT', 0, 500)
+local cancelled = 0
+for _, member in ipairs(found) do
+  local r = record_of(string.sub(member, #mine + 1))
+  if r.state == 'waiting' or r.state == 'delayed' then close_waiting(r, 'cancelled') end
+  if r.state == 'closing' and r.reason == 'cancelled' then cancelled = cancelled + 1 end
+end
+
+settle_down()
+save_lane()
+wake(math.min(cancelled, 1))
+return cancelled

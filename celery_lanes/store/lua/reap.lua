@@ -1,0 +1,54 @@
+-- Deals with expired leases, unless the store was away: then it extends them all instead. Forgets
+-- what is old. Atomic.
+--
+-- KEYS: calls queue ring tags times leases closing index idle workers settled dead meta
+-- ARGV: channel tries lane_name
+-- USES: fair moves
+-- RETURNS: {put back, moved to closing, ms by which all leases were extended}
+-- COST: O(log n + what it deals with), at most 500 of each kind
+
+local AT_ONCE = 500
+local FORGET_WORKER_MS, DEAD_LETTERS, DEAD_LETTER_MS = 600000, 1000, 7 * 86400000
+
+delete_first()
+load_lane()
+
+local function forget_workers()
+  local gone = redis.call('ZRANGEBYSCORE', workers, '-inf', now - FORGET_WORKER_MS, 'LIMIT', 0, AT_ONCE)
+  for _, name in ipairs(gone) do
+    redis.call('ZREM', workers, name)
+    redis.call('ZREM', idle, name)
+    redis.call('HDEL', meta, 'reply:' .. name)
+  end
+end
+
+trim_settled(AT_ONCE)
+forget_workers()
+redis.call('ZREMRANGEBYSCORE', dead, '-inf', now - DEAD_LETTER_MS)
+redis.call('ZREMRANGEBYRANK', dead, 0, -DEAD_LETTERS - 1)
+
+local extended = tick()
+if extended ~= 0 then
+  save_lane()
+  return { 0, 0, extended }
+end
+
+local function expired(key, from)
+  return redis.call('ZRANGEBYSCORE', key, from, now - lane.frozen, 'LIMIT', 0, AT_ONCE)
+end
+
+local lapsed, records, waiting = expired(leases, '-inf'), {}, 0
+for i, id in ipairs(lapsed) do
+  records[i] = record_of(id)
+  unlease(records[i])
+end
+for _, r in ipairs(records) do
+  if lose(r) then waiting = waiting + 1 end
+end
+local unheld = expired(closing, '(0')
+for _, id in ipairs(unheld) do let_go(record_of(id)) end
+
+settle_down()
+save_lane()
+wake(#lapsed + #unheld)
+return { waiting, #lapsed - waiting, 0 }

@@ -1,0 +1,296 @@
+"""The lane store in Redis or Valkey: one Lua script per verb, see ``lua/``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha1
+from typing import Any
+
+from redis.client import PubSub
+from redis.cluster import RedisCluster
+from redis.exceptions import OutOfMemoryError
+
+from celery_lanes.errors import LaneNotConfigured, NotQueued
+from celery_lanes.store import health
+from celery_lanes.store.base import (
+    MAX_BATCH,
+    Bucket,
+    Call,
+    Closing,
+    Delayed,
+    Duplicate,
+    Grant,
+    LaneRules,
+    Outcome,
+    Parked,
+    Policy,
+    Reaped,
+    Reason,
+    Release,
+    Renewal,
+    Snapshot,
+    Turn,
+    Verdict,
+)
+from celery_lanes.store.checks import (
+    check_calls,
+    check_real_cost,
+    check_releases,
+    check_rules,
+    check_slots,
+    chunks,
+)
+from celery_lanes.store.ears import RedisEar
+from celery_lanes.store.faults import translated
+from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
+from celery_lanes.store.wire import Argument, Client, Wire
+
+NO_REQUEST = 0
+"""A request number that ``next`` gives nothing to: for releases beyond one batch."""
+
+
+class RedisStore:
+    """The verbs over scripts.
+
+    Args:
+        client: with time-outs, and redis-py's own retries off, as ``open_store`` makes it.
+        prefix: what every key begins with; two apps on one server need two.
+        durability: ``store``, ``aof`` or ``replicas:n``: what must have a call before it counts
+            as admitted.
+        token: makes lease tokens; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefix: str = "lanes",
+        durability: str = "store",
+        token: Callable[[], str] = random_token,
+    ) -> None:
+        self._client: Any = client  # see Wire
+        self._keys = Keys(prefix)
+        self._wire = Wire(client, self._keys, durability)
+        self._token = token
+        self._known_lanes: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"RedisStore(prefix={self._keys.prefix!r})"
+
+    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+        """Park calls, once each, and wake one idle worker."""
+        check_calls(calls)
+        self._note_lane(lane)
+        verdicts: list[Verdict] = []
+        for batch in chunks(calls):
+            arguments = [field for call in batch for field in _call_fields(call, policy)]
+            answer = self._wire.admit(lane, arguments)
+            verdicts += [_verdict(*pair) for pair in zip(answer[::2], answer[1::2], strict=True)]
+        return verdicts
+
+    def next(
+        self,
+        lane: str,
+        *,
+        worker: str,
+        request: int,
+        want: int,
+        releases: Sequence[Release] = (),
+        closings: int = 0,
+    ) -> Turn:
+        """Release, then grant; a repeated request gets the same grants again."""
+        check_releases(releases)
+        checked_name(lane, "the lane's name")
+        *early, last = list(chunks(releases)) or [()]
+        for batch in early:
+            self._next(lane, worker, NO_REQUEST, batch)
+        tokens = [self._token() for _ in range(min(want, MAX_BATCH))]
+        closing_tokens = [self._token() for _ in range(min(closings, MAX_BATCH))]
+        answer = self._next(lane, worker, request, last, closing_tokens, tokens)
+        if not answer:
+            raise LaneNotConfigured
+        return _turn(*answer)
+
+    def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
+        """Extend exactly the named leases; put back what the worker has not named for 5 s."""
+        checked_name(lane, "the lane's name")
+        *early, last = list(chunks(held)) or [()]
+        answers = [self._renew(lane, worker, batch, is_last=False) for batch in early]
+        answers.append(self._renew(lane, worker, last, is_last=True))
+        lost = [call.decode() for _, *calls in answers for call in calls]
+        return Renewal(tuple(lost), answers[-1][0])
+
+    def reap(self, lane: str) -> Reaped:
+        """Deal with expired leases, unless the clock has stood still."""
+        checked_name(lane, "the lane's name")
+        return Reaped(*self._wire.run_waking("reap", lane))
+
+    def cancel(self, lane: str, task_id: str) -> int:
+        """Move the waiting and delayed calls of a task id to closing."""
+        checked_name(lane, "the lane's name")
+        cancelled = int(self._wire.run_waking("cancel", lane, quoted(task_id)))
+        if not cancelled:
+            raise NotQueued
+        return cancelled
+
+    def close(self, lane: str, *, call: str, token: str) -> bool:
+        """Settle a closing call, its result being written."""
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run("close", lane, call, token))
+
+    def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
+        """Charge the caller what a running call really cost; the last word wins."""
+        check_real_cost(cost, call)
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run("settle", lane, call, token, repr(cost)))
+
+    def configure(self, lane: str, rules: LaneRules) -> None:
+        """Write a lane's rules."""
+        check_rules(rules)
+        self._note_lane(lane)
+        fields = _rule_fields(rules)
+        version = sha1(repr(fields).encode(), usedforsecurity=False).hexdigest()
+        early = [part for task, acks in rules.acks_early.items() for part in (task, int(acks))]
+        self._wire.run_waking("configure", lane, version, *fields, *early)
+
+    def set_max_concurrent(self, lane: str, slots: int | None) -> None:
+        """Change the cap for the whole cluster at once."""
+        if slots is not None:
+            check_slots(slots, least=0)
+        self._note_lane(lane)
+        self._wire.run_waking("resize", lane, "" if slots is None else slots)
+
+    def set_paused(self, lane: str, *, paused: bool) -> None:
+        """Stop or resume grants."""
+        self._note_lane(lane)
+        self._wire.run_waking("pause", lane, int(paused))
+
+    def snapshot(self, lane: str) -> Snapshot:
+        """Read a lane."""
+        checked_name(lane, "the lane's name")
+        cap, paused, *counts = self._wire.run("snapshot", lane)
+        return Snapshot(
+            lane=lane,
+            max_concurrent=None if cap < 0 else cap,
+            paused=bool(paused),
+            **dict(zip(_COUNTS, counts, strict=True)),
+        )
+
+    def lanes(self) -> list[str]:
+        """Name every lane that has been used."""
+        with translated():
+            return sorted(name.decode() for name in self._client.smembers(self._keys.lanes))
+
+    def listen(self, worker: str) -> RedisEar:
+        """Open this worker's ear."""
+        return RedisEar(lambda: self._subscribe(worker))
+
+    def warnings(self) -> list[str]:
+        """Say what in the server's settings endangers the promises."""
+        with translated():
+            return health.warnings(self._wire.node_of())
+
+    def disconnect(self) -> None:
+        """Close all connections; the next verb opens them again."""
+        if isinstance(self._client, RedisCluster):
+            self._client.disconnect_connection_pools()
+        else:
+            self._client.connection_pool.disconnect()
+
+    def _note_lane(self, lane: str) -> None:
+        checked_name(lane, "the lane's name")
+        if lane in self._known_lanes:
+            return
+        with translated(), suppress(OutOfMemoryError):  # rules must go in all the same
+            self._client.sadd(self._keys.lanes, lane)
+            self._known_lanes.add(lane)
+
+    def _next(
+        self,
+        lane: str,
+        worker: str,
+        request: int,
+        releases: Sequence[Release],
+        closing_tokens: Sequence[str] = (),
+        tokens: Sequence[str] = (),
+    ) -> Any:
+        ends = [field for release in releases for field in _release_fields(release)]
+        counts = (len(releases), len(closing_tokens))
+        arguments = (quoted(worker), request, *counts, *ends, *closing_tokens, *tokens)
+        return self._wire.run_waking("next", lane, *arguments)
+
+    def _renew(
+        self, lane: str, worker: str, held: Sequence[tuple[str, str]], *, is_last: bool
+    ) -> Any:
+        names = [part for pair in held for part in pair]
+        return self._wire.run_waking("renew", lane, quoted(worker), int(is_last), *names)
+
+    def _subscribe(self, worker: str) -> PubSub:
+        with translated():
+            pubsub: PubSub = self._client.pubsub()
+            pubsub.subscribe(self._keys.channel + quoted(worker))
+            return pubsub
+
+
+_COUNTS = (
+    "running",
+    "waiting",
+    "delayed",
+    "closing",
+    "dead",
+    "callers_waiting",
+    "oldest_wait_ms",
+    "done_last_minute",
+    "workers",
+)
+
+
+def _call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
+    account = account_of(policy, call.caller)
+    names = (call.id, quoted(call.task_id), call.task, account, call.caller)
+    numbers = (call.priority, repr(call.cost), call.due_ms, int(call.remember))
+    return (*names, *numbers, call.envelope)
+
+
+def _release_fields(release: Release) -> tuple[Argument, ...]:
+    cost = "" if release.cost is None else repr(release.cost)
+    return (release.call, release.token, Outcome(release.outcome).value, cost)
+
+
+def _rule_fields(rules: LaneRules) -> list[Argument]:
+    times = [rules.max_concurrent, rules.lease_ttl_ms, rules.max_leases, rules.dedupe_ttl_ms]
+    callers = [
+        (quoted(name), repr(caller.weight), _bucket_field(caller.rate))
+        for name, caller in rules.callers.items()
+    ]
+    buckets = [_bucket_field(rules.rate), _bucket_field(rules.tokens)]
+    return [*times, *buckets, len(callers), *(part for caller in callers for part in caller)]
+
+
+def _bucket_field(bucket: Bucket | None) -> str:
+    return "" if bucket is None else f"{bucket.period_ms / bucket.count!r} {bucket.burst!r}"
+
+
+def _verdict(kind: bytes, value: int | bytes) -> Verdict:
+    if isinstance(value, bytes):
+        return Duplicate(value.decode())
+    return Parked(value) if kind == b"parked" else Delayed(value)
+
+
+def _turn(grants: list[list[Any]], closings: list[list[Any]], due_in_ms: int) -> Turn:
+    return Turn(
+        tuple(_grant(*fields) for fields in grants),
+        tuple(_closing(*fields) for fields in closings),
+        None if due_in_ms < 0 else due_in_ms,
+    )
+
+
+def _grant(
+    call: bytes, token: bytes, caller: bytes, attempt: int, wait_ms: int, envelope: bytes
+) -> Grant:
+    return Grant(call.decode(), token.decode(), caller.decode(), attempt, wait_ms, envelope)
+
+
+def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closing:
+    return Closing(call.decode(), token.decode(), Reason(reason.decode()), envelope)

@@ -1,0 +1,117 @@
+"""How scripts are sent: their keys, EVALSHA, and how sure an admit must be before it counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError
+
+from celery_lanes.errors import StoreUnavailable
+from celery_lanes.store import lua
+from celery_lanes.store.faults import translated
+from celery_lanes.store.keys import Keys
+
+Client = Redis | RedisCluster
+Argument = str | bytes | int | float
+
+WAIT_MS = 800
+"""Less than the socket's own patience, so that a late replica is told from a dead server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """The command that waits until an admit is durable, and how many must say that it is."""
+
+    command: tuple[Argument, ...]
+    acks: int
+
+
+def parse_durability(durability: str) -> Durability | None:
+    """Read ``store``, ``aof`` or ``replicas:n``."""
+    if durability == "store":
+        return None
+    if durability == "aof":
+        return Durability(("WAITAOF", 1, 0, WAIT_MS), 1)
+    found = re.fullmatch(r"replicas:([1-9]\d?)", durability)
+    if found is None:
+        raise ValueError(
+            f'expected durability to be "store", "aof" or "replicas:n", got {durability!r}'
+        )
+    return Durability(("WAIT", int(found[1]), WAIT_MS), int(found[1]))
+
+
+class Wire:
+    """Sends a lane's scripts over one client."""
+
+    def __init__(self, client: Client, keys: Keys, durability: str) -> None:
+        self.client: Any = client  # redis-py's commands are typed for sync and async in one
+        self.keys = keys
+        self._durable = parse_durability(durability)
+        is_cluster = isinstance(client, RedisCluster)
+        self._wake_tries = 1 if is_cluster else 10  # a cluster cannot say whether a worker heard
+
+    def run(self, verb: str, lane: str, *arguments: Argument) -> Any:
+        """Run a script; what it returns is the script's header's business."""
+        script = lua.load(verb)
+        names = self.keys.of_lane(lane, script.kinds)
+        rest = (len(names), *names, *arguments)
+        with translated():
+            try:
+                return self.client.execute_command("EVALSHA", script.sha, *rest)
+            except NoScriptError:
+                return self.client.execute_command("EVAL", script.source, *rest)
+
+    def run_waking(self, verb: str, lane: str, *arguments: Argument) -> Any:
+        """Run a script that may wake workers."""
+        return self.run(verb, lane, *self._waking(lane), *arguments)
+
+    def admit(self, lane: str, arguments: Sequence[Argument]) -> Any:
+        """Run the admit; with more durability, wait for it on the same connection."""
+        if self._durable is None:
+            return self.run_waking("admit", lane, *arguments)
+        script = lua.load("admit")
+        names = self.keys.of_lane(lane, script.kinds)
+        rest = (len(names), *names, *self._waking(lane), *arguments)
+        with translated():
+            answers = self._send(lane, ("EVALSHA", script.sha, *rest), self._durable.command)
+            if isinstance(answers[0], NoScriptError):
+                answers = self._send(lane, ("EVAL", script.source, *rest), self._durable.command)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        _check_acks(answers[1], self._durable.acks)
+        return answers[0]
+
+    def node_of(self, lane: str | None = None) -> Any:
+        """Give a client of the one server that has this lane, or of any."""
+        if not isinstance(self.client, RedisCluster):
+            return self.client
+        with translated():
+            cluster: Any = self.client
+            if lane is None:
+                return cluster.get_redis_connection(cluster.get_random_node())
+            key = self.keys.of_lane(lane, ("meta",))[0]
+            return cluster.get_redis_connection(cluster.get_node_from_key(key))
+
+    def _waking(self, lane: str) -> tuple[str, int, str]:
+        return self.keys.channel, self._wake_tries, lane
+
+    def _send(self, lane: str, *commands: tuple[Argument, ...]) -> list[Any]:
+        pipe: Any = self.node_of(lane).pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        return list(pipe.execute(raise_on_error=False))
+
+
+def _check_acks(acks: Any, least: int) -> None:
+    have = acks[0] if isinstance(acks, list) else acks
+    if have < least:
+        raise StoreUnavailable(
+            f"expected {least} acknowledgements that the calls are durable, got {have}; they may be "
+            "in, and sending them again does not double them"
+        )
