@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha1
@@ -194,7 +193,7 @@ class RedisStore:
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""
         if isinstance(self._client, RedisCluster):
-            self._client.disconnect_connection_pools()
+            self._client.disconnect_connection_pools()  # type: ignore[no-untyped-call] # redis-py
         else:
             self._client.connection_pool.disconnect()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import signal
 import socket
@@ -12,6 +11,7 @@ import tempfile
 import time
 from contextlib import suppress
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from celery_lanes.errors import StoreUnavailable
 
@@ -40,7 +40,7 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="embedded-valkey-")
 
-    def __enter__(self) -> EmbeddedValkey:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -125,18 +125,15 @@ def test_the_demo_shows_the_main_job():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_an_interrupted_demo_leaves_no_process(number):
-    demo = subprocess.Popen(
-        _demo("--calls", "2000"), cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    for printed in demo.stdout:
-        if "slots" in printed:
-            break
-    started = psutil.Process(demo.pid).children(recursive=True)
+    command = _demo("--calls", "2000")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as demo:
+        assert any("slots" in printed for printed in demo.stdout)
+        started = psutil.Process(demo.pid).children(recursive=True)
 
-    demo.send_signal(number)
-    rest = demo.stdout.read()
-    code = demo.wait(timeout=30)
+        demo.send_signal(number)
+        rest = demo.stdout.read()
+        code = demo.wait(timeout=30)
 
     assert code == 130
     assert len(started) >= 4  # the server, two workers, their pool processes

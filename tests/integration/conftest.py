@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -93,6 +95,14 @@ class Shop:
         )
         self._exits.callback(_stop, worker)
         return worker.start()
+
+
+def until(condition: Callable[[], bool], *, timeout_s: float = 15) -> None:
+    """Wait for a state of another process."""
+    deadline, pause = time.monotonic() + timeout_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        pause.wait(0.02)
 
 
 def _stop(worker: WorkerProcess) -> None:

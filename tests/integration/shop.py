@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
-import httpx
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
@@ -41,7 +42,7 @@ def whose(self, model: str = "ollama/x") -> dict:
         "lane": info.lane,
         "model": info.model,
         "attempt": info.attempt,
-        "timelimit": list(self.request.timelimit),
+        "timelimit": list(self.request.timelimit or []),
         "eta": self.request.eta,
     }
 
@@ -55,12 +56,12 @@ def fail(model: str, text: str = "boom") -> None:
 @app.task
 def ask(model: str, url: str, key: str = "") -> str:
     """Ask the observer, an HTTP server that counts who is inside."""
-    reply = httpx.post(
-        f"{url}/chat/completions",
-        json={"model": model, "messages": [{"role": "user", "content": key}]},
-        timeout=60,
+    body = {"model": model, "messages": [{"role": "user", "content": key}]}
+    request = Request(
+        f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    return reply.json()["choices"][0]["message"]["content"]
+    with urlopen(request, timeout=60) as reply:
+        return json.load(reply)["choices"][0]["message"]["content"]
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)

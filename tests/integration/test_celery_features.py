@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
-import time
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -17,14 +14,7 @@ from celery.exceptions import (
 )
 
 from celery_lanes import CallInfo, call_context
-
-
-def until(condition: Callable[[], bool], *, timeout_s: float = 15) -> None:
-    """Wait for a state of another process."""
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        pause.wait(0.02)
+from tests.integration.conftest import until
 
 
 def running(shop, lane: str = "ollama") -> int:

@@ -12,6 +12,7 @@ import pytest
 from celery import chain, chord, group
 
 from celery_lanes import call_context
+from tests.integration.conftest import until
 
 ALICE = {"caller": "alice", "run_id": "run-17", "lane": "ollama"}
 
@@ -110,6 +111,7 @@ def test_an_errback_learns_whose_call_failed(served_shop, tmp_path):
 
     with pytest.raises(ValueError, match="boom"):
         result.get(timeout=15)
+    until(lambda: note.exists() and note.read_text())
     assert note.read_text() == "alice run-17 boom"
 
 

@@ -4,6 +4,7 @@
 local weights_known = {}
 
 local function weight_of(account)
+  if not rules.has_accounts then return 1 end
   if not weights_known[account] then
     weights_known[account] = tonumber(redis.call('HGET', meta, 'weight:' .. account) or 1)
   end
@@ -106,7 +107,7 @@ local function correct(r, cost)
   lane.serving = lane.serving + difference / r.share
   shift(r.account, difference / r.weight)
   r.charge = cost
-  local interval = lane.tokens and tonumber(string.match(lane.tokens, '^%S+'))
+  local interval = rules.tokens and tonumber(string.match(rules.tokens, '^%S+'))
   if interval and lane.tokens_full > 0 then
     lane.tokens_full = lane.tokens_full + difference * interval
   end

@@ -4,18 +4,18 @@ local ASIDE_AT_ONCE = 100
 
 -- A bucket is kept as "interval burst": ms for one unit to refill, units at most.
 local function ready_at(bucket, full_at, cost)
-  if not bucket or bucket == '' then return 0 end
+  if not bucket then return 0 end
   local interval, burst = string.match(bucket, '^(%S+) (%S+)$')
   return full_at - (burst - math.min(cost, burst)) * interval
 end
 
 local function spent(bucket, full_at, cost)
-  if not bucket or bucket == '' then return full_at end
+  if not bucket then return full_at end
   return math.max(full_at, now) + cost * string.match(bucket, '^%S+')
 end
 
 local function lane_ready_at(cost)
-  return math.max(ready_at(lane.rate, lane.rate_full, 1), ready_at(lane.tokens, lane.tokens_full, cost))
+  return math.max(ready_at(rules.rate, lane.rate_full, 1), ready_at(rules.tokens, lane.tokens_full, cost))
 end
 
 local function hand_out(worker, tokens)
@@ -31,6 +31,7 @@ end
 local function promote()
   local due = redis.call('ZRANGEBYSCORE', times, '(0', now, 'LIMIT', 0, 100)
   for _, id in ipairs(due) do park(record_of(id)) end
+  if not rules.has_accounts then return end
   local full = redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)
   for _, account in ipairs(full) do
     redis.call('ZREM', refill, account)
@@ -39,6 +40,7 @@ local function promote()
 end
 
 local function forget_tags()
+  if lane.served == 0 then return end
   local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, 100)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end
@@ -50,8 +52,8 @@ end
 
 local function start_call(r, name, start, worker, token)
   take(r, name, start)
-  lane.rate_full = spent(lane.rate, lane.rate_full, 1)
-  lane.tokens_full = spent(lane.tokens, lane.tokens_full, r.cost)
+  lane.rate_full = spent(rules.rate, lane.rate_full, 1)
+  lane.tokens_full = spent(rules.tokens, lane.tokens_full, r.cost)
   redis.call('ZREM', times, r.id)
   r.state, r.attempts = 'running', r.attempts + 1
   lease(r, worker, token)

@@ -1,4 +1,4 @@
--- The moves of a call, as in ledger.py. Whoever calls a move has read the record and need not keep it.
+-- The moves of a call, as in ledger.py. A move keeps the record that it was given.
 
 local function park(r)
   r.state = 'waiting'
@@ -16,7 +16,7 @@ end
 local function lease(r, worker, token)
   r.worker, r.token, r.granted = worker, token, now
   local held = r.state == 'closing' and closing or leases
-  redis.call('ZADD', held, now - lane.frozen + lane.lease_ttl, r.id)
+  redis.call('ZADD', held, now - lane.frozen + rules.lease_ttl, r.id)
   redis.call('ZADD', index, 0, 'w:' .. worker .. ':' .. r.id)
   keep(r)
 end
@@ -61,7 +61,7 @@ end
 -- Counts a loss; true if it was the last one that this call may have.
 local function is_dead(r)
   r.losses = r.losses + 1
-  if r.losses < lane.max_leases then return false end
+  if r.losses < rules.max_leases then return false end
   finish_charge(r)
   to_closing(r, 'dead')
   return true
@@ -80,6 +80,6 @@ local function lose(r)
 end
 
 local function trim_settled(limit)
-  local old = redis.call('ZRANGEBYSCORE', settled, '-inf', now - lane.dedupe_ttl, 'LIMIT', 0, limit)
+  local old = redis.call('ZRANGEBYSCORE', settled, '-inf', now - rules.dedupe_ttl, 'LIMIT', 0, limit)
   if #old > 0 then redis.call('ZREM', settled, unpack(old)) end
 end

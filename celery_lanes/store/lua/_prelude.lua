@@ -10,40 +10,23 @@ local function delete_first()
   redis.call('HDEL', meta, '')
 end
 
-local FACTS = {
-  'max_concurrent', 'override', 'paused', 'lease_ttl', 'max_leases', 'dedupe_ttl',
-  'seq', 'served', 'serving', 'weights', 'tick', 'frozen', 'rate_full', 'tokens_full',
-  'rate', 'tokens',
-}
-local WRITTEN = { 'seq', 'served', 'serving', 'weights', 'tick', 'frozen', 'rate_full', 'tokens_full' }
-local DEFAULTS = {
-  lease_ttl = 30000, max_leases = 5, dedupe_ttl = 120000,
-  seq = 0, served = 0, serving = 0, weights = 0, frozen = 0, rate_full = 0, tokens_full = 0,
-}
+-- What the verbs change of a lane (its clocks and counters), and what configure.lua has written.
+-- Each is one field, packed: a call has to be quick, and msgpack keeps every bit of a number.
+local lane, rules, cap, is_paused, loaded
 
-local lane, loaded = {}, {}
-
--- Reads the lane's facts in one go; rate and tokens stay text ("interval burst").
 local function load_lane()
-  local values = redis.call('HMGET', meta, unpack(FACTS))
-  for i, name in ipairs(FACTS) do
-    local value = values[i] or nil
-    if name ~= 'rate' and name ~= 'tokens' then value = tonumber(value) or DEFAULTS[name] end
-    lane[name], loaded[name] = value, value
-  end
-  lane.cap = lane.override or lane.max_concurrent
+  local found = redis.call('HMGET', meta, 'lane', 'rules', 'override', 'paused')
+  loaded = found[1]
+  lane = loaded and cmsgpack.unpack(loaded)
+    or { seq = 0, served = 0, serving = 0, weights = 0, frozen = 0, rate_full = 0, tokens_full = 0 }
+  rules = found[2] and cmsgpack.unpack(found[2])
+    or { lease_ttl = 30000, max_leases = 5, dedupe_ttl = 120000 }
+  cap, is_paused = tonumber(found[3]) or rules.max_concurrent, found[4]
 end
 
--- Writes back the facts that have changed.
 local function save_lane()
-  local changed = {}
-  for _, name in ipairs(WRITTEN) do
-    if lane[name] ~= loaded[name] then
-      changed[#changed + 1] = name
-      changed[#changed + 1] = lane[name]
-    end
-  end
-  if #changed > 0 then redis.call('HSET', meta, unpack(changed)) end
+  local packed = cmsgpack.pack(lane)
+  if packed ~= loaded then redis.call('HSET', meta, 'lane', packed) end
 end
 
 local function record_of(id)
@@ -51,15 +34,19 @@ local function record_of(id)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
+-- Writes a record; the envelope, which comes with a new one only, apart from it.
 local function keep(r)
-  redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r))
+  local envelope = r.envelope
+  if not envelope then return redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r)) end
+  r.envelope = nil
+  redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r), 'e:' .. r.id, envelope)
 end
 
 -- Slots that a grant could take; 1 while no cap is known.
 local function free_slots()
-  if lane.paused then return 0 end
-  if not lane.cap then return 1 end
-  return math.max(0, lane.cap - redis.call('ZCARD', leases))
+  if is_paused then return 0 end
+  if not cap then return 1 end
+  return math.max(0, cap - redis.call('ZCARD', leases))
 end
 
 -- Wakes idle workers, those first that have waited longest. One that does not hear is gone; in a
@@ -83,7 +70,7 @@ end
 local function tick()
   local gap = lane.tick and now - lane.tick or 0
   lane.tick = now
-  if gap >= 0 and gap <= 2 * lane.lease_ttl / 3 then return 0 end
+  if gap >= 0 and gap <= 2 * rules.lease_ttl / 3 then return 0 end
   lane.frozen = lane.frozen + gap
   return gap
 end

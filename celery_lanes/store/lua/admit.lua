@@ -30,7 +30,7 @@ local function state_of(id, is_remembered)
   local r = record_of(id)
   if r then return r.state end
   local at = is_remembered and redis.call('ZSCORE', settled, id)
-  if at and now - at < lane.dedupe_ttl then return 'settled' end
+  if at and now - at < rules.dedupe_ttl then return 'settled' end
 end
 
 local function enter_call(i)
@@ -39,9 +39,8 @@ local function enter_call(i)
     id = ARGV[i], task_id = ARGV[i + 1], task = ARGV[i + 2], account = ARGV[i + 3],
     caller = ARGV[i + 4], priority = tonumber(ARGV[i + 5]), cost = tonumber(ARGV[i + 6]),
     seq = lane.seq, since = now, attempts = 0, losses = 0, charge = 0, weight = 1, share = 1,
-    worker = '', token = '',
+    worker = '', token = '', envelope = ARGV[i + 9],
   }
-  redis.call('HSET', calls, 'e:' .. r.id, ARGV[i + 9])
   redis.call('ZADD', index, 0, 't:' .. r.task_id .. ':' .. r.id)
   return r
 end

@@ -16,45 +16,49 @@ local last = rest + 3 * accounts - 1
 for i = last + 1, #ARGV, 2 do
   redis.call('HSET', meta, 'early:' .. ARGV[i], ARGV[i + 1])
 end
-if redis.call('HGET', meta, 'version') == version then return 1 end
+if rules.version == version then return 1 end
 
 local function reweigh(account, weight)
   local first = head(account)
   if first and redis.call('ZSCORE', ring, ring_name(account, first)) then
     lane.weights = lane.weights + (weight - weight_of(account))
   end
-  redis.call('HSET', meta, 'weight:' .. account, weight)
 end
 
-local function set_or_clear(field, value)
-  if value == '' then redis.call('HDEL', meta, field) else redis.call('HSET', meta, field, value) end
+local kept, names = {}, {}
+for i = rest, last, 3 do
+  reweigh(ARGV[i], tonumber(ARGV[i + 1]))
+  kept[ARGV[i]] = true
+  names[#names + 1] = ARGV[i]
 end
-
-local new = {}
-for i = rest, last, 3 do new[ARGV[i]] = true end
 for _, account in ipairs(cmsgpack.unpack(redis.call('HGET', meta, 'accounts') or cmsgpack.pack({}))) do
-  if not new[account] then
+  redis.call('HDEL', meta, 'rate:' .. account)
+  if not kept[account] then
     reweigh(account, 1)
-    redis.call('HDEL', meta, 'weight:' .. account, 'rate:' .. account, 'full:' .. account)
+    redis.call('HDEL', meta, 'weight:' .. account, 'full:' .. account)
   end
 end
-local names = {}
 for i = rest, last, 3 do
-  names[#names + 1] = ARGV[i]
-  reweigh(ARGV[i], tonumber(ARGV[i + 1]))
-  set_or_clear('rate:' .. ARGV[i], ARGV[i + 2])
+  redis.call('HSET', meta, 'weight:' .. ARGV[i], ARGV[i + 1])
+  if ARGV[i + 2] ~= '' then redis.call('HSET', meta, 'rate:' .. ARGV[i], ARGV[i + 2]) end
 end
+
+rules = {
+  version = version,
+  max_concurrent = tonumber(max_concurrent),
+  lease_ttl = tonumber(lease_ttl),
+  max_leases = tonumber(max_leases),
+  dedupe_ttl = tonumber(dedupe_ttl),
+  rate = rate ~= '' and rate or nil,
+  tokens = tokens ~= '' and tokens or nil,
+  has_accounts = #names > 0,
+}
+redis.call('HSET', meta, 'rules', cmsgpack.pack(rules), 'accounts', cmsgpack.pack(names))
+
 weights_known = {}
-
-redis.call('HSET', meta, 'version', version, 'accounts', cmsgpack.pack(names))
-redis.call('HSET', meta, 'max_concurrent', max_concurrent, 'lease_ttl', lease_ttl)
-redis.call('HSET', meta, 'max_leases', max_leases, 'dedupe_ttl', dedupe_ttl)
-set_or_clear('rate', rate)
-set_or_clear('tokens', tokens)
-
 for _, account in ipairs(redis.call('ZRANGE', refill, 0, -1)) do
   redis.call('ZREM', refill, account)
-  enter(account, head(account))
+  enter(account, head(account)) -- its bucket may be another now
 end
 save_lane()
 load_lane()

@@ -22,7 +22,7 @@ end
 count_ended()
 settle_down()
 redis.call('ZADD', workers, now, worker)
-if not lane.max_concurrent then
+if not rules.max_concurrent then
   save_lane()
   return {}
 end
@@ -77,7 +77,7 @@ for _, pair in ipairs(reply[3]) do
 end
 
 local due = redis.call('ZRANGEBYSCORE', times, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-local full = redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
+local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
 local soonest = math.min(tonumber(due or math.huge), tonumber(full or math.huge), blocked_until or math.huge)
 if soonest == math.huge then return { grants_out, closings_out, -1 } end
 return { grants_out, closings_out, math.max(1, math.ceil(soonest - now)) }

@@ -1,13 +1,13 @@
 -- Stops or resumes grants. Atomic.
 --
 -- KEYS: queue leases idle meta
--- ARGV: channel tries lane_name is_paused
---   is_paused: '1' or '0'
+-- ARGV: channel tries lane_name is_wanted
+--   is_wanted: '1' or '0'
 -- RETURNS: 1
 -- COST: O(1)
 
 delete_first()
-if is_paused == '1' then
+if is_wanted == '1' then
   redis.call('HSET', meta, 'paused', 1)
 else
   redis.call('HDEL', meta, 'paused')

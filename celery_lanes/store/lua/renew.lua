@@ -18,7 +18,7 @@ redis.call('ZADD', workers, now, worker)
 local function extend(id, token)
   local r = record_of(id)
   if not r or r.worker ~= worker or r.token ~= token then return false end
-  redis.call('ZADD', r.state == 'closing' and closing or leases, now - lane.frozen + lane.lease_ttl, id)
+  redis.call('ZADD', r.state == 'closing' and closing or leases, now - lane.frozen + rules.lease_ttl, id)
   return true
 end
 
@@ -34,7 +34,7 @@ local function take_back(id)
   put_back(r)
 end
 
-local named_since = now - lane.frozen - UNNAMED_AFTER_MS + lane.lease_ttl
+local named_since = now - lane.frozen - UNNAMED_AFTER_MS + rules.lease_ttl
 local mine = 'w:' .. worker .. ':'
 local held = is_last == '1'
   and redis.call('ZRANGEBYLEX', index, '[' .. mine, '(w:' .. worker .. ';', 'LIMIT', 0, 5000) or {}

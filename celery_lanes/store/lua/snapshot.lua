@@ -17,8 +17,8 @@ end
 
 local since = redis.call('ZREVRANGEBYSCORE', times, '(0', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 return {
-  lane.cap or -1,
-  lane.paused and 1 or 0,
+  cap or -1,
+  is_paused and 1 or 0,
   redis.call('ZCARD', leases),
   redis.call('ZCARD', queue),
   redis.call('ZCOUNT', times, '(0', '+inf'),
@@ -27,5 +27,5 @@ return {
   redis.call('ZCARD', ring) + redis.call('ZCARD', refill),
   since and math.max(0, now + since) or 0,
   done,
-  redis.call('ZCOUNT', workers, now - lane.lease_ttl, '+inf'),
+  redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
 }
