@@ -113,11 +113,15 @@ class Lanes:
         return MODEL_ARGUMENT in inspect.signature(task.run).parameters
 
     def settle(self, request: Any, cost: float) -> None:
-        """Charge the caller what a running call really cost; the estimate stands if that fails."""
+        """Charge the caller what a running call really cost, in a lane that counts tokens.
+
+        The estimate stands if that fails.
+        """
         header = getattr(request, HEADER, None) or {}
-        if "token" not in header:  # it runs outside a lane
+        lane = header.get("lane")
+        if "token" not in header or self.settings.lane(lane).cost != "tokens":
             return
-        lane, call, token = header["lane"], header["nonce"], header["token"]
+        call, token = header["nonce"], header["token"]
         try:
             self.store.settle(lane, call=call, token=token, cost=max(1.0, float(cost)))
         except StoreError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from celery_lanes.cli.exits import USAGE, CommandFailed
@@ -63,4 +64,9 @@ def _reason(lanes: Lanes, model: str, task: Any, lane: str) -> str:
 
 
 def _table_of(lanes: Lanes, lane: str) -> str:
-    return "" if lane in lanes.settings.lanes else "; no [lanes] table of its own"
+    """Name the table with the lane's settings if that is not its own."""
+    if lane in lanes.settings.lanes:
+        return ""
+    families = (family for family in lanes.settings.families if fnmatchcase(lane, family))
+    family = next(families, None)
+    return f'; settings of [lanes."{family}"]' if family else "; settings of [defaults]"

@@ -11,6 +11,8 @@ import tempfile
 import time
 from contextlib import suppress
 from types import TracebackType
+
+from typing_extensions import Self
 from typing import TYPE_CHECKING
 
 from celery_lanes.errors import StoreUnavailable

@@ -109,8 +109,7 @@ def _write_revoked(request: Any, reason: str) -> None:
 
 def _write_lost(request: Any, message: str) -> None:
     task, context = request.task, request._context
-    lost = WorkerLostError(message)
-    info = ExceptionInfo((WorkerLostError, lost, None))
+    lost, info = _raised(message)
     task.request_stack.push(context)  # errbacks and handlers see whose call it was
     try:
         task.backend.mark_as_failure(
@@ -123,3 +122,11 @@ def _write_lost(request: Any, message: str) -> None:
         request.send_event("task-failed", exception=repr(lost), traceback=info.traceback)
     finally:
         task.request_stack.pop()
+
+
+def _raised(message: str) -> tuple[WorkerLostError, ExceptionInfo]:
+    """Give the error with the traceback that Celery's handlers expect of a failure."""
+    try:
+        raise WorkerLostError(message)  # noqa: TRY301 # raised for its traceback
+    except WorkerLostError as error:
+        return error, ExceptionInfo()

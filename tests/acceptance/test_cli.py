@@ -124,9 +124,10 @@ def test_a_wait_is_written_as_people_read_it(seconds, words):
     [
         ("ollama/llama3.1:8b", "ollama", 'rule 2 of 2: match = "ollama/*"'),
         ("ollama-cloud/x", "ollama", 'rule 1 of 2: match = "ollama-cloud/*"'),
-        ("openai/gpt-5-mini", "openai", "the provider's name"),
+        ("openai/gpt-5-mini", "openai", "the provider's name; settings of [defaults]"),
+        ("foreman-m5/x", "foreman-m5", """the provider's name; settings of [lanes."foreman*"]"""),
     ],
-    ids=["second-rule", "first-rule", "provider"],
+    ids=["second-rule", "first-rule", "provider", "family"],
 )
 def test_route_names_lane_queue_and_rule(shell, model, lane, reason):
     shown = shell("route", model)

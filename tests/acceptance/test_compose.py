@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import pytest
+import tomllib
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
@@ -66,7 +66,8 @@ class Process:
         words = [w.replace("/beat/", f"{log.parent}/") for w in shlex.split(command)]
         assert words[0] == "celery"
         self._command = [sys.executable, "-m", *words]
-        self._env = {**os.environ, **env, "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self._env = {**os.environ, **env, "PYTHONPATH": path}
         self._log = log
 
     def __enter__(self):

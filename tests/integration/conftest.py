@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 [store]
 url = "{store}"
+{store_options}
 
 [defaults]
 queue_prefix = "{prefix}"
@@ -62,9 +63,16 @@ class Shop:
             "PYTHONPATH": str(ROOT),
         }
 
-    def configure(self, *, defaults: str = "", rest: str = "", lease_ttl: str = "3s") -> Shop:
+    @property
+    def full_env(self) -> dict[str, str]:
+        return {**os.environ, **self.env}
+
+    def configure(
+        self, *, defaults: str = "", rest: str = "", lease_ttl: str = "3s", store: str = ""
+    ) -> Shop:
         text = CONFIG.format(
-            store=self.store, prefix=self.prefix, defaults=defaults, rest=rest, lease_ttl=lease_ttl
+            store=self.store, store_options=store, prefix=self.prefix, defaults=defaults,
+            rest=rest, lease_ttl=lease_ttl,
         )
         self.config.write_text(text)
         return self
@@ -105,6 +113,14 @@ def until(condition: Callable[[], bool], *, timeout_s: float = 15) -> None:
         pause.wait(0.02)
 
 
+def running(shop: Shop, lane: str = "ollama") -> int:
+    return shop.tasks.lanes.store.snapshot(lane).running
+
+
+def waiting(shop: Shop, lane: str = "ollama") -> int:
+    return shop.tasks.lanes.store.snapshot(lane).waiting
+
+
 def _stop(worker: WorkerProcess) -> None:
     worker.stop()
     if sys.exc_info()[0] or os.environ.get("SHOW_LOGS"):
@@ -124,7 +140,7 @@ def make_shop(
     with ExitStack() as exits:
 
         def make(broker: str = "redis", **config: str) -> Shop:
-            url = valkey.url(0) if broker == "redis" else request.getfixturevalue("rabbitmq")
+            url = valkey.url(0) if broker == "redis" else request.getfixturevalue("rabbitmq").url
             prefix = "lanes." if broker == "redis" else f"l{uuid.uuid4().hex[:6]}."
             shop = Shop(
                 broker=url,
@@ -142,6 +158,13 @@ def make_shop(
 @pytest.fixture
 def shop(make_shop: Callable[..., Shop]) -> Shop:
     return make_shop()
+
+
+@pytest.fixture
+def make_store() -> Iterator[Callable[[], EmbeddedValkey]]:
+    """A store apart from the broker's server, to be stopped and let go on."""
+    with ExitStack() as exits:
+        yield lambda: exits.enter_context(EmbeddedValkey())
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ def other_name(text: str, llm: str) -> str:
 @app.task
 def sleep(model: str, seconds: float) -> str:
     """Sleep."""
+    print("begins to sleep")
     time.sleep(seconds)
     return "slept"
 
@@ -131,6 +132,7 @@ def sleep(model: str, seconds: float) -> str:
 @app.task(acks_late=True)
 def sleep_late(model: str, seconds: float) -> str:
     """Sleep, acknowledged late."""
+    print("begins to sleep")
     time.sleep(seconds)
     return "slept"
 
@@ -170,3 +172,9 @@ def waited(self, model: str, seconds: float) -> float:
 def die_late(model: str) -> None:
     """Kill the pool process each time."""
     os.kill(os.getpid(), 9)
+
+
+@app.task
+def plain() -> str:
+    """Run outside any lane."""
+    return "plain"

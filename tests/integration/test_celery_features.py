@@ -13,16 +13,10 @@ from celery.exceptions import (
     WorkerLostError,
 )
 
+from redis import Redis
+
 from celery_lanes import CallInfo, call_context
-from tests.integration.conftest import until
-
-
-def running(shop, lane: str = "ollama") -> int:
-    return shop.tasks.lanes.store.snapshot(lane).running
-
-
-def waiting(shop, lane: str = "ollama") -> int:
-    return shop.tasks.lanes.store.snapshot(lane).waiting
+from tests.integration.conftest import running, until, waiting
 
 
 def test_expires_a_call_that_waited_too_long_is_revoked_as_expired(make_shop):
@@ -54,11 +48,10 @@ def test_revoke_a_waiting_call_never_runs(make_shop):
 
 
 def test_revoke_terminate_stops_a_running_call_and_frees_its_slot(shop):
-    shop.worker()
+    worker = shop.worker()
     with call_context(caller="alice"):
         result = shop.tasks.sleep.delay("ollama/x", 60)
-    until(lambda: running(shop) == 1)
-    until(lambda: bool(shop.tasks.app.control.inspect(timeout=2).active()))
+    worker.wait_for_log("begins to sleep")
 
     result.revoke(terminate=True)
 
@@ -124,7 +117,7 @@ def test_reject_on_worker_lost_goes_back_and_is_a_dead_letter_at_last(make_shop)
     with pytest.raises(WorkerLostError) as caught:
         result.get(timeout=40)
     assert CallInfo.from_error(caught.value).caller == "erin"
-    assert shop.tasks.lanes.store.snapshot("ollama").dead == 1
+    until(lambda: shop.tasks.lanes.store.snapshot("ollama").dead == 1)
 
 
 def test_reject_and_ignore_settle_the_call(shop):
@@ -204,8 +197,8 @@ def test_warm_shutdown_finishes_what_runs_and_leaves_what_waits(make_shop):
 def test_cold_shutdown_gives_late_acknowledged_calls_back_at_once(make_shop):
     shop = make_shop(lease_ttl="60s")
     worker = shop.worker()
-    result = shop.tasks.sleep_late.delay("ollama/x", 1.5)
-    until(lambda: bool(shop.tasks.app.control.inspect(timeout=2).active()))
+    result = shop.tasks.sleep_late.delay("ollama/x", 5)
+    worker.wait_for_log("begins to sleep")
 
     worker.signal(signal.SIGQUIT)
     worker.wait()
@@ -261,7 +254,7 @@ def test_an_eta_far_away_stays_in_the_store(shop):
 @pytest.mark.parametrize("intake", ["store", "broker"])
 def test_serializers_and_compression_pass_through(make_shop, intake, serializer, compression):
     shop = make_shop(defaults=f'intake = "{intake}"')
-    shop.worker(pool="threads", env={"SHOP_ACCEPT": "json,pickle,msgpack,yaml"})
+    shop.worker(pool="threads", env={"SHOP_ACCEPT": "json,pickle,msgpack,yaml", "C_FORCE_ROOT": "1"})
 
     result = shop.tasks.echo.apply_async(
         ("ollama/x", ["ä", 1.5]), serializer=serializer, compression=compression
@@ -283,10 +276,10 @@ def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, 
     shop = make_shop()
     worker = shop.worker(env={"SHOP_CANCEL_ON_LOSS": "1"})
     observer.service = 2.0
-    result = shop.tasks.ask_late.delay("ollama/x", observer.url)
+    result = shop.tasks.ask_late.delay("ollama/x", observer.url, "hi")
     until(lambda: observer.highest == 1)
 
-    shop.tasks.lanes.store.client.client_kill_filter(_type="normal", skipme=True)
+    Redis.from_url(valkey.url(0)).client_kill_filter(_type="normal", skipme=True)
     worker.wait_for_log("Connection to broker lost")
 
     assert result.get(timeout=20)

@@ -1,0 +1,273 @@
+"""Whatever is admitted waits once, at its place; what cannot be kept is refused whole."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from celery_lanes.errors import NotQueued
+from celery_lanes.store.base import Delayed, Duplicate, Outcome, Parked, Reason, Release
+
+
+def test_admitted_call_waits_and_says_how_many_wait_before_it(lane):
+    assert lane.admit(lane.call(), lane.call("bob")) == [Parked(0), Parked(1)]
+    assert lane.counts == (0, 2, 0, 0)
+
+
+def test_admit_needs_no_rules(lane):
+    lane.park()
+
+    lane.configure()
+
+    assert lane.take().call == "c1"
+
+
+def test_call_is_granted_once_with_its_envelope_to_the_last_byte(lane):
+    lane.configure(2)
+    lane.park(envelope=bytes(range(256)))
+
+    turn = lane.turn(2)
+
+    assert [(g.call, g.caller, g.attempt, g.envelope) for g in turn.grants] == [
+        ("c1", "ann", 1, bytes(range(256)))
+    ]
+
+
+def test_same_call_is_a_duplicate_while_it_waits_runs_and_after_it_has_settled(lane):
+    lane.configure()
+    call = lane.call()
+    lane.admit(call)
+
+    assert lane.admit(call) == [Duplicate("waiting")]
+    grant = lane.take()
+    assert lane.admit(call) == [Duplicate("running")]
+    lane.release(grant)
+    assert lane.admit(call) == [Duplicate("settled")]
+    assert lane.counts == (0, 0, 0, 0)
+
+
+def test_same_call_is_a_duplicate_while_it_is_delayed_and_while_it_closes(lane):
+    lane.configure()
+    call = lane.call(due_ms=lane.clock() + 60_000)
+    lane.admit(call)
+
+    assert lane.admit(call) == [Duplicate("delayed")]
+    lane.store.cancel(lane.lane, call.task_id)
+    assert lane.admit(call) == [Duplicate("closing")]
+
+
+def test_same_call_twice_in_one_batch_is_taken_once(lane):
+    call = lane.call()
+
+    assert lane.admit(call, call) == [Parked(0), Duplicate("waiting")]
+
+
+def test_call_without_a_nonce_may_come_again_after_it_has_settled(lane):
+    lane.configure()
+    call = lane.call(remember=False)
+    lane.admit(call)
+    lane.release(lane.take())
+
+    assert lane.admit(call) == [Parked(0)]
+
+
+def test_redelivery_of_a_settled_call_without_a_nonce_is_a_duplicate(lane):
+    lane.configure()
+    lane.admit(lane.call(id="x", remember=False))
+    lane.release(lane.take())
+
+    assert lane.admit(lane.call(id="x", remember=True)) == [Duplicate("settled")]
+
+
+def test_settled_call_is_forgotten_after_the_dedupe_time(lane):
+    lane.configure(dedupe_ttl_ms=20)
+    call = lane.call()
+    lane.admit(call)
+    lane.release(lane.take())
+
+    lane.clock.sleep_ms(40)
+
+    assert lane.admit(call) == [Parked(0)]
+
+
+def test_delayed_call_waits_until_it_is_due_and_next_says_when_to_ask(lane):
+    lane.configure()
+    due = lane.clock() + 120
+    assert lane.admit(lane.call(due_ms=due)) == [Delayed(due)]
+
+    early = lane.turn()
+    assert early.grants == ()
+    assert 0 < early.due_in_ms <= 120
+
+    lane.clock.sleep_ms(early.due_in_ms + 5)
+    grant = lane.take()
+    assert grant.wait_ms < 100  # since it was due, not since it was sent
+
+
+def test_batches_beyond_the_limit_are_cut_and_all_answered(lane):
+    calls = [lane.call() for _ in range(1_203)]
+
+    verdicts = lane.admit(*calls)
+
+    assert verdicts == [Parked(at) for at in range(1_203)]
+
+
+ODD = {
+    "cost-0": {"cost": 0},
+    "cost-nan": {"cost": math.nan},
+    "cost-inf": {"cost": math.inf},
+    "cost-1e18": {"cost": 1e18},
+    "cost-huge-int": {"cost": 10**400},
+    "cost-text": {"cost": "1"},
+    "cost-bool": {"cost": True},
+    "priority-1001": {"priority": 1001},
+    "priority-half": {"priority": 0.5},
+    "due-negative": {"due_ms": -1},
+    "due-nan": {"due_ms": math.nan},
+    "caller-long": {"caller": "ü" * 129},
+    "caller-surrogate": {"caller": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("fields", ODD.values(), ids=ODD.keys())
+def test_odd_numbers_refuse_the_whole_batch_and_lose_nothing(lane, fields):
+    good, bad = lane.call(), lane.call(**fields)
+
+    with pytest.raises(ValueError, match=r"expected|surrogates"):
+        lane.admit(good, bad)
+
+    assert lane.counts == (0, 0, 0, 0)
+    assert lane.admit(good) == [Parked(0)]
+
+
+def test_call_needs_an_id(lane):
+    with pytest.raises(ValueError, match="id"):
+        lane.admit(lane.call(id="x"), type(lane.call())(id="", task_id="t", task="x"))
+
+
+@pytest.mark.parametrize("cost", [-1.0, math.nan, math.inf, 1e10])
+def test_odd_real_cost_is_refused_and_the_lease_stays(lane, cost):
+    lane.configure()
+    lane.park()
+    grant = lane.take()
+
+    with pytest.raises(ValueError, match="real cost"):
+        lane.release(grant, cost=cost)
+
+    assert lane.counts == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["", "a{b", "a}b"])
+def test_lane_names_that_break_the_hash_tag_are_refused(store, name):
+    with pytest.raises(ValueError, match="name without braces"):
+        store.snapshot(name)
+    with pytest.raises(ValueError, match="name without braces"):
+        store.admit(name, [], policy="fair")
+
+
+CALLERS = ["", "*", "a:b", "a:", ":", "a", "a%3Ab", "naïve ☃ 🙂", "a\nb", "a\x00b", "w:1", "{x}", "ü" * 128]
+
+
+def test_callers_may_have_any_name_and_are_never_mixed_up(lane):
+    lane.configure(len(CALLERS) * 2)
+    for caller in CALLERS:
+        lane.park(caller, times=2)
+
+    turn = lane.turn(len(CALLERS) * 2)
+
+    assert sorted(g.caller for g in turn.grants) == sorted(CALLERS * 2)
+    assert [g.caller for g in turn.grants[: len(CALLERS)]] == CALLERS
+    lane.turn(0, *(Release(g.call, g.token) for g in turn.grants))
+    assert lane.counts == (0, 0, 0, 0)
+
+
+def test_lanes_may_have_any_name_without_braces_and_are_listed(store, clock):
+    from tests.store.driving import Driver
+
+    for name in ["b:c", "naïve ☃", "a b"]:
+        lane = Driver(store, clock, name)
+        lane.configure()
+        lane.park()
+        assert lane.take().call == "c1"
+
+    assert store.lanes() == ["a b", "b:c", "naïve ☃"]
+
+
+def test_cancel_moves_waiting_and_delayed_calls_of_a_task_to_closing(lane):
+    lane.configure()
+    lane.park(task_id="t:1")
+    lane.park(task_id="t:1", due_ms=lane.clock() + 60_000)
+    lane.park(task_id="t")
+
+    assert lane.store.cancel(lane.lane, "t:1") == 2
+
+    assert lane.counts == (0, 1, 0, 2)
+    turn = lane.turn(1, closings=5)
+    assert {(c.call, c.reason, c.envelope) for c in turn.closings} == {
+        ("c1", Reason.CANCELLED, b"c1"),
+        ("c2", Reason.CANCELLED, b"c2"),
+    }
+    assert [g.call for g in turn.grants] == ["c3"]
+
+
+def test_cancel_repeated_after_a_lost_reply_says_the_same(lane):
+    lane.park(task_id="t")
+
+    assert [lane.store.cancel(lane.lane, "t") for _ in range(2)] == [1, 1]
+
+
+def test_cancel_of_a_running_or_unknown_task_is_not_queued(lane):
+    lane.configure()
+    lane.park(task_id="t")
+    lane.take()
+
+    for task_id in ["t", "never"]:
+        with pytest.raises(NotQueued):
+            lane.store.cancel(lane.lane, task_id)
+
+
+def test_cancelled_call_of_a_caller_lets_the_others_pass(lane):
+    lane.configure()
+    lane.park("ann", task_id="t")
+    lane.park("ann")
+    lane.park("bob")
+    lane.store.cancel(lane.lane, "t")
+
+    assert lane.order(2) == ["ann", "bob"]
+
+
+def test_closed_call_is_gone_and_only_its_holder_may_close_it(lane):
+    lane.configure()
+    (call,) = lane.park(task_id="t")
+    lane.store.cancel(lane.lane, "t")
+    closing = lane.closing()
+
+    assert not lane.store.close(lane.lane, call=call.id, token="stolen")
+    assert lane.store.close(lane.lane, call=call.id, token=closing.token)
+    assert not lane.store.close(lane.lane, call=call.id, token=closing.token)
+    assert lane.counts == (0, 0, 0, 0)
+    assert lane.admit(call) == [Duplicate("settled")]
+
+
+def test_closing_calls_hold_no_slot(lane):
+    lane.configure(1)
+    lane.park(task_id="t")
+    lane.store.cancel(lane.lane, "t")
+    lane.park()
+
+    turn = lane.turn(1, closings=1)
+
+    assert len(turn.closings) == len(turn.grants) == 1
+
+
+def test_settled_costs_follow_the_last_word(lane):
+    lane.configure()
+    lane.park()
+    grant = lane.take()
+
+    assert lane.store.settle(lane.lane, call=grant.call, token=grant.token, cost=5)
+    assert lane.store.settle(lane.lane, call=grant.call, token=grant.token, cost=3)
+    assert not lane.store.settle(lane.lane, call=grant.call, token="stolen", cost=3)
+    lane.release(grant, Outcome.DONE)
+    assert not lane.store.settle(lane.lane, call=grant.call, token=grant.token, cost=3)
