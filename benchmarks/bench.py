@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import redis
-from celery_lanes.testing.embedded import EmbeddedValkey
 
+from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.workers import WorkerProcess
 
 ROOT = Path(__file__).parents[1]

@@ -118,10 +118,9 @@ class Lanes:
         The estimate stands if that fails.
         """
         header = getattr(request, HEADER, None) or {}
-        lane = header.get("lane")
-        if "token" not in header or self.settings.lane(lane).cost != "tokens":
+        if "token" not in header or self.settings.lane(header["lane"]).cost != "tokens":
             return
-        call, token = header["nonce"], header["token"]
+        lane, call, token = header["lane"], header["nonce"], header["token"]
         try:
             self.store.settle(lane, call=call, token=token, cost=max(1.0, float(cost)))
         except StoreError as error:

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
@@ -41,9 +42,14 @@ class EmbeddedValkey:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="embedded-valkey-")
+        self._log = Path(self._folder.name, "log")
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
         return self
 
     def __exit__(
@@ -71,13 +77,14 @@ class EmbeddedValkey:
         """Start the server and wait until it answers."""
         if self._process is not None:
             return
-        self._process = subprocess.Popen(  # noqa: S603 # our own program and arguments
-            self._command(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 # calls one C function
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 # our own program and arguments
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 # calls one C function
+            )
         self._wait_until_ready()
 
     def stop(self) -> None:
@@ -114,7 +121,7 @@ class EmbeddedValkey:
             has_ended = self._process is None or self._process.poll() is not None
             if has_ended or time.monotonic() > deadline:
                 self._end(signal.SIGKILL)
-                raise StoreUnavailable(f"the embedded server did not start: {self._program}")
+                raise StoreUnavailable(f"{self._program} did not start:\n{self._log.read_text()}")
             time.sleep(0.01)
 
     def _answers(self) -> bool:

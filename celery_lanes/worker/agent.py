@@ -191,9 +191,9 @@ class Agent:
                 self._wait()
                 self._mail.open()
                 self._round()
-            except StoreUnavailable as error:
+            except StoreUnavailable as error:  # noqa: PERF203 # the thread outlives any error
                 self._went_away(error)
-            except Exception:  # noqa: PERF203 # the thread must outlive any error
+            except Exception:  # the thread must outlive any error
                 logger.exception("celery_lanes: the store thread failed; going on in 1 s")
                 self._retry_at = time.monotonic() + TICK_S
         self._disconnect()

@@ -80,7 +80,7 @@ class Dispatcher:
 
     @property
     def _semaphore(self) -> Any:
-        """Give the semaphore that Celery's own handler would take: it counts all of the pool's jobs."""
+        """Give the semaphore that Celery's own handler would take; it counts the pool's jobs."""
         worker = self._worker
         return worker.semaphore if worker.pool_putlocks and worker.pool.uses_semaphore else None
 

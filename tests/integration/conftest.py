@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from celery import _state
+
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
-
 from celery_lanes.testing.workers import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -71,8 +72,12 @@ class Shop:
         self, *, defaults: str = "", rest: str = "", lease_ttl: str = "3s", store: str = ""
     ) -> Shop:
         text = CONFIG.format(
-            store=self.store, store_options=store, prefix=self.prefix, defaults=defaults,
-            rest=rest, lease_ttl=lease_ttl,
+            store=self.store,
+            store_options=store,
+            prefix=self.prefix,
+            defaults=defaults,
+            rest=rest,
+            lease_ttl=lease_ttl,
         )
         self.config.write_text(text)
         return self
@@ -85,6 +90,7 @@ class Shop:
             path = ROOT / "tests/integration/shop.py"
             spec = importlib.util.spec_from_file_location("tests.integration.shop", path)
             module = importlib.util.module_from_spec(spec)
+            self._exits.callback(_forget_shared_tasks, set(_state._on_app_finalizers))
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             self._exits.callback(module.app.close)
@@ -119,6 +125,11 @@ def running(shop: Shop, lane: str = "ollama") -> int:
 
 def waiting(shop: Shop, lane: str = "ollama") -> int:
     return shop.tasks.lanes.store.snapshot(lane).waiting
+
+
+def _forget_shared_tasks(known: set[Any]) -> None:
+    """Let the next shop, another app in this process, have tasks of the same names."""
+    _state._on_app_finalizers.intersection_update(known)
 
 
 def _stop(worker: WorkerProcess) -> None:

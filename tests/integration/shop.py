@@ -10,9 +10,11 @@ from urllib.request import Request, urlopen
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from celery.utils.log import get_task_logger
 
 from celery_lanes import CallInfo, Lanes
 
+logger = get_task_logger(__name__)
 app = Celery("shop", broker=os.environ.get("SHOP_BROKER"), backend=os.environ.get("SHOP_BACKEND"))
 app.conf.update(
     broker_connection_retry_on_startup=True,
@@ -124,7 +126,7 @@ def other_name(text: str, llm: str) -> str:
 @app.task
 def sleep(model: str, seconds: float) -> str:
     """Sleep."""
-    print("begins to sleep")
+    logger.info("begins to sleep")
     time.sleep(seconds)
     return "slept"
 
@@ -132,7 +134,7 @@ def sleep(model: str, seconds: float) -> str:
 @app.task(acks_late=True)
 def sleep_late(model: str, seconds: float) -> str:
     """Sleep, acknowledged late."""
-    print("begins to sleep")
+    logger.info("begins to sleep")
     time.sleep(seconds)
     return "slept"
 

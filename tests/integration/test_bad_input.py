@@ -31,7 +31,7 @@ def test_odd_caller_names_are_callers_like_any_other(make_shop, intake, caller):
 
 
 def test_a_caller_of_10_kb_is_refused_at_the_publish(shop):
-    with pytest.raises(ValueError, match="expected a caller of up to 256 UTF-8 bytes, got 10240"):
+    with pytest.raises(ValueError, match="expected a caller of up to 256 bytes, got 10240"):
         shop.tasks.whose.apply_async(("ollama/x",), caller="x" * 10240)
 
     assert shop.tasks.lanes.store.snapshot("ollama").waiting == 0
@@ -112,14 +112,14 @@ def test_a_worker_with_a_broken_file_says_so_in_one_line_and_does_not_start(shop
 
     ended = subprocess.run(
         command, cwd=ROOT, env={**shop.full_env, "CELERY_LANES_STORE_URL": ""},
-        capture_output=True, text=True, timeout=30,
+        capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
 
-    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("celery_lanes: ")]
     assert ended.returncode != 0
     assert len(lines) == 1, ended.stderr
-    assert lines[0].startswith("celery_lanes: ")
     assert words in lines[0]
+    assert "Traceback" not in ended.stderr
 
 
 def test_publishing_without_a_store_fails_closed_and_says_so(make_shop):

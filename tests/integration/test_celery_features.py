@@ -12,7 +12,6 @@ from celery.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-
 from redis import Redis
 
 from celery_lanes import CallInfo, call_context
@@ -254,7 +253,9 @@ def test_an_eta_far_away_stays_in_the_store(shop):
 @pytest.mark.parametrize("intake", ["store", "broker"])
 def test_serializers_and_compression_pass_through(make_shop, intake, serializer, compression):
     shop = make_shop(defaults=f'intake = "{intake}"')
-    shop.worker(pool="threads", env={"SHOP_ACCEPT": "json,pickle,msgpack,yaml", "C_FORCE_ROOT": "1"})
+    shop.worker(
+        pool="threads", env={"SHOP_ACCEPT": "json,pickle,msgpack,yaml", "C_FORCE_ROOT": "1"}
+    )
 
     result = shop.tasks.echo.apply_async(
         ("ollama/x", ["ä", 1.5]), serializer=serializer, compression=compression

@@ -6,6 +6,7 @@ left out: the two have their own clocks. Only fields that do not depend on time 
 
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import replace
 from itertools import count
@@ -40,6 +41,7 @@ from tests.store.driving import FakeClock
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
 FAR_MS = 2**50
+EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "25"))
 
 callers = st.sampled_from(["", "ann", "bob", "a:b", "☃"])
 costs = st.sampled_from([1, 2.5, 7, 1000, 1e9])
@@ -261,8 +263,8 @@ def test_memory_and_scripts_agree_step_by_step(store, kind):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -40,7 +40,6 @@ local function promote()
 end
 
 local function forget_tags()
-  if lane.served == 0 then return end
   local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, 100)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end

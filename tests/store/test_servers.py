@@ -1,0 +1,467 @@
+"""What only a server can do: run out of memory, go away, ask for a password, be a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+import uuid
+
+import pytest
+import redis as redis_py
+
+from celery_lanes.errors import StoreError, StoreUnavailable
+from celery_lanes.store import lua
+from celery_lanes.store.base import Outcome, Parked, Policy, Reason, Release, Renewal
+from celery_lanes.store.connect import open_store
+from celery_lanes.store.memory import MemoryStore
+from celery_lanes.testing.embedded import EmbeddedValkey
+from tests import services
+from tests.store.driving import Driver, RealClock
+
+SERVERS = pytest.mark.parametrize("kind", ["valkey", "redis"])
+SECRET = "hunter2-swordfish"
+
+
+@pytest.fixture
+def own_server():
+    with EmbeddedValkey() as server:
+        yield server
+
+
+def driver(server: EmbeddedValkey, **options) -> Driver:
+    store = open_store(server.url(), prefix=f"t{uuid.uuid4().hex}", **options)
+    return Driver(store, RealClock())
+
+
+# -- a full server ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", [None, "/usr/bin/redis-server"], ids=["valkey", "redis"])
+def test_full_server_refuses_calls_but_renews_releases_and_reaps(program):
+    if program and not os.path.exists(program):
+        pytest.skip(f"{program} is not installed")
+    with EmbeddedValkey(program=program) as server:
+        lane = driver(server)
+        lane.configure(3, max_leases=1)
+        lane.park(times=6)
+        first, second, third = lane.turn(3).grants
+        client = redis_py.Redis(port=server.port)
+        client.config_set("maxmemory", 1)
+
+        with pytest.raises(StoreUnavailable, match="full"):
+            lane.park()
+
+        renewal = lane.store.renew(lane.lane, worker="w1", held=[(first.call, first.token)])
+        assert renewal == Renewal()
+        assert lane.store.settle(lane.lane, call=first.call, token=first.token, cost=3)
+        assert len(lane.turn(1, Release(first.call, first.token), worker="w2").grants) == 1
+        lane.release(second, Outcome.BACK)
+        lane.release(third, Outcome.LOST)
+        closing = lane.closing()
+        assert lane.store.close(lane.lane, call=closing.call, token=closing.token)
+        lane.store.reap(lane.lane)
+        lane.configure(2)
+        lane.store.set_paused(lane.lane, paused=True)
+        lane.store.set_max_concurrent(lane.lane, 1)
+        assert lane.store.cancel(lane.lane, "task-c6") == 1
+        assert lane.counts == (1, 2, 0, 1)
+
+
+# -- a server that is away -------------------------------------------------------------------------
+
+
+def test_unreachable_server_is_store_unavailable_and_comes_back(own_server):
+    lane = driver(own_server)
+    lane.configure()
+    own_server.kill()
+
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable) as caught:
+        lane.park()
+    assert time.monotonic() - started < 3
+    assert isinstance(caught.value.__cause__, redis_py.ConnectionError)
+
+    own_server.restart()
+    lane.park()
+    assert lane.counts == (0, 1, 0, 0)
+
+
+def test_store_can_be_opened_while_its_server_is_away():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        store = open_store(f"redis://127.0.0.1:{probe.getsockname()[1]}")
+
+    with pytest.raises(StoreUnavailable):
+        store.snapshot("a")
+    with pytest.raises(StoreUnavailable):
+        store.listen("w")
+
+
+def test_silent_server_is_given_up_after_a_second():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        store = open_store(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            store.snapshot("a")
+        assert 0.5 < time.monotonic() - started < 5
+
+
+def test_scripts_are_sent_again_when_the_server_has_forgotten_them(own_server):
+    lane = driver(own_server)
+    lane.park()
+    redis_py.Redis(port=own_server.port).script_flush()
+
+    lane.park()
+
+    assert lane.counts == (0, 2, 0, 0)
+
+
+def test_ear_says_that_its_connection_is_lost_and_can_be_opened_again(own_server):
+    lane = driver(own_server)
+    ear = lane.store.listen("w1")
+    own_server.kill()
+
+    with pytest.raises(StoreUnavailable):
+        lane.until(lambda: ear.drain() and False)
+    ear.close()
+
+    own_server.restart()
+    ear = lane.store.listen("w1")
+    lane.configure()
+    lane.turn()
+    lane.park()
+    lane.until(lambda: ear.drain() == {lane.lane})
+    ear.close()
+
+
+@SERVERS
+def test_disconnected_store_connects_again(lane):
+    lane.park()
+    lane.store.disconnect()
+
+    assert lane.counts == (0, 1, 0, 0)
+
+
+@SERVERS
+def test_store_and_ear_work_in_a_forked_child(lane):
+    lane.configure()
+    lane.park()
+    ear = lane.store.listen("w1")
+
+    child = os.fork()
+    if child == 0:
+        try:
+            grant = lane.take("w1")
+            lane.turn(1, worker="w1")
+            lane.release(grant, Outcome.BACK)
+            is_fine = ear.drain() == set() and lane.counts == (0, 1, 0, 0)
+            os._exit(0 if is_fine else 1)
+        finally:
+            os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert lane.take("w2").attempt == 2
+    ear.close()
+
+
+def test_read_only_replica_is_store_unavailable(own_server):
+    with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as replica:
+        lane = driver(replica)
+
+        def is_refused() -> bool:
+            with pytest.raises(StoreUnavailable):
+                lane.park()
+            return True
+
+        lane.until(is_refused)
+
+
+def test_odd_numbers_are_refused_by_the_script_too(valkey):
+    lane = driver(valkey)
+    fields = ["c2", "t", "x", "ann", "ann", 0, "nan", 0, 1, b""]
+    good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, b""]
+
+    with pytest.raises(StoreError, match="odd priority, cost or due time in call c2"):
+        lane.store._wire.admit(lane.lane, [*good, *fields])
+
+    assert lane.counts == (0, 0, 0, 0)
+
+
+# -- durability ------------------------------------------------------------------------------------
+
+
+def test_admit_waits_for_the_append_only_file():
+    with EmbeddedValkey("--appendonly", "yes", "--appendfsync", "everysec") as server:
+        lane = driver(server, durability="aof")
+
+        assert lane.admit(lane.call()) == [Parked(0)]
+        assert lane.admit(lane.call()) == [Parked(1)]
+
+
+def test_admit_says_so_if_the_append_only_file_is_off(own_server):
+    lane = driver(own_server, durability="aof")
+
+    with pytest.raises(StoreError, match="appendonly"):
+        lane.park()
+
+
+def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_server):
+    lane = driver(own_server, durability="replicas:1")
+    call = lane.call()
+    with pytest.raises(StoreUnavailable, match="expected 1 acknowledgements"):
+        lane.admit(call)
+
+    with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as _replica:
+        client = redis_py.Redis(port=own_server.port)
+        lane.until(lambda: client.wait(1, 500) == 1)
+
+        lane.admit(call)
+
+    assert lane.counts == (0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("durability", ["", "fsync", "replicas:", "replicas:0", "replicas:-1"])
+def test_odd_durability_is_refused(durability):
+    with pytest.raises(ValueError, match="durability"):
+        open_store("redis://127.0.0.1", durability=durability)
+
+
+# -- urls --------------------------------------------------------------------------------------------
+
+
+def test_memory_store_is_one_per_url():
+    url = f"memory://{uuid.uuid4().hex}"
+
+    assert open_store(url) is open_store(url)
+    assert open_store(url) is not open_store(url + "x")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://user:{SECRET}@127.0.0.1:1/0",
+        f"sentinel://:{SECRET}@127.0.0.1:1;sentinel://127.0.0.1:2/0?master_name=x",
+        f"redis+cluster://:{SECRET}@127.0.0.1:1",
+        f"redis://:{SECRET}@127.0.0.1:port",
+        f"redis://:{SECRET}@127.0.0.1:1/0?socket_timeout={SECRET}",
+        f"sentinel://:{SECRET}@127.0.0.1:1",
+        f"mongodb://:{SECRET}@127.0.0.1",
+    ],
+    ids=lambda url: re.sub(r"\W+", "-", url.replace(SECRET, "")),
+)
+def test_secrets_of_a_url_are_in_no_message(url):
+    texts = []
+    try:
+        store = open_store(url)
+        texts.append(repr(store))
+        store.snapshot("a")
+    except StoreError as error:
+        while error is not None:
+            texts += [str(error), repr(error)]
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+    assert texts
+    assert SECRET not in "".join(texts)
+
+
+def test_urls_of_valkey_and_of_sockets_are_understood(tmp_path):
+    path = tmp_path / "socket"
+    with EmbeddedValkey("--unixsocket", str(path)) as server:
+        for url in [
+            f"valkey://127.0.0.1:{server.port}/3",
+            f"unix://{path}?db=3",
+            f"redis+socket://{path}?virtual_host=3",
+        ]:
+            store = open_store(url)
+            store.set_max_concurrent(url.partition(":")[0], 1)
+
+        assert store.lanes() == ["redis+socket", "unix", "valkey"]
+
+
+def test_server_with_a_password_is_opened_by_the_url():
+    with EmbeddedValkey() as server:
+        redis_py.Redis(port=server.port).config_set("requirepass", SECRET)
+        store = open_store(f"redis://:{SECRET}@127.0.0.1:{server.port}")
+        assert store.lanes() == []
+        wrong = open_store(f"redis://:{SECRET}x@127.0.0.1:{server.port}")
+        with pytest.raises(StoreUnavailable) as caught:
+            wrong.lanes()
+        assert SECRET not in str(caught.value)
+
+
+def test_sentinel_leads_to_the_master(own_server, tmp_path):
+    settings = tmp_path / "sentinel.conf"
+    settings.write_text(f"sentinel monitor lanes 127.0.0.1 {own_server.port} 1\n")
+    with Sentinel(settings) as port:
+        url = f"sentinel://127.0.0.1:1;sentinel://127.0.0.1:{port}/2?master_name=lanes"
+        lane = Driver(open_store(url), RealClock())
+        lane.configure()
+        lane.park()
+        ear = lane.store.listen("w1")
+
+        assert lane.take().call == "c1"
+        ear.close()
+
+
+class Sentinel:
+    """A sentinel process; it rewrites its settings file."""
+
+    def __init__(self, settings) -> None:
+        self._server = EmbeddedValkey()
+        self._server._command = lambda: [
+            self._server._program,
+            str(settings),
+            "--sentinel",
+            "--port",
+            str(self._server.port),
+            "--bind",
+            "127.0.0.1",
+        ]
+
+    def __enter__(self) -> int:
+        self._server.start()
+        return self._server.port
+
+    def __exit__(self, *_error) -> None:
+        self._server.stop()
+
+
+# -- a cluster ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    bus = str(services.free_port())  # by default 10,000 above the port: beyond the last one
+    with EmbeddedValkey("--cluster-enabled", "yes", "--cluster-port", bus) as server:
+        client = redis_py.Redis(port=server.port)
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        deadline = time.monotonic() + 10
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield server
+
+
+def test_every_verb_works_in_a_cluster(cluster):
+    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}")
+    for name in ["a", "b", "c"]:
+        lane = Driver(store, RealClock(), name)
+        lane.configure(2)
+        ear = store.listen("w1")
+        assert lane.turn().grants == ()
+        lane.park(task_id="t", times=2)
+        lane.until(lambda ear=ear, name=name: ear.drain() == {name})
+        grant = lane.take()
+        assert store.settle(name, call=grant.call, token=grant.token, cost=2)
+        assert store.renew(name, worker="w1", held=[(grant.call, grant.token)]) == Renewal()
+        assert store.cancel(name, "t") == 1
+        closing = lane.closing()
+        assert closing.reason is Reason.CANCELLED
+        assert store.close(name, call=closing.call, token=closing.token)
+        lane.release(grant)
+        store.reap(name)
+        store.set_max_concurrent(name, 3)
+        store.set_paused(name, paused=True)
+        assert store.snapshot(name).max_concurrent == 3
+        ear.close()
+
+    assert store.lanes() == ["a", "b", "c"]
+    assert isinstance(store.warnings(), list)
+    store.disconnect()
+    assert store.lanes() == ["a", "b", "c"]
+
+
+def test_cluster_that_lacks_slots_is_store_unavailable(cluster):
+    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}", prefix="moving")
+    lane = Driver(store, RealClock())
+    lane.configure()
+    client = redis_py.Redis(port=cluster.port)
+    slot = client.execute_command("CLUSTER", "KEYSLOT", f"{{moving:{lane.lane}}}")
+    client.execute_command("CLUSTER", "DELSLOTS", slot)
+    try:
+        with pytest.raises(StoreUnavailable):
+            lane.park()
+    finally:
+        client.execute_command("CLUSTER", "ADDSLOTS", slot)
+
+
+def test_durable_admit_works_in_a_cluster(cluster):
+    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}", durability="replicas:1")
+    lane = Driver(store, RealClock(), "durable")
+
+    with pytest.raises(StoreUnavailable, match="expected 1 acknowledgements"):
+        lane.park()
+
+    assert lane.counts == (0, 1, 0, 0)
+
+
+# -- what a server says of itself ----------------------------------------------------------------------
+
+
+def test_server_that_keeps_nothing_or_evicts_is_warned_of(own_server):
+    client = redis_py.Redis(port=own_server.port)
+    store = open_store(own_server.url())
+    assert [w for w in store.warnings() if "disk" in w]
+
+    client.config_set("save", "60 1")
+    assert store.warnings() == []
+
+    client.config_set("maxmemory", 10**9)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    assert ["noeviction" in w for w in store.warnings()] == [True]
+
+
+def test_server_that_does_not_tell_is_warned_of_and_does_not_fail(own_server):
+    client = redis_py.Redis(port=own_server.port)
+    client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~*", "&*", "+@all", "-config")
+
+    store = open_store(f"redis://shop:pw@127.0.0.1:{own_server.port}")
+
+    assert ["does not tell" in warning for warning in store.warnings()] == [True]
+
+
+def test_memory_store_warns_that_it_keeps_nothing():
+    assert len(MemoryStore().warnings()) == 1
+
+
+# -- the scripts themselves ------------------------------------------------------------------------------
+
+VERBS = ["admit", "next", "renew", "reap", "cancel", "close", "settle"]
+VERBS += ["configure", "resize", "pause", "snapshot"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_scripts_declare_few_keys_and_scan_nothing(verb):
+    script = lua.load(verb)
+
+    assert len(script.kinds) <= 14
+    assert not re.search(r"'(KEYS|SCAN|HSCAN|ZSCAN|SSCAN|HGETALL)'", script.source)
+
+
+def test_lane_uses_at_most_14_keys_all_under_one_hash_tag(own_server):
+    lane = driver(own_server)
+    lane.configure(1, max_leases=1)
+    lane.park(times=3)
+    lane.park(due_ms=lane.clock() + 60_000)
+    lane.turn(0, Release("x", "y"), worker="w2")
+    lane.take()
+    lane.turn(1)
+
+    keys = redis_py.Redis(port=own_server.port).keys("*")
+
+    prefix = lane.store._keys.prefix.encode()
+    of_lane = {key for key in keys if key.startswith(b"{%s:%s}:" % (prefix, lane.lane.encode()))}
+    assert set(keys) - of_lane == {prefix + b":lanes"}
+    assert len(of_lane) <= 14
+
+
+def test_admit_with_a_policy_needs_no_configuration(valkey):
+    lane = driver(valkey)
+    lane.policy = Policy.FIFO
+
+    assert lane.admit(lane.call()) == [Parked(0)]
