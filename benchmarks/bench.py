@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import redis
 
@@ -64,8 +65,8 @@ def main() -> None:
 
 def measure(kind: str, calls: int) -> dict[str, float]:
     """Publish, drain and time the starts, on a server of its own."""
-    with EmbeddedValkey() as server:
-        env = environment(kind, server)
+    with EmbeddedValkey() as server, TemporaryDirectory() as folder:
+        env = environment(kind, server, Path(folder))
         marks = redis.Redis.from_url(server.url(3))
         published = float(run(PUBLISH, env, str(calls), str(CALLERS)))
         queue = "lanes.bench" if kind == "lanes" else "plain"
@@ -84,9 +85,9 @@ def measure(kind: str, calls: int) -> dict[str, float]:
     }
 
 
-def environment(kind: str, server: EmbeddedValkey) -> dict[str, str]:
+def environment(kind: str, server: EmbeddedValkey, folder: Path) -> dict[str, str]:
     """Give what the producer and the worker read."""
-    config = Path(server.data_dir) / "lanes.toml"
+    config = folder / "lanes.toml"
     config.write_text(CONFIG.format(url=server.url(2)))
     return {
         **os.environ,

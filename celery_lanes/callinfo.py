@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 HEADER = "lanes"
@@ -42,7 +42,8 @@ class CallInfo:
 
     def to_header(self) -> dict[str, Any]:
         """Give the header's value: plain JSON types, defaults left out."""
-        return {k: v for k, v in asdict(self).items() if v != _DEFAULTS[k]}
+        fields = ((name, getattr(self, name), usual) for name, usual in _DEFAULTS.items())
+        return {name: value for name, value, usual in fields if value != usual}
 
     @classmethod
     def from_header(cls, header: object) -> CallInfo:

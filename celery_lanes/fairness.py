@@ -5,13 +5,13 @@ Start-time fair queueing (Goyal, 1996) with a virtual time ``V`` that follows th
 - an *account* (a caller, or ``*`` for all of a fifo lane) that starts to wait gets the start tag
   ``S = max(V, F)``; idle time earns no credit. The smallest ``S`` is served next, ties by the
   sequence number of the account's first call.
-- a grant moves on ``V = max(V, S) + cost / (weights of all who wait)`` and ``F = S + cost / weight``;
-  an account that goes on waiting has ``S = F``. With ``V = S`` alone a stream of new callers would
-  starve everybody else.
-- the real cost corrects both: ``F += (real - charged) / weight`` and ``V += (real - charged) / share``
-  (``share``: the weights at the grant). If ``V`` kept what was only estimated, it would run ahead of
-  all who wait, and a newcomer, who starts at ``V``, would wait until they have caught up. So ``V`` is
-  kept in two parts, *served* and *serving*, and a tag is forgotten only when *served* has passed it.
+- a grant moves on ``V = max(V, S) + cost / (weights of all who wait)``; ``F = S + cost / weight``,
+  and an account that goes on waiting has ``S = F``. With ``V = S`` alone a stream of new callers
+  would starve everybody else.
+- the real cost corrects both: ``F += (real - charged) / weight``, ``V += (real - charged) / share``
+  (``share``: the weights at the grant). If ``V`` kept what was only estimated, it would run ahead
+  of all who wait, and a newcomer, who starts at ``V``, would wait until they have caught up. So
+  ``V`` is kept in two parts, *served* and *serving*; a tag is forgotten when *served* is past it.
 - a correction may take ``S`` of a waiting account below ``V``: it waited all the time that it had
   been charged too much. That is at most what its running calls were charged too much, in sum.
 

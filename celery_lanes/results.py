@@ -8,8 +8,6 @@ message and args.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from functools import cache
 from typing import Any
 
 from celery_lanes.callinfo import HEADER, CallInfo
@@ -43,14 +41,12 @@ def attribute_results(app: Any) -> None:
 
     def make_attributed_backend() -> Any:
         backend = make_backend()
-        kind: Hashable = type(backend)
-        backend.__class__ = _attributed(kind)
+        backend.__class__ = _attributed(type(backend))
         return backend
 
     app._get_backend = make_attributed_backend
 
 
-@cache
-def _attributed(cls: Any) -> type:
+def _attributed(cls: type) -> type:
     name = f"Attributed{cls.__name__}"
     return type(name, (AttributedBackend, cls), {"__module__": cls.__module__})

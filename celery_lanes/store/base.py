@@ -1,4 +1,4 @@
-"""The lane store's verbs and values. ``memory`` is the readable specification, ``redis`` the real one.
+"""The lane store's verbs and values. ``memory`` is the readable specification, ``redis`` is real.
 
 Words: a *call* is one published task message; its id is the sender's nonce. An *attempt* is one
 grant of a call; it holds a *lease* named by a random *token*. A *worker* here is an incarnation:
@@ -27,7 +27,7 @@ class Policy(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A wall-clock token bucket (GCRA): ``count`` units every ``period_ms``, up to ``burst`` at once."""
+    """A wall-clock bucket (GCRA): ``count`` units every ``period_ms``, up to ``burst`` at once."""
 
     count: float
     period_ms: int
@@ -80,8 +80,8 @@ class Call:
         priority: -1000 to 1000; higher first within the caller.
         cost: estimate, 1 to 1e9.
         due_ms: not before this time of the store's clock; 0 = at once.
-        remember: refuse it as a duplicate also after it has settled. False for a message
-            without a nonce, which may rightly come again.
+        remember: refuse it as a duplicate also if it has settled already. False for a message
+            without a nonce, which may rightly come again, unless the broker redelivers it.
         envelope: the message itself; opaque to the store.
     """
 
@@ -145,7 +145,10 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give a lease back. ``cost`` is the real cost, if known; a wrong or old token changes nothing."""
+    """Give a lease back; a wrong or old token changes nothing.
+
+    ``cost`` is the real cost of a call that is done, if known: 0 to 1e9, less than 1 counts as 1.
+    """
 
     call: str
     token: str
@@ -155,7 +158,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A call that may start now. ``attempt`` counts grants from 1; ``wait_ms`` since admit (or due)."""
+    """A call that may start now. ``attempt`` counts grants from 1.
+
+    ``wait_ms``: since it was admitted, due or put back, whichever came last.
+    """
 
     call: str
     token: str
@@ -186,7 +192,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What ``renew`` answers: the named calls whose lease is gone, and how many unnamed went back."""
+    """What ``renew`` answers: named calls whose lease is gone, and how many unnamed went back."""
 
     lost: tuple[str, ...] = ()
     put_back: int = 0
@@ -194,7 +200,10 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What ``reap`` did with expired leases: put back, moved to closing; or extended them all."""
+    """What ``reap`` did with expired leases: put back, moved to closing; or extended them all.
+
+    ``extended_ms`` is negative after the store's clock has jumped back.
+    """
 
     put_back: int = 0
     closing: int = 0
@@ -203,7 +212,11 @@ class Reaped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One consistent reading of a lane. Counts of calls; ``oldest_wait_ms`` of the waiting ones."""
+    """One consistent reading of a lane. Counts of calls; ``oldest_wait_ms`` of the waiting ones.
+
+    ``callers_waiting`` is at most 1 in a fifo lane: all share one account. ``dead``: letters kept.
+    ``workers``: those heard of within ``lease_ttl_ms``.
+    """
 
     lane: str
     max_concurrent: int | None
@@ -248,9 +261,10 @@ class Store(Protocol):
         releases: Sequence[Release] = (),
         closings: int = 0,
     ) -> Turn:
-        """Release, then grant up to ``want`` calls and hand out up to ``closings`` results to write.
+        """Release, then grant up to ``want`` calls and hand out ``closings`` results to write.
 
-        A repeated ``request`` number of the same worker gets the same grants again.
+        A repeated ``request`` number (from 1) of the same worker gets the same grants again; a
+        lower one only has its releases heard.
         Raises ``LaneNotConfigured`` (after the releases) if no rules are known.
         """
 
@@ -264,10 +278,13 @@ class Store(Protocol):
         """Deal with expired leases; extend all of them instead if the clock has stood still."""
 
     def cancel(self, lane: str, task_id: str) -> int:
-        """Move the waiting and delayed calls of a task id to closing; ``NotQueued`` if there is none."""
+        """Move the waiting and delayed calls of a task id to closing; count the cancelled ones.
+
+        Raises ``NotQueued`` if there is none; a repeat counts those that are still to be closed.
+        """
 
     def close(self, lane: str, *, call: str, token: str) -> bool:
-        """Settle a closing call, its result being written; False if the token is not the holder's."""
+        """Settle a closing call, its result being written; False if the token is not its own."""
 
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""

@@ -105,7 +105,7 @@ def _sentinel(_scheme: str, place: str) -> Redis:
     hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
     sentinel_options = _options() | _sentinel_credentials(query)
     sentinel: Any = Sentinel(hosts, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call] # redis-py
-    return cast(Redis, sentinel.master_for(query["master_name"][0]))
+    return cast("Redis", sentinel.master_for(query["master_name"][0]))
 
 
 def _credentials(parts: list[SplitResult]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from threading import Lock
 
 from redis.client import PubSub
-from redis.exceptions import TimeoutError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_lanes.store.faults import translated
 
@@ -77,7 +77,7 @@ class RedisEar:
         if self._pid != os.getpid():
             self._pid, self._pubsub = os.getpid(), self._subscribe()
         heard: set[str] = set()
-        with translated(), suppress(TimeoutError):  # half a message: the rest comes later
+        with translated(), suppress(RedisTimeoutError):  # half a message: the rest comes later
             while (message := self._pubsub.get_message()) is not None:
                 if message["type"] == "message":
                     heard.add(message["data"].decode())

@@ -10,7 +10,7 @@ OLDEST_SERVER = (6, 2)
 
 
 def warnings(server: Any) -> list[str]:
-    """Say what endangers the promises: persistence, eviction, age. A managed server may not tell."""
+    """Say what endangers the promises: age, eviction, persistence. Some servers do not tell."""
     try:
         info: dict[str, Any] = server.info()
         config: dict[str, str] = server.config_get("maxmemory*") | server.config_get("save")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import ceil
 
-from celery_lanes.fairness import Charge, FairQueue, Place, ready_at, spent
-from celery_lanes.store.base import Bucket, Call, LaneRules, Outcome, Reason, Release
-from celery_lanes.store.keys import quoted
+from celery_lanes.fairness import Charge, FairQueue, Place
+from celery_lanes.store.base import Call, LaneRules, Outcome, Reason, Release
+from celery_lanes.store.buckets import Buckets
 
 PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100
@@ -77,6 +77,7 @@ class Ledger:
     override: int | None = None
     is_paused: bool = False
     queue: FairQueue = field(default_factory=FairQueue)
+    buckets: Buckets = field(default_factory=Buckets)
     records: dict[str, Record] = field(default_factory=dict)
     delayed: dict[str, int] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
@@ -88,12 +89,16 @@ class Ledger:
     dead: list[tuple[int, Record]] = field(default_factory=list)
     done: Counter[int] = field(default_factory=Counter)
     acks_early: dict[str, bool] = field(default_factory=dict)
-    full_at: dict[str, float] = field(default_factory=dict)
     seq: int = 0
     ticked_ms: int | None = None
     frozen_ms: int = 0
 
     # -- readings ------------------------------------------------------------------------------
+
+    @property
+    def is_used(self) -> bool:
+        """Say whether anything has been written to this lane, or it was only asked about."""
+        return bool(self.seq or self.rules or self.override is not None or self.is_paused)
 
     @property
     def cap(self) -> int | None:
@@ -222,8 +227,7 @@ class Ledger:
         if not difference:
             return
         self.queue.correct(record.account, record.charge, cost)
-        if self.rules and self.rules.tokens and "tokens" in self.full_at:
-            self.full_at["tokens"] += difference * interval_ms(self.rules.tokens)
+        self.buckets.correct(difference)
 
     def _finish(self, record: Record, cost: float | None) -> None:
         if cost is not None:
@@ -259,42 +263,6 @@ class Ledger:
         record.state, record.reason = State.CLOSING, reason
         self.closing[record.call.id] = 0
 
-    # -- buckets ----------------------------------------------------------------------------------
-
-    def caller_ready_at(self, account: str) -> float:
-        """Say when the account's own bucket lets one call pass."""
-        return self._ready_at(f"rate:{account}", self._caller_rate(account), 1.0)
-
-    def lane_ready_at(self, cost: float) -> float:
-        """Say when the lane's buckets let a call of this cost pass."""
-        rules = self.rules
-        rate = self._ready_at("rate", rules.rate if rules else None, 1.0)
-        return max(rate, self._ready_at("tokens", rules.tokens if rules else None, cost))
-
-    def spend(self, account: str, cost: float) -> None:
-        """Take a granted call's share out of every bucket."""
-        self._spend(f"rate:{account}", self._caller_rate(account), 1.0)
-        if self.rules:
-            self._spend("rate", self.rules.rate, 1.0)
-            self._spend("tokens", self.rules.tokens, cost)
-
-    def _caller_rate(self, account: str) -> Bucket | None:
-        callers = self.rules.callers if self.rules else {}
-        return next(
-            (rules.rate for name, rules in callers.items() if quoted(name) == account), None
-        )
-
-    def _ready_at(self, name: str, bucket: Bucket | None, cost: float) -> float:
-        if bucket is None:
-            return 0.0
-        full_at = self.full_at.get(name, 0.0)
-        return ready_at(full_at, interval_ms=interval_ms(bucket), burst=bucket.burst, cost=cost)
-
-    def _spend(self, name: str, bucket: Bucket | None, cost: float) -> None:
-        if bucket is not None:
-            full_at, interval = self.full_at.get(name, 0.0), interval_ms(bucket)
-            self.full_at[name] = spent(full_at, self.now, interval_ms=interval, cost=cost)
-
     # -- waking -----------------------------------------------------------------------------------
 
     def wake(self, count: int = 1) -> None:
@@ -317,8 +285,3 @@ class Ledger:
         if blocked_until is not None:
             times.append(blocked_until)
         return max(1, ceil(min(times) - self.now)) if times else None
-
-
-def interval_ms(bucket: Bucket) -> float:
-    """Say how long one unit takes to refill."""
-    return bucket.period_ms / bucket.count

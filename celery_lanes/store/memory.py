@@ -180,6 +180,7 @@ class MemoryStore:
             if rules == ledger.rules:
                 return
             ledger.rules = rules
+            ledger.buckets.set_rules(rules)
             _reweigh(ledger, rules)
             for account in sorted(ledger.queue.aside, key=lambda a: (ledger.queue.aside[a], a)):
                 ledger.queue.come_back(account)  # its bucket may be another now
@@ -207,7 +208,7 @@ class MemoryStore:
     def lanes(self) -> list[str]:
         """Name every lane that has been used."""
         with self._lock:
-            return sorted(self._lanes)
+            return sorted(name for name, ledger in self._lanes.items() if ledger.is_used)
 
     def listen(self, worker: str) -> MemoryEar:
         """Open this worker's ear."""

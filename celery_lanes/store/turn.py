@@ -71,9 +71,9 @@ def _grant(
         tries -= 1
         if tries < 0:
             return tuple(granted), ledger.now
-        if (at := ledger.caller_ready_at(account)) > ledger.now:
+        if (at := ledger.buckets.account_ready_at(account)) > ledger.now:
             ledger.queue.set_aside(account, at)
-        elif (at := ledger.lane_ready_at(cost)) > ledger.now:
+        elif (at := ledger.buckets.lane_ready_at(cost)) > ledger.now:
             return tuple(granted), at
         else:
             token = tokens[len(granted)]
@@ -86,7 +86,7 @@ def _start(ledger: Ledger, first: tuple[str, Place], worker: str, token: str) ->
     account, (_, _, call) = first
     record = ledger.records[call]
     record.charge = ledger.queue.take(account, record.call.cost)
-    ledger.spend(account, record.call.cost)
+    ledger.buckets.spend(account, record.call.cost, ledger.now)
     record.state = State.RUNNING
     record.attempts += 1
     record.is_early = ledger.acks_early.get(record.call.task, False)

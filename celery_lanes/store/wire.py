@@ -112,6 +112,6 @@ def _check_acks(acks: Any, least: int) -> None:
     have = acks[0] if isinstance(acks, list) else acks
     if have < least:
         raise StoreUnavailable(
-            f"expected {least} acknowledgements that the calls are durable, got {have}; they may be "
-            "in, and sending them again does not double them"
+            f"expected {least} acknowledgements that the calls are durable, got {have}; they may "
+            "be in, and sending them again does not double them"
         )

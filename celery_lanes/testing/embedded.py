@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
-from typing import TYPE_CHECKING
 
 from celery_lanes.errors import StoreUnavailable
 

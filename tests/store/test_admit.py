@@ -166,7 +166,21 @@ def test_lane_names_that_break_the_hash_tag_are_refused(store, name):
         store.admit(name, [], policy="fair")
 
 
-CALLERS = ["", "*", "a:b", "a:", ":", "a", "a%3Ab", "naïve ☃ 🙂", "a\nb", "a\x00b", "w:1", "{x}", "ü" * 128]
+CALLERS = [
+    "",
+    "*",
+    "a:b",
+    "a:",
+    ":",
+    "a",
+    "a%3Ab",
+    "naïve ☃ 🙂",
+    "a\nb",
+    "a\x00b",
+    "w:1",
+    "{x}",
+    "ü" * 128,
+]
 
 
 def test_callers_may_have_any_name_and_are_never_mixed_up(lane):
@@ -191,7 +205,20 @@ def test_lanes_may_have_any_name_without_braces_and_are_listed(store, clock):
         lane.park()
         assert lane.take().call == "c1"
 
+    store.snapshot("only asked about")
     assert store.lanes() == ["a b", "b:c", "naïve ☃"]
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\x00b", "☃", "%s%d", "x" * 500])
+def test_calls_and_tasks_may_have_any_name(lane, name):
+    lane.configure(2)
+    lane.admit(lane.call(id=name, task_id=name), lane.call(id="other", task_id=name + ":"))
+
+    grant = lane.take()
+    assert grant.call == name
+    lane.release(grant)
+    assert lane.store.cancel(lane.lane, name + ":") == 1
+    assert lane.counts == (0, 0, 0, 1)
 
 
 def test_cancel_moves_waiting_and_delayed_calls_of_a_task_to_closing(lane):

@@ -131,7 +131,9 @@ def test_blocked_lane_does_not_make_workers_wake_each_other(lane):
         ear.close()
 
 
-@pytest.mark.parametrize("bucket", [Bucket(0, 1000, 1), Bucket(1, 0, 1), Bucket(1, 1000, 0)], ids=str)
+@pytest.mark.parametrize(
+    "bucket", [Bucket(0, 1000, 1), Bucket(1, 0, 1), Bucket(1, 1000, 0)], ids=str
+)
 def test_odd_buckets_are_refused(lane, bucket):
     with pytest.raises(ValueError, match="rate: "):
         lane.configure(rate=bucket)

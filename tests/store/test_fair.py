@@ -109,9 +109,7 @@ def test_real_cost_corrects_the_account(lane):
     lane.park("ann", times=40, cost=1)
     lane.park("bob", times=40, cost=1)
 
-    served = Counter(
-        lane.order(44, ends=lambda g: _end(g, cost=10 if g.caller == "bob" else 1))
-    )
+    served = Counter(lane.order(44, ends=lambda g: _end(g, cost=10 if g.caller == "bob" else 1)))
 
     assert served["ann"] == pytest.approx(40, abs=1)
 

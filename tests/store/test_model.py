@@ -41,7 +41,7 @@ from tests.store.driving import FakeClock
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
 FAR_MS = 2**50
-EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "100"))
 
 callers = st.sampled_from(["", "ann", "bob", "a:b", "☃"])
 costs = st.sampled_from([1, 2.5, 7, 1000, 1e9])
@@ -73,14 +73,9 @@ class TwoStores(RuleBasedStateMachine):
 
     def both(self, verb, *args, **kwargs):
         """Ask both stores; they must say the same."""
-        answers = []
-        for store in (self.memory, self.server):
-            try:
-                answers.append(timeless(getattr(store, verb)(LANE, *args, **kwargs)))
-            except (NotQueued, ValueError) as error:
-                answers.append(repr(error))
-        assert answers[0] == answers[1]
-        return answers[0]
+        answer, theirs = (ask(store, verb, *args, **kwargs) for store in (self.memory, self.server))
+        assert answer == theirs
+        return answer
 
     def set_rules(self, cap, weights):
         rules = {name: CallerRules(weight) for name, weight in weights.items()}
@@ -199,7 +194,7 @@ class TwoStores(RuleBasedStateMachine):
     @precondition(lambda self: self.closings)
     @rule(token=st.sampled_from(["right", "wrong"]))
     def close(self, token):
-        call = sorted(self.closings)[0]
+        call = min(self.closings)
         name = self.closings[call] if token == "right" else "x"
         if self.both("close", call=call, token=name):
             self.settled.add(call)
@@ -208,7 +203,7 @@ class TwoStores(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(cost=st.sampled_from([0, 2, 10_000]))
     def settle(self, cost):
-        call = sorted(self.held)[0]
+        call = min(self.held)
         assert self.both("settle", call=call, token=self.held[call][1], cost=cost)
 
     @rule(worker=workers)
@@ -236,8 +231,12 @@ class TwoStores(RuleBasedStateMachine):
             return
         ledger = self.memory._lanes[LANE]
         ring, tags = self.server._keys.of_lane(LANE, ("ring", "tags"))
-        starts = {name[17:].decode(): at for name, at in self.client.zrange(ring, 0, -1, withscores=True)}
-        finishes = {name.decode(): at for name, at in self.client.zrange(tags, 0, -1, withscores=True)}
+        starts = {
+            name[17:].decode(): at for name, at in self.client.zrange(ring, 0, -1, withscores=True)
+        }
+        finishes = {
+            name.decode(): at for name, at in self.client.zrange(tags, 0, -1, withscores=True)
+        }
         assert starts == ledger.queue.ring
         assert finishes == ledger.queue.finishes
 
@@ -245,6 +244,13 @@ class TwoStores(RuleBasedStateMachine):
 def call_number(number, **fields):
     fields = {"task": "late", "envelope": b"%d" % number} | fields
     return Call(id=f"c{number}", task_id=f"t{number % 7}", **fields)
+
+
+def ask(store, verb, *args, **kwargs):
+    try:
+        return timeless(getattr(store, verb)(LANE, *args, **kwargs))
+    except (NotQueued, ValueError) as error:
+        return repr(error)
 
 
 def timeless(answer):

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 import redis as redis_py
@@ -35,12 +36,12 @@ def driver(server: EmbeddedValkey, **options) -> Driver:
     return Driver(store, RealClock())
 
 
-# -- a full server ---------------------------------------------------------------------------------
+# -- a full server
 
 
 @pytest.mark.parametrize("program", [None, "/usr/bin/redis-server"], ids=["valkey", "redis"])
 def test_full_server_refuses_calls_but_renews_releases_and_reaps(program):
-    if program and not os.path.exists(program):
+    if program and not Path(program).exists():
         pytest.skip(f"{program} is not installed")
     with EmbeddedValkey(program=program) as server:
         lane = driver(server)
@@ -69,7 +70,7 @@ def test_full_server_refuses_calls_but_renews_releases_and_reaps(program):
         assert lane.counts == (1, 2, 0, 1)
 
 
-# -- a server that is away -------------------------------------------------------------------------
+# -- a server that is away
 
 
 def test_unreachable_server_is_store_unavailable_and_comes_back(own_server):
@@ -192,7 +193,7 @@ def test_odd_numbers_are_refused_by_the_script_too(valkey):
     assert lane.counts == (0, 0, 0, 0)
 
 
-# -- durability ------------------------------------------------------------------------------------
+# -- durability
 
 
 def test_admit_waits_for_the_append_only_file():
@@ -231,7 +232,7 @@ def test_odd_durability_is_refused(durability):
         open_store("redis://127.0.0.1", durability=durability)
 
 
-# -- urls --------------------------------------------------------------------------------------------
+# -- urls
 
 
 def test_memory_store_is_one_per_url():
@@ -297,8 +298,8 @@ def test_server_with_a_password_is_opened_by_the_url():
 def test_sentinel_leads_to_the_master(own_server, tmp_path):
     settings = tmp_path / "sentinel.conf"
     settings.write_text(f"sentinel monitor lanes 127.0.0.1 {own_server.port} 1\n")
-    with Sentinel(settings) as port:
-        url = f"sentinel://127.0.0.1:1;sentinel://127.0.0.1:{port}/2?master_name=lanes"
+    with Sentinel(settings) as sentinel:
+        url = f"sentinel://127.0.0.1:1;sentinel://127.0.0.1:{sentinel.port}/2?master_name=lanes"
         lane = Driver(open_store(url), RealClock())
         lane.configure()
         lane.park()
@@ -308,30 +309,19 @@ def test_sentinel_leads_to_the_master(own_server, tmp_path):
         ear.close()
 
 
-class Sentinel:
+class Sentinel(EmbeddedValkey):
     """A sentinel process; it rewrites its settings file."""
 
     def __init__(self, settings) -> None:
-        self._server = EmbeddedValkey()
-        self._server._command = lambda: [
-            self._server._program,
-            str(settings),
-            "--sentinel",
-            "--port",
-            str(self._server.port),
-            "--bind",
-            "127.0.0.1",
-        ]
+        super().__init__()
+        self._settings = str(settings)
 
-    def __enter__(self) -> int:
-        self._server.start()
-        return self._server.port
-
-    def __exit__(self, *_error) -> None:
-        self._server.stop()
+    def _command(self) -> list[str]:
+        place = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        return [self._program, self._settings, "--sentinel", *place]
 
 
-# -- a cluster ---------------------------------------------------------------------------------------
+# -- a cluster
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +390,7 @@ def test_durable_admit_works_in_a_cluster(cluster):
     assert lane.counts == (0, 1, 0, 0)
 
 
-# -- what a server says of itself ----------------------------------------------------------------------
+# -- what a server says of itself
 
 
 def test_server_that_keeps_nothing_or_evicts_is_warned_of(own_server):
@@ -429,7 +419,7 @@ def test_memory_store_warns_that_it_keeps_nothing():
     assert len(MemoryStore().warnings()) == 1
 
 
-# -- the scripts themselves ------------------------------------------------------------------------------
+# -- the scripts themselves
 
 VERBS = ["admit", "next", "renew", "reap", "cancel", "close", "settle"]
 VERBS += ["configure", "resize", "pause", "snapshot"]

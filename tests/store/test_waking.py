@@ -1,4 +1,4 @@
-"""Nobody polls: one idle worker is woken for work, and idle workers never wake each other for ever."""
+"""Nobody polls: one idle worker is woken for work, and never do two wake each other for ever."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ local function weight_of(account)
 end
 
 local function place_of(r)
-  return string.format('%s:%04d:%016d:%s', r.account, 1000 - r.priority, r.seq, r.id)
+  return r.account .. string.format(':%04d:%016d:', 1000 - r.priority, r.seq) .. r.id
 end
 
 local function head(account)

@@ -1,0 +1,58 @@
+"""The wall-clock buckets of one lane of the memory store: of the lane, and of some callers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from celery_lanes.fairness import ready_at, spent
+from celery_lanes.store.base import Bucket, LaneRules
+from celery_lanes.store.keys import quoted
+
+RATE, TOKENS = " rate", " tokens"
+"""Names of the lane's own buckets; a quoted account has no space in it."""
+
+
+@dataclass(slots=True)
+class Buckets:
+    """Buckets by name, and when each is full again. A name without a bucket lets all pass."""
+
+    by_name: dict[str, Bucket] = field(default_factory=dict)
+    full_at: dict[str, float] = field(default_factory=dict)
+
+    def set_rules(self, rules: LaneRules) -> None:
+        """Take new rules; what has been spent stays spent."""
+        buckets = {quoted(name): caller.rate for name, caller in rules.callers.items()}
+        self.full_at = {n: at for n, at in self.full_at.items() if n in {RATE, TOKENS, *buckets}}
+        buckets |= {RATE: rules.rate, TOKENS: rules.tokens}
+        self.by_name = {name: bucket for name, bucket in buckets.items() if bucket is not None}
+
+    def account_ready_at(self, account: str) -> float:
+        """Say when the account's own bucket lets one call pass."""
+        return self._ready_at(account, 1.0)
+
+    def lane_ready_at(self, cost: float) -> float:
+        """Say when the lane's buckets let a call of this cost pass."""
+        return max(self._ready_at(RATE, 1.0), self._ready_at(TOKENS, cost))
+
+    def spend(self, account: str, cost: float, now: int) -> None:
+        """Take a granted call's share out of every bucket."""
+        for name, amount in ((account, 1.0), (RATE, 1.0), (TOKENS, cost)):
+            if bucket := self.by_name.get(name):
+                full_at, interval = self.full_at.get(name, 0.0), _interval_ms(bucket)
+                self.full_at[name] = spent(full_at, now, interval_ms=interval, cost=amount)
+
+    def correct(self, difference: float) -> None:
+        """Take more, or less, cost out of the lane's bucket than was estimated."""
+        if TOKENS in self.by_name and TOKENS in self.full_at:
+            self.full_at[TOKENS] += difference * _interval_ms(self.by_name[TOKENS])
+
+    def _ready_at(self, name: str, cost: float) -> float:
+        bucket = self.by_name.get(name)
+        if bucket is None:
+            return 0.0
+        full_at, interval = self.full_at.get(name, 0.0), _interval_ms(bucket)
+        return ready_at(full_at, interval_ms=interval, burst=bucket.burst, cost=cost)
+
+
+def _interval_ms(bucket: Bucket) -> float:
+    return bucket.period_ms / bucket.count
