@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +28,7 @@ from celery_lanes.testing.workers import WorkerProcess
 
 ROOT = Path(__file__).parents[1]
 CALLERS = 50
-CONFIG = '[store]\nurl = "{url}"\n[lanes.bench]\nmax_concurrent = 2\n'
+CONFIG = '[store]\nurl = "{url}"\n[lanes.bench]\nmax_concurrent = {cap}\n'
 PUBLISH = """
 import sys, time, json
 from benchmarks.shop import app, work
@@ -50,8 +52,16 @@ for number in range(300):
 """
 
 
+TURNS = """
+import sys
+from benchmarks.shop import turn
+for _ in range(int(sys.argv[1])):
+    turn.delay("bench/m")
+"""
+
+
 def main() -> None:
-    """Run the rounds and print the table."""
+    """Run the rounds and print the tables."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--calls", type=int, default=3000)
     options.add_argument("--rounds", type=int, default=3)
@@ -61,12 +71,13 @@ def main() -> None:
         for kind, seen in rounds.items():
             seen.append(measure(kind, given.calls))
     sys.stdout.write(table(rounds))
+    sys.stdout.write(handoffs())
 
 
 def measure(kind: str, calls: int) -> dict[str, float]:
     """Publish, drain and time the starts, on a server of its own."""
     with EmbeddedValkey() as server, TemporaryDirectory() as folder:
-        env = environment(kind, server, Path(folder))
+        env = environment(kind, server, Path(folder), cap=2)
         marks = redis.Redis.from_url(server.url(3))
         published = float(run(PUBLISH, env, str(calls), str(CALLERS)))
         queue = "lanes.bench" if kind == "lanes" else "plain"
@@ -85,10 +96,37 @@ def measure(kind: str, calls: int) -> dict[str, float]:
     }
 
 
-def environment(kind: str, server: EmbeddedValkey, folder: Path) -> dict[str, str]:
+def handoffs(turns: int = 500) -> str:
+    """Time the hand-off in a lane of one slot: from the end of a body to the next one's start."""
+    lines = ["| hand-off of the only slot | p50 ms | p99 ms |", "|---|---|---|"]
+    for name, workers in (("one worker, two processes", 1), ("two workers, one process each", 2)):
+        gaps = handoff(workers, 3 - workers, turns)
+        p50, p99 = gaps[len(gaps) // 2] * 1000, gaps[int(len(gaps) * 0.99)] * 1000
+        lines.append(f"| {name} | {p50:.1f} | {p99:.1f} |")
+    return "\n".join(["", *lines, ""])
+
+
+def handoff(workers: int, processes: int, turns: int) -> list[float]:
+    """Give the gaps in seconds, shortest first."""
+    with EmbeddedValkey() as server, TemporaryDirectory() as folder, ExitStack() as exits:
+        env = environment("lanes", server, Path(folder), cap=1)
+        marks = redis.Redis.from_url(server.url(3))
+        for _ in range(workers):
+            worker = WorkerProcess(
+                "benchmarks.shop:app", ["lanes.bench"], concurrency=processes, env=env, cwd=ROOT
+            )
+            exits.enter_context(worker)
+        run(TURNS, env, str(turns))
+        while marks.llen("turns") < turns:
+            time.sleep(0.01)
+        times = sorted(tuple(map(float, t.split())) for t in marks.lrange("turns", 0, -1))
+    return sorted(after[0] - before[1] for before, after in pairwise(times))[: turns - 1]
+
+
+def environment(kind: str, server: EmbeddedValkey, folder: Path, *, cap: int) -> dict[str, str]:
     """Give what the producer and the worker read."""
     config = folder / "lanes.toml"
-    config.write_text(CONFIG.format(url=server.url(2)))
+    config.write_text(CONFIG.format(url=server.url(2), cap=cap))
     return {
         **os.environ,
         "BENCH_SERVER": server.url(0).rsplit("/", 1)[0],

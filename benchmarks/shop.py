@@ -33,6 +33,14 @@ def work(model: str, number: int) -> None:  # noqa: ARG001 # a lane reads the mo
 
 
 @app.task
+def turn(model: str) -> None:  # noqa: ARG001 # the same
+    """Hold the only slot for 10 ms; note when that began and ended."""
+    began = time.time()
+    time.sleep(0.01)
+    marks.rpush("turns", f"{began} {time.time()}")
+
+
+@app.task
 def stamp(model: str, published_at: float) -> None:  # noqa: ARG001 # the same
     """Note how long it took from publish to start, in seconds."""
     marks.rpush("starts", time.time() - published_at)

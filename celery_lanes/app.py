@@ -31,6 +31,9 @@ logger = get_logger(__name__)
 STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
 """Brokers whose server can be the store as well."""
 
+VISIBILITY_TIMEOUT_S = 3600
+"""kombu's own default for Redis."""
+
 
 class Lanes:
     """The lanes of a Celery app.
@@ -99,8 +102,21 @@ class Lanes:
     def rules(self, lane: str) -> LaneRules:
         """Give what the store must know of a lane, and which tasks Celery acknowledges early."""
         tasks = (task for task in self.app.tasks.values() if not task.name.startswith("celery."))
-        early = {task.name: not task.acks_late for task in tasks}
-        return replace(self.settings.rules_of(lane), acks_early=early)
+        early = {task.name: self._is_early(lane, task) for task in tasks}
+        rules = self.settings.rules_of(lane)
+        remembered_ms = max(rules.dedupe_ttl_ms, self._redelivery_ms(lane))
+        return replace(rules, acks_early=early, dedupe_ttl_ms=remembered_ms)
+
+    def _is_early(self, lane: str, task: Any) -> bool:
+        acks = self.settings.lane(lane).acks
+        return not task.acks_late if acks == "task" else acks == "early"
+
+    def _redelivery_ms(self, lane: str) -> int:
+        """Say how late the broker may bring a message again that the lane has settled since."""
+        if self.settings.lane(lane).intake == "store":
+            return 0
+        options = self.app.conf.broker_transport_options or {}
+        return int(options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) * 1000)
 
     def task(self, name: str) -> Any:
         """Find a task without finalizing the app, as ``send_task`` does; ``None`` if unknown."""

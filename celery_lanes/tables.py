@@ -144,6 +144,8 @@ class LaneSettings(Table):
         rate: wall-clock limit in calls; "" takes an inherited one away.
         tokens: wall-clock limit in cost, as much as one period's at once.
         lease_ttl_s: how long a silent worker keeps its slots.
+        acks: what becomes of a call whose worker dies: it runs again ("late"), ends as lost
+            ("early"), or as its task's ``acks_late`` says ("task").
         max_leases: how many lost workers make a call a dead letter.
         dedupe_ttl_s: how long an ended call is remembered, against redelivery.
         cost: what fair shares count: calls, or the tokens of LLM calls.
@@ -163,6 +165,9 @@ class LaneSettings(Table):
     rate: Bucket | None = Field(default=None, description=_A_RATE)
     tokens: Bucket | None = Field(default=None, description=_A_RATE)
     lease_ttl_s: Seconds = Field(default=30.0, alias="lease_ttl", description=_A_DURATION)
+    acks: Literal["task", "late", "early"] = Field(
+        default="task", description='"task", "late" or "early"'
+    )
     max_leases: Count = Field(default=5, description="a positive integer")
     dedupe_ttl_s: Seconds = Field(default=120.0, alias="dedupe_ttl", description=_A_DURATION)
     cost: Literal["calls", "tokens"] = Field(default="calls", description='"calls" or "tokens"')

@@ -15,7 +15,6 @@ from celery_lanes.errors import ConfigError, StoreUnavailable
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-DEFAULT_VISIBILITY_S = 3600.0
 _EXCUSE = "celery."
 
 
@@ -27,7 +26,7 @@ def check_app(lanes: Lanes, *, timeout_s: float = 1.0) -> list[Finding]:
         return [error(line) for line in str(refused).splitlines()]
     if not lanes.settings.enabled:
         return [warning("lanes are off (enabled = false): every call goes straight to the broker")]
-    findings = [*_guarded(check_store, lanes), *check_tasks(lanes), *check_redelivery(lanes)]
+    findings = [*_guarded(check_store, lanes), *check_tasks(lanes)]
     served = _guarded(lambda lanes: check_served(lanes, timeout_s=timeout_s), lanes)
     return [*findings, *(finding for finding in served if finding not in findings)]
 
@@ -42,21 +41,6 @@ def check_tasks(lanes: Lanes) -> Iterator[Finding]:
     for name, task in sorted(lanes.app.tasks.items()):
         if not name.startswith(_EXCUSE) and lanes.is_lane_task(task):
             yield from _check_task(lanes, task)
-
-
-def check_redelivery(lanes: Lanes) -> Iterator[Finding]:
-    """Compare how late Redis redelivers with how long a lane knows what has ended."""
-    if lanes.app.connection_for_write().transport.driver_type != "redis":
-        return
-    options = lanes.app.conf.broker_transport_options or {}
-    visibility_s = float(options.get("visibility_timeout", DEFAULT_VISIBILITY_S))
-    for name, lane in lanes.settings.lanes.items():
-        if lane.intake == "broker" and lane.dedupe_ttl_s < visibility_s:
-            yield warning(
-                f"lane {name}: dedupe_ttl ({written(lane.dedupe_ttl_s)}) is shorter than the "
-                f"broker's visibility_timeout ({written(visibility_s)}): a call that is "
-                "redelivered so late runs again"
-            )
 
 
 def _check_task(lanes: Lanes, task: Any) -> Iterator[Finding]:

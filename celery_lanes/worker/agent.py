@@ -24,7 +24,7 @@ from celery_lanes.store.base import Call, Closing, LaneRules, Policy, Store, Wak
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.postman import Mailbox
 from celery_lanes.worker.share import LaneShare
-from celery_lanes.worker.threads import start_native_thread
+from celery_lanes.worker.threads import start_native_thread, unforked
 
 logger = logging.getLogger(__name__)
 
@@ -187,16 +187,24 @@ class Agent:
 
     def _run(self) -> None:
         while not self._is_done():
-            try:
-                self._wait()
-                self._mail.open()
-                self._round()
-            except StoreUnavailable as error:  # noqa: PERF203 # the thread outlives any error
-                self._went_away(error)
-            except Exception:  # the thread must outlive any error
-                logger.exception("celery_lanes: the store thread failed; going on in 1 s")
-                self._retry_at = time.monotonic() + TICK_S
-        self._disconnect()
+            heard = self._sleep()
+            with unforked():
+                self._work(heard=heard)
+        with unforked():
+            self._disconnect()
+
+    def _work(self, *, heard: bool) -> None:
+        """Take one round; whatever goes wrong, the thread goes on."""
+        try:
+            if heard:
+                self._hear()
+            self._mail.open()
+            self._round()
+        except StoreUnavailable as error:
+            self._went_away(error)
+        except Exception:
+            logger.exception("celery_lanes: the store thread failed; going on in 1 s")
+            self._retry_at = time.monotonic() + TICK_S
 
     def _is_done(self) -> bool:
         if not self._is_stopping:
@@ -204,12 +212,16 @@ class Agent:
         is_busy = any(share.has_news for share in self._shares.values())
         return not is_busy or time.monotonic() > self._deadline
 
-    def _wait(self) -> None:
+    def _sleep(self) -> bool:
+        """Wait for mail, a wake-up or a due time; say whether it was a wake-up."""
         readers: list[Any] = [self._mail]
         if self._ears is not None:
             readers.append(self._ears)
         readable, _, _ = select.select(readers, [], [], self._timeout_s())
-        if self._ears in readable and self._ears is not None:
+        return self._ears in readable
+
+    def _hear(self) -> None:
+        if self._ears is not None:
             for lane in self._ears.drain():
                 self._share(lane).wake()
 

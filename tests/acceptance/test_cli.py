@@ -312,19 +312,6 @@ def test_check_finds_a_store_that_is_away_once():
     assert shown.output.count("the lane store cannot be reached") == 1
 
 
-def test_check_finds_a_redelivery_that_comes_too_late_to_be_known(valkey):
-    lanes = {"ollama": {"intake": "broker"}, "openai": {}}
-    shell = make_shell(valkey.url(2), lanes=lanes)
-    shell.app.conf.broker_url = valkey.url(0)
-
-    shown = shell("check", "--timeout", "0.1")
-
-    assert "lane ollama: dedupe_ttl (2m) is shorter than the broker's visibility_timeout (1h)" in (
-        shown.output
-    )
-    assert "lane openai: dedupe_ttl" not in shown.output
-
-
 def test_the_help_lists_the_exit_codes(shell):
     shown = shell("--help")
 

@@ -130,7 +130,7 @@ def test_reject_and_ignore_settle_the_call(shop):
 
 
 def test_max_tasks_per_child_recycles_processes_under_a_lane(shop):
-    shop.worker(options=["--max-tasks-per-child=2"])
+    shop.worker(options=["--max-tasks-per-child=1"])
 
     results = [shop.tasks.echo.delay("ollama/x", n) for n in range(20)]
 

@@ -5,11 +5,15 @@ Each is checked for the same: routed, attributed, run once, the result as in pla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from celery import chain, chord, group
+from celery.beat import ScheduleEntry, Scheduler
+from kombu import Connection
 
 from celery_lanes import call_context
 from tests.integration.conftest import until
@@ -138,3 +142,63 @@ def test_eager_mode_and_apply_carry_attribution_too(shop):
     seen = tasks.whose.apply_async(("ollama/x",), caller="alice", run_id="r").get()
 
     assert (seen["caller"], seen["run_id"], seen["lane"]) == ("alice", "r", "")
+
+
+def test_beat_publishes_into_the_lane_in_its_entrys_name(served_shop):
+    app = served_shop.tasks.app
+    entry = ScheduleEntry(
+        name="nightly",
+        task="tests.integration.shop.whose",
+        schedule=60,
+        args=("ollama/x",),
+        options={"caller": "beat", "run_id": "nightly"},
+        app=app,
+    )
+
+    result = Scheduler(app, lazy=True).apply_async(
+        entry, producer=app.amqp.Producer(app.connection())
+    )
+
+    seen = result.get(timeout=15)
+    assert (seen["caller"], seen["run_id"], seen["lane"]) == ("beat", "nightly", "ollama")
+
+
+def test_a_publish_to_another_broker_is_left_alone(make_shop, make_store):
+    shop, other = make_shop(), make_store()
+
+    with Connection(other.url(0)) as elsewhere:
+        shop.tasks.echo.apply_async(("ollama/x", 1), connection=elsewhere)
+        message = elsewhere.SimpleQueue(shop.queue("ollama")).get(timeout=5)
+
+    assert message.headers["task"] == "tests.integration.shop.echo"
+    assert shop.tasks.lanes.store.lanes() == []
+
+
+def test_task_sent_events_go_to_the_broker_and_not_into_the_lane(shop):
+    tasks, seen = shop.tasks, []
+    tasks.app.conf.task_send_sent_event = True
+
+    with listening(tasks.app, "task-sent", seen):
+        published = [tasks.echo.delay("ollama/x", 1)]
+        until(lambda: seen or published.append(tasks.echo.delay("ollama/x", 1)))
+
+    assert seen[0]["queue"] == shop.queue("ollama")
+    assert tasks.lanes.store.snapshot("ollama").waiting == len(published)
+
+
+@contextmanager
+def listening(app: Any, kind: str, seen: list[Any]) -> Iterator[None]:
+    """Collect events in a thread; nothing tells when the subscription has begun."""
+    connection = app.connection()
+    receiver = app.events.Receiver(connection, handlers={kind: seen.append})
+
+    def capture() -> None:
+        for _ in receiver.itercapture(limit=None, timeout=None, wakeup=False):
+            pass
+
+    thread = threading.Thread(target=capture)
+    thread.start()
+    yield
+    receiver.should_stop = True
+    thread.join(timeout=10)
+    connection.release()
