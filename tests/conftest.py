@@ -9,6 +9,15 @@ import pytest
 from tests import services
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nodes",
+        choices=["docker", "process"],
+        default="process",
+        help="what the nodes of cluster tests are; docker needs a Docker engine",
+    )
+
+
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Server]:
     """A RabbitMQ of the session's own; mark the test ``rabbitmq``."""

@@ -56,21 +56,12 @@ DOCKER_HOST = "host.docker.internal"
 """This machine, as containers see it."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--nodes",
-        choices=sorted(NODES),
-        default="process",
-        help="what the nodes of cluster tests are; docker needs a Docker engine",
-    )
-
-
 # -- what pytest-celery asks for -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def nodes(pytestconfig: pytest.Config) -> str:
-    return pytestconfig.getoption("nodes", "process")  # unset if this file was loaded late
+    return pytestconfig.getoption("nodes")
 
 
 @pytest.fixture(params=["valkey", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])

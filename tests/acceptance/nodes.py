@@ -17,9 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 from pytest_celery import CeleryTestContainer, CeleryWorkerContainer
+from typing_extensions import Self
 
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services

@@ -180,3 +180,14 @@ def die_late(model: str) -> None:
 def plain() -> str:
     """Run outside any lane."""
     return "plain"
+
+
+@app.task(ignore_result=True)
+def mark(model: str, text: str) -> None:
+    """Leave a mark, in the order of execution."""
+    app.backend.client.rpush("marks", text)
+
+
+def marked() -> list[str]:
+    """Read the marks."""
+    return [mark.decode() for mark in app.backend.client.lrange("marks", 0, -1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from datetime import datetime, timedelta, timezone
 
+import psutil
 import pytest
 from celery.exceptions import (
     SoftTimeLimitExceeded,
@@ -290,3 +291,21 @@ def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, 
 def test_a_rate_limit_on_a_lane_task_is_refused_at_start(shop):
     with pytest.raises(RuntimeError, match="rate_limit"):
         shop.worker(env={"SHOP_RATE_LIMIT": "10/m"})
+
+
+def test_a_call_that_its_process_has_not_accepted_yet_survives_a_broker_reconnect(
+    shop, valkey, observer
+):
+    worker = shop.worker(concurrency=1)
+    (process,) = psutil.Process(worker.pid).children()
+    process.suspend()  # it accepts nothing: the job stands in its pipe
+    result = shop.tasks.ask_late.delay("ollama/x", observer.url, "hi")
+    worker.wait_for_log("received")
+
+    Redis.from_url(valkey.url(0)).client_kill_filter(_type="normal", skipme=True)
+    worker.wait_for_log("Connected to", times=2)
+    process.resume()
+
+    assert result.get(timeout=20)
+    until(lambda: running(shop) == 0)
+    assert observer.served == 1
