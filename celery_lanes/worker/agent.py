@@ -17,11 +17,13 @@ import select
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
-from celery_lanes.errors import LaneNotConfigured, StoreUnavailable
-from celery_lanes.store.base import Call, Closing, LaneRules, Policy, Store, Wakeups
+from celery_lanes.errors import StoreUnavailable
+from celery_lanes.store.base import Call, Closing, Store, Wakeups
 from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.conversation import Conversation
+from celery_lanes.worker.hands import Hands, LaneSource
 from celery_lanes.worker.postman import Mailbox
 from celery_lanes.worker.share import LaneShare
 from celery_lanes.worker.threads import start_native_thread, unforked
@@ -29,46 +31,6 @@ from celery_lanes.worker.threads import start_native_thread, unforked
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
-LOST_AFTER_S = 5.0
-
-
-class Hands(Protocol):
-    """What the agent asks of the thread that owns the pool. Each returns at once."""
-
-    def free(self) -> int:
-        """Count the calls that could start now."""
-
-    def dispatch(self, attempt: Attempt) -> None:
-        """Start a call."""
-
-    def close(self, lane: str, closing: Closing) -> None:
-        """Write the result of a call that no body will write, then ``closed``."""
-
-    def stop_body(self, attempt: Attempt) -> None:
-        """Stop a body whose lease is gone."""
-
-    def finished(self, attempt: Attempt) -> None:
-        """See to an attempt that has ended, before its lease goes back."""
-
-    def grow(self) -> None:
-        """Make room, if the pool may grow: calls wait and no process is free."""
-
-    def hold_intake(self, *, is_held: bool) -> None:
-        """Stop or go on consuming the lanes' queues.
-
-        While the store is away their messages could only fill the prefetch window, and would
-        block the worker's plain queues.
-        """
-
-
-class LaneSource(Protocol):
-    """What the agent must know of a lane's configuration."""
-
-    def rules(self, lane: str) -> LaneRules:
-        """Give the rules to write into the store."""
-
-    def policy(self, lane: str) -> Policy:
-        """Give the order in which the lane serves its callers."""
 
 
 class Agent:
@@ -79,13 +41,13 @@ class Agent:
     ) -> None:
         self.incarnation = uuid.uuid4().hex
         self._open_store = open_store
-        self._source = source
         self._hands = hands
+        self._talk = Conversation(self.incarnation, source, hands, self)
         self._mail = Mailbox()
         self._shares: dict[str, LaneShare] = {}
         self._store: Store | None = None
         self._ears: Wakeups | None = None
-        self._is_open = False
+        self.is_open = False
         self._is_away = False
         self._is_stopping = False
         self._tick_at = 0.0
@@ -106,7 +68,7 @@ class Agent:
 
     def shut(self) -> None:
         """Ask for no more calls; what was granted and not dispatched goes back."""
-        self._is_open = False
+        self.is_open = False
         self._mail.post(self._shut)
 
     def admit(self, lane: str, call: Call, taken: Callable[[], None]) -> None:
@@ -149,10 +111,10 @@ class Agent:
         for lane in lanes:
             share = self._share(lane)
             share.is_served = share.is_ready = True
-        self._is_open = bool(lanes) and not self._is_stopping
+        self.is_open = bool(lanes) and not self._is_stopping
 
     def _shut(self) -> None:
-        self._is_open = False
+        self.is_open = False
         for share in self._shares.values():
             for attempt in list(share.attempts.values()):
                 if attempt.claim():
@@ -162,14 +124,10 @@ class Agent:
         self._share(lane).arrivals.append((call, taken))
 
     def _ended(self, attempt: Attempt) -> None:
-        share = self._share(attempt.lane)
-        if share.attempts.pop(attempt.grant.call, None) is not None:
-            share.releases.append(attempt.release())
-            share.is_ready = True  # a slot of this lane is free again, if only the one we give back
+        self._share(attempt.lane).give_back(attempt)
 
     def _written(self, lane: str, closing: Closing) -> None:
-        share = self._share(lane)
-        share.written.append(closing)
+        self._share(lane).written.append(closing)
 
     def _forgotten(self, lane: str, closing: Closing) -> None:
         self._share(lane).closings.pop(closing.call, None)
@@ -259,7 +217,7 @@ class Agent:
 
     def _tick(self, store: Store, now: float) -> None:
         for share in list(self._shares.values()):
-            self._renew(store, share)
+            self._talk.renew(store, share)
             store.reap(share.lane)
             share.wake()
         self._tick_at = now + TICK_S * random.uniform(0.8, 1.2)  # noqa: S311 # jitter, not a secret
@@ -268,13 +226,13 @@ class Agent:
 
     def _wants_room(self) -> bool:
         is_wanted = any(share.is_served and share.is_ready for share in self._shares.values())
-        return self._is_open and is_wanted and self._free() == 0
+        return self.is_open and is_wanted and self._free() == 0
 
     # -- one turn with one lane ------------------------------------------------------------------
 
     def _next_share(self) -> LaneShare | None:
         """Pick the lane to talk to: it has news, or may have calls for a free process."""
-        can_take = self._is_open and self._free() > 0
+        can_take = self.is_open and self._free() > 0
         due = [s for s in self._shares.values() if s.has_news or (can_take and s.may_grant)]
         return min(due, key=lambda s: s.served_at, default=None)
 
@@ -286,7 +244,7 @@ class Agent:
     def _want(self, share: LaneShare) -> int:
         """Take all there is room for; one at a time where another lane may want the room too."""
         free = self._free()
-        if not (self._is_open and share.may_grant) or free <= 0:
+        if not (self.is_open and share.may_grant) or free <= 0:
             return 0
         is_alone = not any(s.may_grant for s in self._shares.values() if s is not share)
         return free if is_alone else 1
@@ -294,74 +252,7 @@ class Agent:
     def _turn(self, store: Store, share: LaneShare) -> None:
         self._turns += 1
         share.served_at = self._turns
-        self._send_arrivals(store, share)
-        self._send_written(store, share)
-        self._ask(store, share)
-
-    def _send_arrivals(self, store: Store, share: LaneShare) -> None:
-        while share.arrivals:
-            batch = share.arrivals[:100]
-            store.admit(
-                share.lane, [call for call, _ in batch], policy=self._source.policy(share.lane)
-            )
-            del share.arrivals[: len(batch)]
-            for _, taken in batch:
-                taken()
-
-    def _send_written(self, store: Store, share: LaneShare) -> None:
-        while share.written:
-            closing = share.written[0]
-            store.close(share.lane, call=closing.call, token=closing.token)
-            share.written.pop(0)
-            share.closings.pop(closing.call, None)
-
-    def _ask(self, store: Store, share: LaneShare) -> None:
-        ask = share.ask(self._want(share))
-        sent_at = time.monotonic()
-        try:
-            turn = store.next(
-                share.lane,
-                worker=self.incarnation,
-                request=ask.request,
-                want=ask.want,
-                releases=ask.releases,
-                closings=ask.closings,
-            )
-        except LaneNotConfigured:
-            store.configure(share.lane, self._source.rules(share.lane))
-            return
-        share.answered(ask, turn)
-        is_fresh = time.monotonic() - sent_at < share.patience_s
-        for grant in turn.grants:
-            self._take(Attempt(share.lane, grant, self.released), share, is_fresh=is_fresh)
-        for closing in turn.closings:
-            share.closings[closing.call] = closing
-            self._hands.close(share.lane, closing)
-
-    def _take(self, attempt: Attempt, share: LaneShare, *, is_fresh: bool) -> None:
-        """Dispatch a granted call; a late reply may name a lease that is no longer ours."""
-        share.take(attempt)
-        if is_fresh and self._is_open:
-            self._hands.dispatch(attempt)
-        elif attempt.claim():
-            attempt.end()
-
-    # -- renewals ----------------------------------------------------------------------------------
-
-    def _renew(self, store: Store, share: LaneShare) -> None:
-        """Renew what can be proven alive; stop the bodies of leases that are gone."""
-        if not share.is_configured and share.is_served:
-            store.configure(share.lane, self._source.rules(share.lane))
-            share.is_configured = True
-        share.settle_the_vanished(LOST_AFTER_S)
-        held = share.held()
-        if not held:
-            return
-        for call in store.renew(share.lane, worker=self.incarnation, held=held).lost:
-            share.closings.pop(call, None)
-            if (attempt := share.attempts.pop(call, None)) is not None:
-                logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
-                self._hands.stop_body(attempt)
+        self._talk.take_turn(store, share, want=self._want(share))
 
     # -- outages -----------------------------------------------------------------------------------
 

@@ -55,8 +55,8 @@ def call_of(message: Message, payload: Any = None) -> Call:
     is_redelivered = bool((message.delivery_info or {}).get("redelivered"))
     return Call(
         id=info.nonce or derived_id(message, meta),
-        task_id=str(meta["id"]),
-        task=str(meta["task"]),
+        task_id=_text(meta["id"]),
+        task=_text(meta["task"]),
         caller=fitting(info.caller),
         priority=max(-1000, min(1000, info.priority or _priority(message))),
         cost=max(1.0, min(1e9, info.cost or 1.0)),
@@ -77,7 +77,7 @@ def derived_id(message: Message, meta: Any) -> str:
     letters: Any = message.headers.get("x-death") or ()
     deaths = sum(int(letter.get("count", 1)) for letter in letters)
     retries, nesting = meta.get("retries") or 0, meta.get("replaced_task_nesting") or 0
-    return f"{meta['id']}.{retries}.{nesting}.{deaths}.{zlib.crc32(body):08x}"
+    return f"{_text(meta['id'])}.{retries}.{nesting}.{deaths}.{zlib.crc32(body):08x}"
 
 
 def fitting(caller: str) -> str:
@@ -86,6 +86,11 @@ def fitting(caller: str) -> str:
     if len(raw) <= MAX_CALLER_BYTES:
         return raw.decode()
     return f"{raw[:200].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
+
+
+def _text(value: object) -> str:
+    """Give text that can be encoded: JSON may hold half a surrogate pair."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _priority(message: Message) -> int:

@@ -75,6 +75,14 @@ class LaneShare:
         self.attempts[attempt.grant.call] = attempt
         self._unplaced.append(attempt)
 
+    def give_back(self, attempt: Attempt) -> None:
+        """Release an attempt, unless its lease is gone and the call perhaps ours anew."""
+        if self.attempts.get(attempt.grant.call) is not attempt:
+            return
+        del self.attempts[attempt.grant.call]
+        self.releases.append(attempt.release())
+        self.is_ready = True  # a slot of this lane is free again, if only the one we give back
+
     def wake(self) -> None:
         """Note that the store may have something for us."""
         self.is_ready = self.is_woken = True

@@ -1,0 +1,103 @@
+"""What a worker and the store say to each other about one lane: one turn, one renewal."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from celery.utils.log import get_logger
+
+from celery_lanes.errors import LaneNotConfigured
+from celery_lanes.store.base import Store, Turn
+from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.hands import Hands, LaneSource
+from celery_lanes.worker.share import Ask, LaneShare
+
+logger = get_logger(__name__)
+
+LOST_AFTER_S = 5.0
+ARRIVALS_AT_ONCE = 100
+
+
+class Owner(Protocol):
+    """Whose attempts they are."""
+
+    is_open: bool
+
+    def released(self, attempt: Attempt) -> None:
+        """Give an attempt's lease back."""
+
+
+class Conversation:
+    """The worker's words; every one may be said again after a lost reply."""
+
+    def __init__(self, incarnation: str, source: LaneSource, hands: Hands, owner: Owner) -> None:
+        self._incarnation = incarnation
+        self._source = source
+        self._hands = hands
+        self._owner = owner
+
+    def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
+        """Tell the store all news of the lane, and ask for calls."""
+        self._send_arrivals(store, share)
+        self._send_written(store, share)
+        self._ask(store, share, share.ask(want))
+
+    def renew(self, store: Store, share: LaneShare) -> None:
+        """Renew what can be proven alive; stop the bodies of leases that are gone."""
+        if share.is_served and not share.is_configured:
+            store.configure(share.lane, self._source.rules(share.lane))
+            share.is_configured = True
+        share.settle_the_vanished(LOST_AFTER_S)
+        if not (held := share.held()):
+            return
+        for call in store.renew(share.lane, worker=self._incarnation, held=held).lost:
+            share.closings.pop(call, None)
+            if (attempt := share.attempts.pop(call, None)) is not None:
+                logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
+                self._hands.stop_body(attempt)
+
+    def _send_arrivals(self, store: Store, share: LaneShare) -> None:
+        while batch := share.arrivals[:ARRIVALS_AT_ONCE]:
+            calls = [call for call, _ in batch]
+            store.admit(share.lane, calls, policy=self._source.policy(share.lane))
+            del share.arrivals[: len(batch)]
+            for _, taken in batch:
+                taken()
+
+    def _send_written(self, store: Store, share: LaneShare) -> None:
+        while share.written:
+            closing = share.written[0]
+            store.close(share.lane, call=closing.call, token=closing.token)
+            share.written.pop(0)
+            share.closings.pop(closing.call, None)
+
+    def _ask(self, store: Store, share: LaneShare, ask: Ask) -> None:
+        sent_at = time.monotonic()
+        try:
+            turn = store.next(
+                share.lane,
+                worker=self._incarnation,
+                request=ask.request,
+                want=ask.want,
+                releases=ask.releases,
+                closings=ask.closings,
+            )
+        except LaneNotConfigured:
+            store.configure(share.lane, self._source.rules(share.lane))
+            return
+        share.answered(ask, turn)
+        self._take(share, turn, is_fresh=time.monotonic() - sent_at < share.patience_s)
+
+    def _take(self, share: LaneShare, turn: Turn, *, is_fresh: bool) -> None:
+        """Dispatch what was granted; a late reply may name leases that are no longer ours."""
+        for grant in turn.grants:
+            attempt = Attempt(share.lane, grant, self._owner.released)
+            share.take(attempt)
+            if is_fresh and self._owner.is_open:
+                self._hands.dispatch(attempt)
+            elif attempt.claim():
+                attempt.end()
+        for closing in turn.closings:
+            share.closings[closing.call] = closing
+            self._hands.close(share.lane, closing)
