@@ -34,14 +34,24 @@ class AttributedBackend:
             CallInfo.from_header(meta[HEADER]).attach_to(error)
         return meta
 
+    def __reduce__(self, *arguments: Any, **options: Any) -> Any:
+        """Be pickled, as results are that carry their backend, as the app's own backend."""
+        reduce: Any = super().__reduce__
+        make, (_, *rest) = reduce(*arguments, **options)
+        return make, (type(self).__mro__[2], *rest)
+
 
 def attribute_results(app: Any) -> None:
     """Have every backend that the app makes carry attribution."""
     make_backend = app._get_backend
+    classes: dict[type, type] = {}
 
     def make_attributed_backend() -> Any:
         backend = make_backend()
-        backend.__class__ = _attributed(type(backend))
+        own = type(backend)
+        if own not in classes:
+            classes[own] = _attributed(own)
+        backend.__class__ = classes[own]
         return backend
 
     app._get_backend = make_attributed_backend

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
+from celery.utils.time import maybe_iso8601
 from kombu import serialization
 from kombu.compression import compress
 from kombu.utils.functional import retry_over_time
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 OPTIONS = ("caller", "run_id", "cost", "lane")
 """What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
+
+DELAYED_EXCHANGE = "celery_delayed_27"
+DELAY_LEVELS = 28
 
 
 class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
@@ -71,7 +75,7 @@ class Sender:
     ) -> Any:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
         given = {key: options.pop(key, None) for key in OPTIONS}
-        lane = self._lane(options.get("queue"))
+        lane = self._lane(options.get("queue") or _delayed_to(options))
         info = self._stamp(lane, name, message, options, given)
         if lane and self._admits(lane, producer):
             admit = Admission(self._lanes, lane, name, message, info)
@@ -154,6 +158,16 @@ class Sender:
         if self._lanes.settings.lane(lane).intake != "store":
             return False
         return self._lanes.is_own_broker(producer.connection)
+
+
+def _delayed_to(options: Mapping[str, Any]) -> str | None:
+    """Find the queue behind Celery's native delayed delivery (quorum queues with an ETA).
+
+    Celery puts 28 levels of delay before the routing key; the lane serves the ETA itself.
+    """
+    if getattr(options.get("exchange"), "name", None) != DELAYED_EXCHANGE:
+        return None
+    return str(options["routing_key"]).split(".", DELAY_LEVELS)[-1]
 
 
 class AdmittingProducer:
@@ -240,14 +254,23 @@ class Admission:
 
 
 def due_ms(eta: object) -> int:
-    """Read an ETA header (ISO 8601; without a zone it is UTC) as epoch milliseconds; 0 = none."""
-    if not eta:
+    """Read an ETA (ISO 8601; without a zone it is UTC) as epoch milliseconds.
+
+    0 for none, a time long past, and what is no ETA: the worker's strategy refuses that.
+    """
+    try:
+        when = maybe_iso8601(eta)
+        if when is None:
+            return 0
+        aware = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+        return max(0, int(aware.timestamp() * 1000))
+    except (AttributeError, OverflowError, TypeError, ValueError):
         return 0
-    text = str(eta).replace("Z", "+00:00")
-    when = eta if isinstance(eta, datetime) else datetime.fromisoformat(text)
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return int(when.timestamp() * 1000)
+
+
+def is_served(eta: object) -> bool:
+    """Whether the store has waited for this ETA, or there is none."""
+    return eta is None or due_ms(eta) > 0
 
 
 _NOT_PROPERTIES = (

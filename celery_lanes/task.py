@@ -38,6 +38,8 @@ def lane_task(base: type) -> type:
     """Give the app's own task class our behaviour."""
     if issubclass(base, LaneTask):
         return base
+    if base is Task:
+        return LaneTask
     return type("LaneTask", (LaneTask, base), {"abstract": True})
 
 

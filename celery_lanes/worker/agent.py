@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_lanes.errors import StoreUnavailable
+from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.base import Call, Closing, Store, Wakeups
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.conversation import Conversation
@@ -48,7 +48,7 @@ class Agent:
         self._store: Store | None = None
         self._ears: Wakeups | None = None
         self.is_open = False
-        self._is_away = False
+        self.is_away = False
         self._is_stopping = False
         self._tick_at = 0.0
         self._retry_at = 0.0
@@ -116,6 +116,7 @@ class Agent:
     def _shut(self) -> None:
         self.is_open = False
         for share in self._shares.values():
+            share.closings.clear()  # others may write these; what is being written is harmless
             for attempt in list(share.attempts.values()):
                 if attempt.claim():
                     attempt.end()
@@ -163,6 +164,7 @@ class Agent:
         except Exception:
             logger.exception("celery_lanes: the store thread failed; going on in 1 s")
             self._retry_at = time.monotonic() + TICK_S
+            self._disconnect()
 
     def _is_done(self) -> bool:
         if not self._is_stopping:
@@ -172,11 +174,15 @@ class Agent:
 
     def _sleep(self) -> bool:
         """Wait for mail, a wake-up or a due time; say whether it was a wake-up."""
-        readers: list[Any] = [self._mail]
-        if self._ears is not None:
-            readers.append(self._ears)
-        readable, _, _ = select.select(readers, [], [], self._timeout_s())
-        return self._ears in readable
+        ears = -1 if self._ears is None else self._ears.fileno()
+        poll = select.poll()  # select() refuses descriptors from 1024 on
+        for reader in {self._mail.fileno(), ears} - {-1}:
+            poll.register(reader, select.POLLIN)
+        try:
+            ready = poll.poll(self._timeout_s() * 1000)
+        except OSError:
+            return True  # the ear is broken; listening to it will say how
+        return any(reader == ears for reader, _ in ready)
 
     def _hear(self) -> None:
         if self._ears is not None:
@@ -217,12 +223,21 @@ class Agent:
 
     def _tick(self, store: Store, now: float) -> None:
         for share in list(self._shares.values()):
-            self._talk.renew(store, share)
-            store.reap(share.lane)
+            self._look_after(store, share)
             share.wake()
         self._tick_at = now + TICK_S * random.uniform(0.8, 1.2)  # noqa: S311 # jitter, not a secret
         if self._wants_room():
             self._hands.grow()
+
+    def _look_after(self, store: Store, share: LaneShare) -> None:
+        """Renew and reap; a refusal in one lane must not cost the others their leases."""
+        try:
+            self._talk.renew(store, share)
+            store.reap(share.lane)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            logger.exception("celery_lanes: cannot renew the leases of %s", share.lane)
 
     def _wants_room(self) -> bool:
         is_wanted = any(share.is_served and share.is_ready for share in self._shares.values())
@@ -257,25 +272,28 @@ class Agent:
     # -- outages -----------------------------------------------------------------------------------
 
     def _went_away(self, error: StoreUnavailable) -> None:
-        if not self._is_away:
+        if not self.is_away:
             logger.error("celery_lanes: the lane store is away, no call starts: %s", error)
             self._hands.hold_intake(is_held=True)
-        self._is_away = True
+        self.is_away = True
         self._retry_at = time.monotonic() + random.uniform(0.2, 0.6)  # noqa: S311 # jitter
         self._disconnect()
 
     def _came_back(self) -> None:
-        if self._is_away:
+        if self.is_away:
             logger.warning("celery_lanes: the lane store is back")
             self._hands.hold_intake(is_held=False)
-        self._is_away = False
+        self.is_away = False
 
     def _disconnect(self) -> None:
-        if self._ears is not None:
-            self._ears.close()
-        if self._store is not None:
-            self._store.disconnect()
-        self._ears = None
+        ears, self._ears = self._ears, None
+        try:
+            if ears is not None:
+                ears.close()
+            if self._store is not None:
+                self._store.disconnect()
+        except Exception:
+            logger.exception("celery_lanes: cannot close the connections to the store")
 
 
 def _nothing() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,6 @@ class Attempt:
     def __init__(self, lane: str, grant: Grant, released: Callable[[Attempt], None]) -> None:
         self.lane = lane
         self.grant = grant
-        self.granted_at = time.monotonic()
         self.request: Any = None
         self.job: Any = None
         self.acked = False
@@ -31,6 +29,7 @@ class Attempt:
         self.is_stopped = False
         self.is_strange = False
         self.is_placed = False
+        self.outcome = Outcome.BACK
         self._released = released
         self._claims = [True]
         self._ends = [True]
@@ -40,9 +39,14 @@ class Attempt:
         return _take(self._claims)
 
     def end(self) -> None:
-        """Release the lease; only the first end counts."""
-        if _take(self._ends):
+        """Release the lease; only the first end counts, and what is known by then."""
+        if not _take(self._ends):
+            return
+        self.outcome = self._outcome()
+        try:
             self._released(self)
+        finally:
+            self.request = self.job = None  # they refer to us: prompts would stay until a full GC
 
     @property
     def has_ended(self) -> bool:
@@ -62,18 +66,25 @@ class Attempt:
 
     def release(self) -> Release:
         """Say to the store how the attempt ended."""
-        return Release(call=self.grant.call, token=self.grant.token, outcome=self._outcome())
+        return Release(call=self.grant.call, token=self.grant.token, outcome=self.outcome)
 
     def _outcome(self) -> Outcome:
         if self.is_strange:
             return Outcome.STRANGE
         if self.is_stopped:
-            return Outcome.LOST if self.acked else Outcome.BACK
+            return self._stopped()
         if self.requeue:
             return Outcome.LOST if self.is_lost else Outcome.BACK
         if self.request is None and not self.acked and self.requeue is None:
             return Outcome.BACK  # it never reached the pool
         return Outcome.DONE
+
+    def _stopped(self) -> Outcome:
+        """Tell an early acknowledgement, made before the body ran, from a late one."""
+        if not self.acked:
+            return Outcome.BACK
+        is_late = self.request is not None and self.request.task.acks_late
+        return Outcome.DONE if is_late else Outcome.LOST
 
 
 class LaneMessage(Message):

@@ -11,9 +11,10 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
-from celery.exceptions import NotRegistered, WorkerLostError
+from celery.exceptions import InvalidTaskError, NotRegistered, WorkerLostError
 from celery.worker.request import Request
 from celery.worker.strategy import proto1_to_proto2
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
@@ -30,12 +31,20 @@ SILENT = "Worker exited prematurely: the task's body ended without a result."
 def write_result(worker: Any, closing: Closing) -> None:
     """Write the final state of a closing call, unless the backend already has one."""
     envelope = Envelope.unpack(closing.envelope)
-    name, task_id = _identity(envelope)
+    try:
+        name, task_id = _identity(envelope)
+    except (DecodeError, ContentDisallowed):
+        logger.exception("celery_lanes: a call that cannot be decoded ends without a result")
+        return
     task = worker.app.tasks.get(name)
     if task is None:
         worker.app.backend.mark_as_failure(task_id, NotRegistered(name))
         return
-    request = request_of(worker, task, envelope)
+    try:
+        request = request_of(worker, task, envelope)
+    except (DecodeError, ContentDisallowed, InvalidTaskError) as error:
+        task.backend.mark_as_failure(task_id, error)
+        return
     if _has_result(request):
         logger.info("celery_lanes: %s already has a result", request.id)
     elif closing.reason is Reason.CANCELLED:

@@ -36,6 +36,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         """Begin to ask for calls: the loop is about to run."""
         super().on_ready()
         self.controller.lanes.open(self.app.amqp.queues.consume_from)
+        if self.controller.lanes.agent.is_away:
+            self.hold_lane_queues(is_held=True)
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         """Serve the lane of a queue that is added at run time."""
@@ -72,6 +74,11 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         self.controller.lanes.dispatcher.is_cold = True
         super().cancel_active_requests()
 
+    def cancel_all_unacked_requests(self) -> None:
+        """Do the same under the name it had in Celery 5.5."""
+        self.controller.lanes.dispatcher.is_cold = True
+        super().cancel_all_unacked_requests()
+
 
 class Preluded(dict[str, Any]):
     """Strategies by task name, each behind the prelude."""
@@ -87,9 +94,12 @@ class Preluded(dict[str, Any]):
 
 @contextmanager
 def jobs_kept(pool: Any, jobs: list[Any]) -> Iterator[None]:
-    """Let ``pool.flush`` pass these jobs by: they stay in its cache and in its outbound buffer."""
-    buffer = getattr(getattr(pool, "_pool", None), "outbound_buffer", None)
-    waiting = [job for job in buffer or () if job in jobs]
+    """Let ``pool.flush`` pass these jobs by: they stay in its cache, the unsent in its buffer.
+
+    Celery up to 5.6 also clears the cache outright, and forgets which processes are busy.
+    """
+    inner = getattr(pool, "_pool", None)
+    busy = set(getattr(inner, "_busy_workers", ()))
     for job in jobs:
         job.discard = _keep
     try:
@@ -97,8 +107,20 @@ def jobs_kept(pool: Any, jobs: list[Any]) -> Iterator[None]:
     finally:
         for job in jobs:
             del job.discard
-        if buffer is not None:
-            buffer.extend(job for job in waiting if job not in buffer)
+            _restore(inner, job, busy)
+
+
+def _restore(inner: Any, job: Any, busy: set[int]) -> None:
+    if job.ready():
+        return
+    inner._cache.setdefault(job._job, job)
+    if (buffer := getattr(inner, "outbound_buffer", None)) is None:
+        return
+    process = job._write_to or job._scheduled_for
+    if process is not None and process._is_alive():
+        inner._busy_workers.update({process.inqW_fd} & busy)
+    elif not job._accepted and job not in buffer:
+        buffer.append(job)
 
 
 def _keep() -> None:

@@ -39,15 +39,14 @@ class Conversation:
 
     def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
         """Tell the store all news of the lane, and ask for calls."""
-        self._send_arrivals(store, share)
+        self._ask(store, share, share.ask(want, can_close=self._owner.is_open))
         self._send_written(store, share)
-        self._ask(store, share, share.ask(want))
+        self._send_arrivals(store, share)  # last: a store at maxmemory refuses these alone
 
     def renew(self, store: Store, share: LaneShare) -> None:
         """Renew what can be proven alive; stop the bodies of leases that are gone."""
         if share.is_served and not share.is_configured:
-            store.configure(share.lane, self._source.rules(share.lane))
-            share.is_configured = True
+            self._configure(store, share)
         share.settle_the_vanished(LOST_AFTER_S)
         if not (held := share.held()):
             return
@@ -56,6 +55,12 @@ class Conversation:
             if (attempt := share.attempts.pop(call, None)) is not None:
                 logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
                 self._hands.stop_body(attempt)
+
+    def _configure(self, store: Store, share: LaneShare) -> None:
+        rules = self._source.rules(share.lane)
+        store.configure(share.lane, rules)
+        share.patience_s = rules.lease_ttl_ms / 3000
+        share.is_configured = True
 
     def _send_arrivals(self, store: Store, share: LaneShare) -> None:
         while batch := share.arrivals[:ARRIVALS_AT_ONCE]:
@@ -84,7 +89,7 @@ class Conversation:
                 closings=ask.closings,
             )
         except LaneNotConfigured:
-            store.configure(share.lane, self._source.rules(share.lane))
+            self._configure(store, share)
             return
         share.answered(ask, turn)
         self._take(share, turn, is_fresh=time.monotonic() - sent_at < share.patience_s)

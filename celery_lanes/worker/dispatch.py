@@ -7,6 +7,7 @@ straight to the pool: never into a rate bucket, the ETA timer or the semaphore's
 
 from __future__ import annotations
 
+import inspect
 import logging
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from kombu.serialization import prepare_accept_content
 from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
+from celery_lanes.sender import is_served
 from celery_lanes.store.base import Grant
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.closing import write_silent_end
@@ -31,6 +33,7 @@ class Dispatcher:
 
     def __init__(self, worker: Any, settings: Settings, view: PoolView) -> None:
         self.is_cold = False
+        self.is_shut = False
         self._worker = worker
         self._settings = settings
         self._pool = view
@@ -43,16 +46,32 @@ class Dispatcher:
 
     def jobs(self) -> list[Any]:
         """List the pool's jobs of running lane calls."""
-        return [attempt.job for attempt in self._running if attempt.job is not None]
+        return [job for attempt in list(self._running) if (job := attempt.job) is not None]
+
+    def shut(self) -> None:
+        """Start nothing more, and give back what no process has been sent yet.
+
+        When the worker's event loop ends, nobody writes the pool's buffer to the processes.
+        """
+        self.is_shut = True
+        buffer = getattr(self._worker.pool._pool, "outbound_buffer", None)
+        for attempt in list(self._running):
+            if buffer and (job := attempt.job) in buffer:
+                buffer.remove(job)
+                job.discard()
+                _give_back(attempt)
 
     def start(self, attempt: Attempt) -> None:
         """Hand a granted call to Celery, unless it has been given back meanwhile."""
         if not attempt.claim():
             return
+        if self.is_shut:
+            attempt.end()
+            return
         try:
             self._receive(self._message(attempt))
         except Exception:
-            logger.exception("celery_lanes: cannot start %s; put back", attempt.grant.call)
+            logger.exception("celery_lanes: cannot start %s", attempt.grant.call)
             attempt.is_strange = True
         finally:
             attempt.is_placed = True
@@ -66,8 +85,10 @@ class Dispatcher:
         request.cancel = partial(self._cancel, attempt)
         if (semaphore := self._semaphore) is None:
             self._execute(request, attempt)
-        else:
+        elif semaphore.value > 0:
             semaphore.acquire(self._execute, request, attempt)
+        else:  # a plain task was faster; in the semaphore's queue we would hold the slot idle
+            _give_back(attempt)
 
     def stop(self, attempt: Attempt) -> None:
         """Stop a body whose lease is gone; it writes no result, for the call is another's now."""
@@ -93,6 +114,7 @@ class Dispatcher:
                 semaphore.release()
             attempt.end()
         except BaseException:
+            attempt.is_strange = request.time_start is None
             attempt.end()
             raise
         else:
@@ -114,7 +136,7 @@ class Dispatcher:
 
     def _kill(self, request: Any, signal: Any = None) -> None:
         try:
-            type(request).cancel(request, self._worker.pool, signal, emit_retry=False)
+            type(request).cancel(request, self._worker.pool, signal, **_quietly(request))
         except NotImplementedError:
             logger.warning("celery_lanes: this pool cannot stop %s; it runs on", request.id)
 
@@ -141,7 +163,7 @@ class Dispatcher:
             return {**headers, HEADER: _header(attempt, headers)}
         return {
             **headers,
-            "eta": None,
+            "eta": None if is_served(headers.get("eta")) else headers["eta"],
             "timelimit": self._time_limits(attempt.lane, headers),
             HEADER: _header(attempt, headers),
         }
@@ -155,6 +177,18 @@ class Dispatcher:
             return list(given)
         settings = self._settings.lane(lane)
         return [settings.hard_timeout_s, settings.exec_timeout_s]
+
+
+def _give_back(attempt: Attempt) -> None:
+    state.task_ready(attempt.request)
+    attempt.is_stopped = True
+    attempt.end()
+
+
+def _quietly(request: Any) -> dict[str, bool]:
+    """Ask for no RETRY state; Celery before 5.6 has no such choice, and emits it."""
+    known = inspect.signature(type(request).cancel).parameters
+    return {"emit_retry": False} if "emit_retry" in known else {}
 
 
 def _header(attempt: Attempt, headers: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +222,19 @@ class LaneView:
         self._consumer = consumer
         self.strategies: dict[str, Any] = {}
         self.on_task_request = execute
+        self.timer = self.qos = self  # an ETA in the body (protocol 1) has been served, too
+
+    def call_at(self, _eta: float, call: Any, args: tuple[Any, ...] = (), **_: Any) -> None:
+        """Take the place of the ETA timer: the time has come."""
+        call(*args)
+
+    def increment_eventually(self, *_: Any) -> None:
+        """Take the place of the prefetch count: a lane call has none."""
+
+    def apply_eta_task(self, request: Any) -> None:
+        """Start a call whose ETA has been served."""
+        state.task_reserved(request)
+        self.on_task_request(request)
 
     def call_soon(self, call: Any, *args: Any, **kwargs: Any) -> None:
         """Acknowledge at once: it only leaves a note with the attempt."""

@@ -41,7 +41,7 @@ def pool_view(worker: Any, postman: Postman) -> PoolView:
         return Threads(pool)
     if isinstance(pool, solo.TaskPool):
         return Solo()
-    if hasattr(pool, "free_count") or getattr(pool, "is_green", False):
+    if type(pool).__module__ == "celery.concurrency.gevent":
         return Green(pool)
     name = type(pool).__module__
     raise ConfigError(f"expected the pool to be prefork, threads, gevent or solo, got {name}")
@@ -82,8 +82,13 @@ class BlockingPrefork:
             self._end(attempt, result)
 
     def _end(self, attempt: Attempt, result: Any) -> None:
-        """End now; after a hard time limit a turn later, when the process has been killed."""
-        if isinstance(getattr(result, "exception", None), TimeLimitExceeded):
+        """End now; after a hard time limit a turn later, when the process has been killed.
+
+        The loop of a worker that is stopping turns no more.
+        """
+        error = getattr(result, "exception", None)
+        is_stopping = state.should_stop is not None or state.should_terminate is not None
+        if isinstance(getattr(error, "exc", error), TimeLimitExceeded) and not is_stopping:
             self._postman.deliver(attempt.end)
         else:
             attempt.end()
@@ -123,14 +128,19 @@ class Threads:
 
     def watch(self, job: Any, attempt: Attempt) -> None:
         """End with the future, which also ends when a callback has raised."""
-        job.f.add_done_callback(lambda _: attempt.end())
+        job.f.add_done_callback(partial(self._end, attempt))
 
     def grow(self) -> None:
         """Threads do not grow."""
 
+    def _end(self, attempt: Attempt, future: Any) -> None:
+        """End; a future that a shutdown has cancelled never ran."""
+        attempt.is_stopped = attempt.is_stopped or future.cancelled()
+        attempt.end()
+
 
 class Green:
-    """gevent and eventlet."""
+    """gevent."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool

@@ -60,7 +60,7 @@ def call_of(message: Message, payload: Any = None) -> Call:
         caller=fitting(info.caller),
         priority=max(-1000, min(1000, info.priority or _priority(message))),
         cost=max(1.0, min(1e9, info.cost or 1.0)),
-        due_ms=_due_ms(meta),
+        due_ms=due_ms(meta.get("eta")),
         remember=bool(info.nonce) or is_redelivered,
         envelope=Envelope.of_message(message).pack(),
     )
@@ -96,10 +96,3 @@ def _text(value: object) -> str:
 def _priority(message: Message) -> int:
     priority = message.properties.get("priority")
     return priority if isinstance(priority, int) else 0
-
-
-def _due_ms(meta: Any) -> int:
-    try:
-        return due_ms(meta.get("eta"))
-    except ValueError:
-        return 0  # Celery's strategy refuses it with its own message

@@ -93,13 +93,13 @@ class LaneShare:
             self.due_at = None
             self.wake()
 
-    def ask(self, want: int) -> Ask:
+    def ask(self, want: int, *, can_close: bool) -> Ask:
         """Compose the next request, or repeat the one that has had no answer."""
         if self._pending is None:
             self._request += 1
             releases = tuple(self.releases[:MAX_RELEASES])
             del self.releases[: len(releases)]
-            room = MAX_CLOSINGS - len(self.closings) if self.is_served else 0
+            room = MAX_CLOSINGS - len(self.closings) if can_close and self.is_served else 0
             self._pending = Ask(self._request, want, max(0, room), releases)
         return self._pending
 
@@ -115,7 +115,14 @@ class LaneShare:
     def held(self) -> list[tuple[str, str]]:
         """Name every lease that this worker holds, of running and closing calls."""
         running = [(call, attempt.grant.token) for call, attempt in self.attempts.items()]
-        return running + [(call, closing.token) for call, closing in self.closings.items()]
+        closing = [(call, closing.token) for call, closing in self.closings.items()]
+        return [*running, *closing, *self._unsaid()]
+
+    def _unsaid(self) -> list[tuple[str, str]]:
+        """Name what has ended and the store has not heard of: put back, it would run again."""
+        pending = self._pending.releases if self._pending else ()
+        unsaid = (*self.releases, *pending)
+        return [(end.call, end.token) for end in unsaid if end.call not in self.attempts]
 
     def settle_the_vanished(self, after_s: float) -> None:
         """Release as lost what the pool has silently dropped: its job has been gone for a while."""

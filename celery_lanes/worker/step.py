@@ -34,7 +34,9 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
     name = "lanes"
 
     def __init__(self, worker: Any, **_: Any) -> None:
-        self.enabled = _checked(worker.app)
+        self.enabled = _checked(
+            worker.app, start_method=getattr(worker, "pool_start_method", "fork")
+        )
         if self.enabled:
             worker.consumer_cls = lane_consumer(symbol_by_name(worker.consumer_cls))
 
@@ -51,6 +53,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
     def close(self, worker: Any) -> None:
         """Take no more calls: the worker is about to stop."""
         worker.lanes.agent.shut()
+        worker.lanes.dispatcher.shut()
 
     def stop(self, worker: Any) -> None:
         """Send the last releases."""
@@ -91,9 +94,15 @@ class WorkerLanes:
         self.agent.open([lane for lane in lanes if lane])
 
     def lane_of(self, message: Message) -> str | None:
-        """Name the lane on whose queue a broker message came, or ``None``."""
-        routing_key = (message.delivery_info or {}).get("routing_key")
-        return self._lanes.settings.lane_of_queue(routing_key) if routing_key else None
+        """Name the lane on whose queue a broker message came, or ``None``.
+
+        The routing key need not be the queue's name: native delayed delivery has its own.
+        """
+        info = message.delivery_info or {}
+        tags = getattr(self._worker.consumer.task_consumer, "_active_tags", {})
+        named = (queue for queue, tag in tags.items() if tag == info.get("consumer_tag"))
+        queue = next(named, info.get("routing_key"))
+        return self._lanes.settings.lane_of_queue(queue) if queue else None
 
     # -- the agent's hands ----------------------------------------------------------------------
 
@@ -144,16 +153,25 @@ class WorkerLanes:
             self.agent.closed(lane, closing)
 
 
-def _checked(app: Any) -> bool:
+def _checked(app: Any, *, start_method: str) -> bool:
     """Whether lanes are on; a worker that they cannot work with says so in one line and ends."""
     lanes: Lanes = app.lanes
     try:
         if not lanes.settings.enabled:
             return False
         _refuse_rate_limits(lanes, app.amqp.queues.consume_from)
+        _refuse_spawn(start_method)
     except ConfigError as error:
         sys.exit(f"celery_lanes: {error}")
     return True
+
+
+def _refuse_spawn(start_method: str) -> None:
+    if start_method == "spawn":
+        raise ConfigError(
+            'expected worker_pool_start_method to be "fork", got "spawn": a spawned process has'
+            " no lanes yet"
+        )
 
 
 def _refuse_rate_limits(lanes: Lanes, queues: Iterable[str]) -> None:
