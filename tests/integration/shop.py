@@ -23,6 +23,7 @@ app.conf.update(
     broker_transport_options={"visibility_timeout": 3600},
     worker_pool_restarts=bool(os.environ.get("SHOP_POOL_RESTARTS")),
     worker_cancel_long_running_tasks_on_connection_loss=bool(os.environ.get("SHOP_CANCEL_ON_LOSS")),
+    worker_pool_start_method=os.environ.get("SHOP_START_METHOD", "fork"),
     accept_content=os.environ.get("SHOP_ACCEPT", "json").split(","),
 )
 lanes = Lanes(app)
