@@ -202,7 +202,7 @@ _TABLES: dict[str, type[Table]] = {
 def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        return tomllib.loads(text)
+        data: dict[str, Any] = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -211,6 +211,7 @@ def _read(file: Path) -> dict[str, Any]:
         end = f"at line {text.count(chr(10)) + 1}, at the end of the file"
         message = f"{file} is not valid TOML: {error}".replace("at end of document", end)
         raise ConfigError(message) from error
+    return data
 
 
 def _with_store_url(data: dict[str, Any], url: str) -> dict[str, Any]:

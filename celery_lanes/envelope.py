@@ -40,7 +40,8 @@ class Envelope:
         is_text = isinstance(self.body, str)
         body = self.body.encode() if isinstance(self.body, str) else bytes(self.body)
         head = [is_text, self.content_type, self.content_encoding, self.headers, self.properties]
-        return json.dumps(head).encode() + b"\n" + body
+        line: str = json.dumps(head)
+        return line.encode() + b"\n" + body
 
     @classmethod
     def unpack(cls, raw: bytes) -> Envelope:

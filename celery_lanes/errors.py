@@ -44,7 +44,7 @@ class StoreError(LanesError):
     """The lane store refused a request."""
 
 
-class StoreUnavailable(StoreError, OperationalError):
+class StoreUnavailable(StoreError, OperationalError):  # type: ignore[misc] # kombu is not typed
     """The lane store cannot be reached; nothing was accepted. Check [store] url and the server."""
 
 

@@ -87,7 +87,7 @@ class Attempt:
         return Outcome.DONE if is_late else Outcome.LOST
 
 
-class LaneMessage(Message):
+class LaneMessage(Message):  # type: ignore[misc] # kombu is not typed
     """A task message whose acknowledgement goes to its attempt instead of a broker."""
 
     def __init__(self, attempt: Attempt, **fields: Any) -> None:

@@ -63,7 +63,7 @@ def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:
     """Build the request of a message outside Celery's strategies, for its context only."""
     app, consumer = worker.app, worker.consumer
     message = Message(
-        body=envelope.body,  # type: ignore[arg-type] # kombu takes bytes, too
+        body=envelope.body,
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
         headers=envelope.headers,
@@ -91,7 +91,7 @@ def _identity(envelope: Envelope) -> tuple[str, str]:
 
 def _protocol_1(envelope: Envelope) -> Any:
     message = Message(
-        body=envelope.body,  # type: ignore[arg-type] # kombu takes bytes, too
+        body=envelope.body,
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
     )
