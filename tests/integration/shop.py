@@ -192,3 +192,18 @@ def mark(model: str, text: str) -> None:
 def marked() -> list[str]:
     """Read the marks."""
     return [mark.decode() for mark in app.backend.client.lrange("marks", 0, -1)]
+
+
+@app.task(acks_late=True, acks_on_failure_or_timeout=False)
+def fail_dropped(model: str) -> None:
+    """Fail; the message is not to be acknowledged for that."""
+    raise ValueError("dropped")
+
+
+@app.task(bind=True, acks_late=True)
+def refuse_once(self, model: str) -> int:
+    """Reject the message at the first attempt, to have it again."""
+    attempt = CallInfo.from_request(self.request).attempt
+    if attempt == 1:
+        raise Reject("again", requeue=True)
+    return attempt

@@ -309,3 +309,29 @@ def test_a_call_that_its_process_has_not_accepted_yet_survives_a_broker_reconnec
     assert result.get(timeout=20)
     until(lambda: running(shop) == 0)
     assert observer.served == 1
+
+
+def test_acks_on_failure_false_drops_a_failed_call_as_in_plain_celery(shop):
+    shop.worker()
+
+    result = shop.tasks.fail_dropped.delay("ollama/x")
+
+    with pytest.raises(ValueError, match="dropped"):
+        result.get(timeout=10)
+    until(lambda: (running(shop), waiting(shop)) == (0, 0))
+
+
+def test_reject_with_requeue_goes_back_and_runs_again(shop):
+    shop.worker()
+
+    assert shop.tasks.refuse_once.delay("ollama/x").get(timeout=10) == 2
+
+
+def test_lanes_that_are_off_let_everything_pass_with_attribution(make_shop):
+    shop = make_shop()
+    shop.config.write_text("enabled = false\n")
+    shop.worker("none", queues=["plain"])
+
+    seen = shop.tasks.whose.apply_async(("ollama/x",), caller="alice").get(timeout=10)
+
+    assert (seen["caller"], seen["lane"]) == ("alice", "")
