@@ -8,8 +8,6 @@
     │   ├── StoreUnavailable (kombu.exceptions.OperationalError)
     │   └── LaneNotConfigured
     ├── NotQueued
-    ├── WorkerLost
-    ├── Cancelled
     └── ProviderError
         ├── TransientError
         │   └── RateLimited
@@ -54,14 +52,6 @@ class LaneNotConfigured(StoreError):
 
 class NotQueued(LanesError):
     """The call is not waiting: it is running, has ended, or was never published."""
-
-
-class WorkerLost(LanesError):
-    """The worker that ran this call died, and the call had been acknowledged before it ran."""
-
-
-class Cancelled(LanesError):
-    """The call was cancelled while it waited."""
 
 
 class ProviderError(LanesError):

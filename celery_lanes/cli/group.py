@@ -101,7 +101,7 @@ def _resume(ctx: click.Context, /, lane: str) -> None:
 @click.argument("task_id")
 @click.pass_context
 def _cancel(ctx: click.Context, /, task_id: str) -> None:
-    """Take a waiting call off its lane; its result becomes Cancelled."""
+    """Take a waiting call off its lane; its result becomes REVOKED."""
     click.echo(control.cancel(_lanes(ctx), task_id))
 
 

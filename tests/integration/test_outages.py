@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from datetime import datetime, timezone
 
 import pytest
@@ -111,3 +113,20 @@ def test_results_can_be_pickled(shop):
 def test_a_worker_that_would_spawn_its_processes_says_so_and_does_not_start(shop):
     with pytest.raises(RuntimeError, match="worker_pool_start_method"):
         shop.worker(env={"SHOP_START_METHOD": "spawn"})
+
+
+@pytest.mark.rabbitmq
+def test_no_message_is_acknowledged_before_the_store_has_it(make_shop, make_store):
+    store, shop = make_store(), make_shop("rabbitmq")
+    shop.store = store.url(0)
+    worker = shop.configure(defaults='intake = "broker"').worker()
+    assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
+
+    os.kill(store.pid, signal.SIGSTOP)
+    result = shop.tasks.echo.delay("ollama/x", 2)  # the worker takes it at once, and cannot park it
+    worker.wait_for_log("is away")
+    worker.kill()
+    os.kill(store.pid, signal.SIGCONT)
+    shop.worker()
+
+    assert result.get(timeout=20) == 2
