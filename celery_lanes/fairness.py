@@ -27,8 +27,6 @@ from dataclasses import dataclass, field
 Place = tuple[int, int, str]
 """(minus priority, sequence number, call): sorts as the calls of an account are served."""
 
-FORGET_AT_ONCE = 100
-
 
 @dataclass(slots=True)
 class Charge:
@@ -151,10 +149,10 @@ class FairQueue:
             self.total_weight += weight - self.weight(account)
         self.weights[account] = weight
 
-    def forget_finishes(self) -> None:
-        """Drop tags that say nothing any more, the oldest first."""
+    def forget_finishes(self, limit: int) -> None:
+        """Drop tags that say nothing any more, the oldest first, up to a limit."""
         past = [name for name, finish in self.finishes.items() if finish <= self.time.served]
-        for name in sorted(past, key=lambda name: (self.finishes[name], name))[:FORGET_AT_ONCE]:
+        for name in sorted(past, key=lambda name: (self.finishes[name], name))[:limit]:
             del self.finishes[name]
 
     def settle_down(self, *, is_running: bool) -> None:

@@ -44,7 +44,6 @@ from celery_lanes.store.leases import (
     reap_running,
     take_back_unnamed,
     trim,
-    trim_settled,
 )
 from celery_lanes.store.ledger import Ledger, Record, State
 from celery_lanes.store.turn import take_turn
@@ -108,8 +107,6 @@ class MemoryStore:
             ledger.queue.settle_down(is_running=bool(ledger.leases))
             if ledger.rules is None:
                 raise LaneNotConfigured
-            if releases:
-                trim_settled(ledger, 2 * len(releases))
             return take_turn(ledger, worker, request, tokens, closing_tokens)
 
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:

@@ -8,7 +8,6 @@ from hashlib import sha1
 from typing import Any
 
 from redis.client import PubSub
-from redis.cluster import RedisCluster
 from redis.exceptions import OutOfMemoryError
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
@@ -44,7 +43,8 @@ from celery_lanes.store.checks import (
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.faults import translated
 from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
-from celery_lanes.store.wire import Argument, Client, Wire
+from celery_lanes.store.line import Argument
+from celery_lanes.store.wire import Client, Wire
 
 NO_REQUEST = 0
 """A request number that ``next`` gives nothing to: for releases beyond one batch."""
@@ -192,10 +192,7 @@ class RedisStore:
 
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""
-        if isinstance(self._client, RedisCluster):
-            self._client.disconnect_connection_pools()  # type: ignore[no-untyped-call] # redis-py
-        else:
-            self._client.connection_pool.disconnect()
+        self._wire.close()
 
     def _note_lane(self, lane: str) -> None:
         checked_name(lane, "the lane's name")

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from celery_lanes.fairness import Place
 from celery_lanes.store.base import Closing, Grant, Turn
+from celery_lanes.store.leases import trim_settled
 from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply, State
+
+FORGET_EVERY = 16
+FORGET_AT_ONCE = 200
 
 
 def take_turn(
@@ -35,7 +39,9 @@ def _serve(
     ledger: Ledger, worker: str, request: int, tokens: Sequence[str], closing_tokens: Sequence[str]
 ) -> tuple[Reply, float | None]:
     ledger.promote()
-    ledger.queue.forget_finishes()
+    if request % FORGET_EVERY == 0:
+        ledger.queue.forget_finishes(FORGET_AT_ONCE)
+        trim_settled(ledger, FORGET_AT_ONCE)
     closings = _hand_out(ledger, worker, closing_tokens)
     grants, blocked_until = _grant(ledger, worker, tokens)
     reply = ledger.replies[worker] = Reply(request, grants, closings)

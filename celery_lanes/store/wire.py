@@ -15,9 +15,9 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store import lua
 from celery_lanes.store.faults import translated
 from celery_lanes.store.keys import Keys
+from celery_lanes.store.line import Argument, Line, pack
 
 Client = Redis | RedisCluster
-Argument = str | bytes | int | float
 
 WAIT_MS = 800
 """Less than the socket's own patience, so that a late replica is told from a dead server."""
@@ -45,6 +45,14 @@ def parse_durability(durability: str) -> Durability | None:
     return Durability(("WAIT", int(found[1]), WAIT_MS), int(found[1]))
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every command for one verb of one lane begins with: ``count`` arguments, packed."""
+
+    count: int
+    packed: bytes
+
+
 class Wire:
     """Sends a lane's scripts over one client."""
 
@@ -52,19 +60,22 @@ class Wire:
         self.client: Any = client  # redis-py's commands are typed for sync and async in one
         self.keys = keys
         self._durable = parse_durability(durability)
-        is_cluster = isinstance(client, RedisCluster)
-        self._wake_tries = 1 if is_cluster else 10  # a cluster cannot say whether a worker heard
+        self._line = None if isinstance(client, RedisCluster) else Line(client)
+        self._wake_tries = 10 if self._line else 1  # a cluster cannot say whether a worker heard
+        self._heads: dict[tuple[str, str], Head] = {}
 
     def run(self, verb: str, lane: str, *arguments: Argument) -> Any:
         """Run a script; what it returns is the script's header's business."""
-        script = lua.load(verb)
-        names = self.keys.of_lane(lane, script.kinds)
-        rest = (len(names), *names, *arguments)
         with translated():
+            if self._line is None:
+                return self._run_in_cluster(verb, lane, arguments)
+            head = self._heads.get((verb, lane)) or self._remember_head(verb, lane)
+            count, tail = head.count + len(arguments), pack(arguments)
             try:
-                return self.client.execute_command("EVALSHA", script.sha, *rest)
+                return self._line.ask(b"*%d\r\n%b%b" % (count, head.packed, tail))
             except NoScriptError:
-                return self.client.execute_command("EVAL", script.source, *rest)
+                head = self._head("EVAL", lua.load(verb).source, verb, lane)
+                return self._line.ask(b"*%d\r\n%b%b" % (count, head.packed, tail))
 
     def run_waking(self, verb: str, lane: str, *arguments: Argument) -> Any:
         """Run a script that may wake workers."""
@@ -97,6 +108,33 @@ class Wire:
                 return cluster.get_redis_connection(cluster.get_random_node())
             key = self.keys.of_lane(lane, ("meta",))[0]
             return cluster.get_redis_connection(cluster.get_node_from_key(key))
+
+    def close(self) -> None:
+        """Close all connections; the next verb opens them again."""
+        if self._line is None:
+            self.client.disconnect_connection_pools()
+        else:
+            self._line.close()
+            self.client.connection_pool.disconnect()
+
+    def _run_in_cluster(self, verb: str, lane: str, arguments: Sequence[Argument]) -> Any:
+        script = lua.load(verb)
+        names = self.keys.of_lane(lane, script.kinds)
+        rest = (len(names), *names, *arguments)
+        try:
+            return self.client.execute_command("EVALSHA", script.sha, *rest)
+        except NoScriptError:
+            return self.client.execute_command("EVAL", script.source, *rest)
+
+    def _remember_head(self, verb: str, lane: str) -> Head:
+        head = self._head("EVALSHA", lua.load(verb).sha, verb, lane)
+        self._heads[verb, lane] = head
+        return head
+
+    def _head(self, command: str, script: str, verb: str, lane: str) -> Head:
+        names = self.keys.of_lane(lane, lua.load(verb).kinds)
+        words: list[Argument] = [command, script, len(names), *names]
+        return Head(len(words), pack(words))
 
     def _waking(self, lane: str) -> tuple[str, int, str]:
         return self.keys.channel, self._wake_tries, lane

@@ -75,7 +75,7 @@ def test_tag_is_forgotten_only_when_served_time_has_passed_it():
     bob = queue.take("bob", 10)
     queue.time.finish(bob)
 
-    queue.forget_finishes()
+    queue.forget_finishes(100)
 
     assert "bob" in queue.finishes  # V is beyond it only by what ann was estimated
 

@@ -15,8 +15,17 @@ local function place_of(r)
   return r.account .. string.format(':%04d:%016d:', 1000 - r.priority, r.seq) .. r.id
 end
 
+-- The places of an account's first calls, as many as wanted.
+local function first_places(account, count)
+  return redis.call('ZRANGEBYLEX', queue, '[' .. account .. ':', '(' .. account .. ';', 'LIMIT', 0, count)
+end
+
 local function head(account)
-  return redis.call('ZRANGEBYLEX', queue, '[' .. account .. ':', '(' .. account .. ';', 'LIMIT', 0, 1)[1]
+  return first_places(account, 1)[1]
+end
+
+local function call_at(place, account)
+  return string.sub(place, #account + 24)
 end
 
 local function ring_name(account, place)
@@ -74,14 +83,14 @@ local function remove(r)
   if start then leave(r.account, name, start) else redis.call('ZREM', refill, r.account) end
 end
 
--- Grants the first call of an account whose start tag is "start"; notes the charge in its record.
-local function take(r, name, start)
-  local place = place_of(r)
+-- Grants the first call of an account, whose start tag is "start" and whose second call is at
+-- "after", if it has one; notes the charge in the record.
+local function take(r, name, start, place, after)
   r.charge, r.weight, r.share = r.cost, weight_of(r.account), lane.weights
   if start > virtual_now() then lane.served = lane.served + (start - virtual_now()) end
   lane.serving = lane.serving + r.charge / r.share
   redis.call('ZREM', queue, place)
-  local finish, after = start + r.charge / r.weight, head(r.account)
+  local finish = start + r.charge / r.weight
   if not after then return leave(r.account, name, finish) end
   redis.call('ZREM', ring, name)
   redis.call('ZADD', ring, finish, ring_name(r.account, after))

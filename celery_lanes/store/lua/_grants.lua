@@ -18,29 +18,59 @@ local function lane_ready_at(cost)
   return math.max(ready_at(rules.rate, lane.rate_full, 1), ready_at(rules.tokens, lane.tokens_full, cost))
 end
 
-local function hand_out(worker, tokens)
-  local pairs_out = {}
-  local unheld = #tokens > 0 and redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, #tokens) or {}
-  for i, id in ipairs(unheld) do
-    lease(record_of(id), worker, tokens[i])
-    pairs_out[i] = { id, tokens[i] }
-  end
-  return pairs_out
+-- A call is told to its worker as {call, token, caller, attempt, wait_ms, envelope}.
+local function told_grant(r, envelope)
+  return { r.id, r.token, r.caller, r.attempts, math.max(0, r.granted - r.since), envelope }
 end
 
+local function told_closing(r, envelope)
+  return { r.id, r.token, r.reason, envelope }
+end
+
+-- Tells again what a lost reply told, unless it is another's by now.
+local function told_again(pairs_out, state, told)
+  local out = {}
+  for _, pair in ipairs(pairs_out) do
+    local r = record_of(pair[1])
+    if r and r.state == state and r.token == pair[2] then
+      out[#out + 1] = told(r, redis.call('HGET', calls, 'e:' .. r.id))
+    end
+  end
+  return out
+end
+
+local function hand_out(worker, tokens)
+  local pairs_out, out = {}, {}
+  for i, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, #tokens)) do
+    local r = record_of(id)
+    lease(r, worker, tokens[i])
+    pairs_out[i] = { id, tokens[i] }
+    out[i] = told_closing(r, redis.call('HGET', calls, 'e:' .. id))
+  end
+  return pairs_out, out
+end
+
+local function first_due()
+  return tonumber(redis.call('ZRANGEBYSCORE', times, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or math.huge)
+end
+
+-- Lets due calls wait and accounts with a refilled bucket return; says when the next call is due.
 local function promote()
-  local due = redis.call('ZRANGEBYSCORE', times, '(0', now, 'LIMIT', 0, 100)
-  for _, id in ipairs(due) do park(record_of(id)) end
-  if not rules.has_accounts then return end
-  local full = redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)
-  for _, account in ipairs(full) do
+  local due = first_due()
+  if due <= now then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', times, '(0', now, 'LIMIT', 0, 100)) do park(record_of(id)) end
+    due = first_due()
+  end
+  if not rules.has_accounts then return due end
+  for _, account in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)) do
     redis.call('ZREM', refill, account)
     enter(account, head(account))
   end
+  return due
 end
 
 local function forget_tags()
-  local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, 100)
+  local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, 200)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end
 
@@ -49,39 +79,43 @@ local function set_aside(account, name, start, at)
   redis.call('ZADD', refill, at, account)
 end
 
-local function start_call(r, name, start, worker, token)
-  take(r, name, start)
+local function start_call(r, worker, token)
   lane.rate_full = spent(rules.rate, lane.rate_full, 1)
   lane.tokens_full = spent(rules.tokens, lane.tokens_full, r.cost)
   redis.call('ZREM', times, r.id)
-  r.state, r.attempts = 'running', r.attempts + 1
+  r.state, r.attempts = 'running', (r.attempts or 0) + 1
   lease(r, worker, token)
 end
 
--- Grants up to one call per token; says also until when the lane's bucket lets nothing pass.
-local function grant(worker, tokens)
-  local granted, attempts = {}, #tokens + ASIDE_AT_ONCE
-  local free = free_slots()
-  while #granted < #tokens and #granted < free do
+-- Grants up to one call per token, of so many free slots; gives the pairs, what is told of them,
+-- and until when the lane's bucket lets nothing pass.
+local function grant(worker, tokens, free)
+  local pairs_out, out, attempts = {}, {}, #tokens + ASIDE_AT_ONCE
+  while #out < #tokens and #out < free do
     local name, start = unpack(redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES'))
     if not name then break end
     attempts = attempts - 1
-    if attempts < 0 then return granted, now end
+    if attempts < 0 then return pairs_out, out, now end
     local account = string.sub(name, 18)
-    local r = record_of(string.sub(head(account), #account + 24))
+    local place, after = unpack(first_places(account, 2))
+    local id = call_at(place, account)
+    local record, envelope = unpack(redis.call('HMGET', calls, 'r:' .. id, 'e:' .. id))
+    local r = cmsgpack.unpack(record)
     local own = redis.call('HMGET', meta, 'rate:' .. account, 'full:' .. account, 'early:' .. r.task)
     local own_full = tonumber(own[2] or 0)
     local own_at, lane_at = ready_at(own[1], own_full, 1), lane_ready_at(r.cost)
     if own_at > now then
       set_aside(account, name, start, own_at)
     elseif lane_at > now then
-      return granted, lane_at
+      return pairs_out, out, lane_at
     else
       if own[1] then redis.call('HSET', meta, 'full:' .. account, spent(own[1], own_full, 1)) end
       r.early = own[3] == '1'
-      start_call(r, name, tonumber(start), worker, tokens[#granted + 1])
-      granted[#granted + 1] = { r.id, r.token }
+      take(r, name, tonumber(start), place, after)
+      start_call(r, worker, tokens[#out + 1])
+      pairs_out[#pairs_out + 1] = { id, r.token }
+      out[#out + 1] = told_grant(r, envelope)
     end
   end
-  return granted, nil
+  return pairs_out, out, nil
 end

@@ -17,14 +17,12 @@ local function lease(r, worker, token)
   r.worker, r.token, r.granted = worker, token, now
   local held = r.state == 'closing' and closing or leases
   redis.call('ZADD', held, now - lane.frozen + rules.lease_ttl, r.id)
-  redis.call('ZADD', index, 0, 'w:' .. worker .. ':' .. r.id)
   keep(r)
 end
 
 local function unlease(r)
   redis.call('ZREM', leases, r.id)
-  redis.call('ZREM', index, 'w:' .. r.worker .. ':' .. r.id)
-  r.worker, r.token = '', ''
+  r.worker, r.token = nil, nil
 end
 
 -- Lets another worker have a closing call.
@@ -48,7 +46,7 @@ end
 
 local function settle(r)
   redis.call('HDEL', calls, 'r:' .. r.id, 'e:' .. r.id)
-  redis.call('ZREM', index, 't:' .. r.task_id .. ':' .. r.id)
+  redis.call('ZREM', index, r.task_id .. ':' .. r.id)
   redis.call('ZADD', settled, now, r.id)
 end
 
@@ -60,7 +58,7 @@ end
 
 -- Counts a loss; true if it was the last one that this call may have.
 local function is_dead(r)
-  r.losses = r.losses + 1
+  r.losses = (r.losses or 0) + 1
   if r.losses < rules.max_leases then return false end
   finish_charge(r)
   to_closing(r, 'dead')

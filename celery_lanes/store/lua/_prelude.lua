@@ -14,21 +14,27 @@ end
 -- Each is one field, packed: a call has to be quick, and msgpack keeps every bit of a number.
 local lane, rules, cap, is_paused, loaded
 
-local function load_lane()
-  local found = redis.call('HMGET', meta, 'lane', 'rules', 'override', 'paused')
+-- Gives back what else of "meta" was asked for.
+local function load_lane(...)
+  local found = redis.call('HMGET', meta, 'lane', 'rules', 'override', 'paused', ...)
   loaded = found[1]
   lane = loaded and cmsgpack.unpack(loaded)
     or { seq = 0, served = 0, serving = 0, weights = 0, frozen = 0, rate_full = 0, tokens_full = 0 }
   rules = found[2] and cmsgpack.unpack(found[2])
     or { lease_ttl = 30000, max_leases = 5, dedupe_ttl = 120000 }
   cap, is_paused = tonumber(found[3]) or rules.max_concurrent, found[4]
+  return found[5]
 end
 
-local function save_lane()
+-- Writes what has changed, and whatever else of "meta" is given.
+local function save_lane(...)
   local packed = cmsgpack.pack(lane)
-  if packed ~= loaded then redis.call('HSET', meta, 'lane', packed) end
+  if packed ~= loaded or select('#', ...) > 0 then redis.call('HSET', meta, 'lane', packed, ...) end
 end
 
+-- A call's record, nil if there is none. Fields it has always: id task_id task account caller
+-- priority cost seq since state; from its first grant on: attempts early charge weight share granted;
+-- while leased: worker token; after a loss: losses; when closing: reason.
 local function record_of(id)
   local packed = redis.call('HGET', calls, 'r:' .. id)
   return packed and cmsgpack.unpack(packed) or nil

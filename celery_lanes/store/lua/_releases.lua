@@ -28,12 +28,15 @@ local function release(id, token, outcome, cost)
   outcomes[outcome](r, cost)
 end
 
--- Counts this second's ended calls, in one of 60 fields.
+-- Counts this second's ended calls; a second that is over goes into one of 60 fields.
 local function count_ended()
   if ended == 0 then return end
   local second = math.floor(now / 1000)
-  local field = 'done:' .. second % 60
-  local at, count = string.match(redis.call('HGET', meta, field) or '', '^(%d+) (%d+)$')
-  if tonumber(at) ~= second then count = 0 end
-  redis.call('HSET', meta, field, string.format('%d %d', second, count + ended))
+  if lane.second ~= second then
+    if lane.second then
+      redis.call('HSET', meta, 'done:' .. lane.second % 60, string.format('%d %d', lane.second, lane.done))
+    end
+    lane.second, lane.done = second, 0
+  end
+  lane.done = lane.done + ended
 end

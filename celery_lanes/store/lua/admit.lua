@@ -38,10 +38,9 @@ local function enter_call(i)
   local r = {
     id = ARGV[i], task_id = ARGV[i + 1], task = ARGV[i + 2], account = ARGV[i + 3],
     caller = ARGV[i + 4], priority = tonumber(ARGV[i + 5]), cost = tonumber(ARGV[i + 6]),
-    seq = lane.seq, since = now, attempts = 0, losses = 0, charge = 0, weight = 1, share = 1,
-    worker = '', token = '', envelope = ARGV[i + 9],
+    seq = lane.seq, since = now, envelope = ARGV[i + 9],
   }
-  redis.call('ZADD', index, 0, 't:' .. r.task_id .. ':' .. r.id)
+  redis.call('ZADD', index, 0, r.task_id .. ':' .. r.id)
   return r
 end
 

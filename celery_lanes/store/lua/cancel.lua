@@ -9,11 +9,10 @@
 delete_first()
 load_lane()
 
-local mine = 't:' .. task_id .. ':'
-local found = redis.call('ZRANGEBYLEX', index, '[' .. mine, '(t:' .. task_id .. ';', 'LIMIT', 0, 500)
+local found = redis.call('ZRANGEBYLEX', index, '[' .. task_id .. ':', '(' .. task_id .. ';', 'LIMIT', 0, 500)
 local cancelled = 0
 for _, member in ipairs(found) do
-  local r = record_of(string.sub(member, #mine + 1))
+  local r = record_of(string.sub(member, #task_id + 2))
   if r.state == 'waiting' or r.state == 'delayed' then close_waiting(r, 'cancelled') end
   if r.state == 'closing' and r.reason == 'cancelled' then cancelled = cancelled + 1 end
 end

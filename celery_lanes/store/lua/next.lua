@@ -10,23 +10,31 @@
 --   {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
 -- COST: O((releases + grants) log n)
 
+local FORGET_EVERY = 16 -- requests
+
 delete_first()
-load_lane()
+local reply_field = 'reply:' .. worker
+local packed = load_lane(reply_field)
+local last = packed and cmsgpack.unpack(packed) or { request = 0, grants = {}, closings = {} }
+request, releases = tonumber(request), tonumber(releases)
 tick()
-request = tonumber(request)
 
 local last_release = rest + 4 * releases - 1
 for i = rest, last_release, 4 do
   release(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
 end
-count_ended()
-settle_down()
-redis.call('ZADD', workers, now, worker)
+if releases > 0 then
+  count_ended()
+  settle_down()
+end
+if not last.seen or math.abs(now - last.seen) >= 1000 then
+  redis.call('ZADD', workers, now, worker)
+  last.seen = now
+end
 if not rules.max_concurrent then
   save_lane()
   return {}
 end
-if tonumber(releases) > 0 then trim_settled(2 * releases) end
 
 local closing_tokens, tokens = {}, {}
 for i = last_release + 1, #ARGV do
@@ -34,50 +42,42 @@ for i = last_release + 1, #ARGV do
   list[#list + 1] = ARGV[i]
 end
 
-local packed = redis.call('HGET', meta, 'reply:' .. worker)
-local last = packed and cmsgpack.unpack(packed) or { 0, {}, {} }
-local reply, wanted, blocked_until = last, #tokens, nil
-if request < last[1] then
-  reply, wanted = { request, {}, {} }, 0
-elseif request > last[1] then
-  promote()
-  forget_tags()
-  local handed = hand_out(worker, closing_tokens)
-  local granted
-  granted, blocked_until = grant(worker, tokens)
-  reply = { request, granted, handed }
-  redis.call('HSET', meta, 'reply:' .. worker, cmsgpack.pack(reply))
+local reply, due, blocked_until = last, nil, nil
+local grants_out, closings_out = {}, {}
+local free, unheld = free_slots(), redis.call('ZCOUNT', closing, 0, 0)
+if request <= last.request then
+  due = first_due()
+  if request < last.request then
+    reply, tokens = { grants = {}, closings = {} }, {}
+  else
+    grants_out = told_again(last.grants, 'running', told_grant)
+    closings_out = told_again(last.closings, 'closing', told_closing)
+  end
+else
+  due = promote()
+  if request % FORGET_EVERY == 0 then
+    forget_tags()
+    trim_settled(200)
+  end
+  reply = { request = request, seen = last.seen, grants = {}, closings = {} }
+  if unheld > 0 then reply.closings, closings_out = hand_out(worker, closing_tokens) end
+  reply.grants, grants_out, blocked_until = grant(worker, tokens, free)
+  free, unheld = free - #grants_out, unheld - #closings_out
 end
-save_lane()
+local is_idle = #reply.grants < #tokens
 
 -- Wake somebody else if there is more; never so that two idle workers wake each other for ever.
-if request >= last[1] then redis.call('ZREM', idle, worker) end
-local is_idle = #reply[2] < wanted
-local is_closing_left = redis.call('ZCOUNT', closing, 0, 0) > 0
-local is_grant_left = redis.call('ZCARD', ring) > 0 and free_slots() > 0
-if is_closing_left and (#reply[3] > 0 or not is_idle) or is_grant_left and not is_idle and not blocked_until then
-  wake(1)
-end
+if last.idle and reply.request then redis.call('ZREM', idle, worker) end
+local is_grant_left = free > 0 and not is_idle and not blocked_until and redis.call('ZCARD', ring) > 0
+if unheld > 0 and (#reply.closings > 0 or not is_idle) or is_grant_left then wake(1) end
 if is_idle then redis.call('ZADD', idle, now, worker) end
-
-local grants_out, closings_out = {}, {}
-for _, pair in ipairs(reply[2]) do
-  local r = record_of(pair[1])
-  if r and r.state == 'running' and r.token == pair[2] then
-    local envelope = redis.call('HGET', calls, 'e:' .. r.id)
-    grants_out[#grants_out + 1] =
-      { r.id, r.token, r.caller, r.attempts, math.max(0, r.granted - r.since), envelope }
-  end
-end
-for _, pair in ipairs(reply[3]) do
-  local r = record_of(pair[1])
-  if r and r.state == 'closing' and r.token == pair[2] then
-    closings_out[#closings_out + 1] = { r.id, r.token, r.reason, redis.call('HGET', calls, 'e:' .. r.id) }
-  end
+if reply.request then
+  reply.idle = is_idle
+  save_lane(reply_field, cmsgpack.pack(reply))
+else
+  save_lane()
 end
 
-local due = redis.call('ZRANGEBYSCORE', times, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
-local soonest = math.min(tonumber(due or math.huge), tonumber(full or math.huge), blocked_until or math.huge)
-if soonest == math.huge then return { grants_out, closings_out, -1 } end
-return { grants_out, closings_out, math.max(1, math.ceil(soonest - now)) }
+local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge)
+return { grants_out, closings_out, soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now)) }

@@ -9,7 +9,8 @@ load_lane()
 
 local fields = {}
 for second = 0, 59 do fields[#fields + 1] = 'done:' .. second end
-local done, minute = 0, math.floor(now / 1000) - 59
+local minute = math.floor(now / 1000) - 59
+local done = lane.second and lane.second >= minute and lane.done or 0
 for _, entry in ipairs(redis.call('HMGET', meta, unpack(fields))) do
   local at, count = string.match(entry or '', '^(%d+) (%d+)$')
   if at and tonumber(at) >= minute then done = done + count end
