@@ -12,6 +12,9 @@ from celery_lanes.config import DEFAULT_LANE, Settings
 
 MODEL_ARGUMENT = "model"
 
+MODEL_OPTION = "lanes_model"
+"""The publish option in which the router tells the sender the model it has found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Routed:
@@ -54,7 +57,9 @@ class LaneRouter:
     ) -> dict[str, Any] | None:
         """Answer Celery: the lane's queue, or ``None`` to ask the next route."""
         routed = self.route(name, args, kwargs, options, task)
-        return {"queue": self._settings.queue(routed.lane)} if routed else None
+        if routed is None:
+            return None
+        return {"queue": self._settings.queue(routed.lane), MODEL_OPTION: routed.model}
 
     def route(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from kombu.utils.functional import retry_over_time
 from celery_lanes.callinfo import HEADER, CallInfo, current_call
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.router import LaneRouter
+from celery_lanes.router import MODEL_OPTION, LaneRouter
 from celery_lanes.store.base import Call
 
 if TYPE_CHECKING:
@@ -76,7 +75,12 @@ class Sender:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
         given = {key: options.pop(key, None) for key in OPTIONS}
         lane = self._lane(options.get("queue") or _delayed_to(options))
-        info = self._stamp(lane, name, message, options, given)
+        model = options.pop(MODEL_OPTION, None)
+        of_lane = self._of_lane(lane, model, name, message, options, given["cost"]) if lane else {}
+        headers = dict(options.get("headers") or {})
+        carried, caller, run_id = headers.get(HEADER), given["caller"], given["run_id"]
+        info = self.attribute(carried, caller=caller, run_id=run_id, **of_lane)
+        options["headers"] = {**headers, HEADER: info.to_header()}
         if lane and self._admits(lane, producer):
             admit = Admission(self._lanes, lane, name, message, info)
             producer = AdmittingProducer(producer, admit)
@@ -87,23 +91,13 @@ class Sender:
             return None
         return self._lanes.settings.lane_of_queue(getattr(queue, "name", queue))
 
-    def _stamp(
-        self,
-        lane: str | None,
-        name: str,
-        message: Any,
-        options: dict[str, Any],
-        given: Mapping[str, Any],
-    ) -> CallInfo:
-        headers = dict(options.get("headers") or {})
-        info = self.attribute(headers.get(HEADER), caller=given["caller"], run_id=given["run_id"])
-        if lane:
-            info = self._in_lane(info, lane, name, message, options, given["cost"])
-        options["headers"] = {**headers, HEADER: info.to_header()}
-        return info
-
     def attribute(
-        self, carried: object, *, caller: str | None = None, run_id: str | None = None
+        self,
+        carried: object,
+        *,
+        caller: str | None = None,
+        run_id: str | None = None,
+        **of_lane: Any,
     ) -> CallInfo:
         """Say whose a new publish is: as given, else as its origin's; with a nonce of its own."""
         origin = self._origin(carried)
@@ -111,24 +105,25 @@ class Sender:
             caller=origin.caller if caller is None else str(caller),
             run_id=origin.run_id if run_id is None else str(run_id),
             nonce=os.urandom(16).hex(),
+            **of_lane,
         )
 
-    def _in_lane(
+    def _of_lane(
         self,
-        info: CallInfo,
         lane: str,
+        model: str | None,
         name: str,
         message: Any,
         options: dict[str, Any],
         cost: float | None,
-    ) -> CallInfo:
-        return replace(
-            info,
-            lane=lane,
-            model=self._model(name, message, options),
-            priority=int(options.get("priority") or 0),
-            cost=self._cost(lane, name, message, cost),
-        )
+    ) -> dict[str, Any]:
+        """Give what CallInfo says of a lane's call beyond whose it is."""
+        return {
+            "lane": lane,
+            "model": self._model(name, message, options) if model is None else model,
+            "priority": int(options.get("priority") or 0),
+            "cost": self._cost(lane, name, message, cost),
+        }
 
     def _origin(self, carried: object) -> CallInfo:
         """Find whom a publish is for: the ambient context, the parent task, a carried header."""

@@ -7,7 +7,7 @@ from kombu import Exchange, Queue
 
 from celery_lanes.config import LaneSettings, Rule, Settings
 from celery_lanes.errors import ConfigError
-from celery_lanes.router import LaneRouter, Routed
+from celery_lanes.router import MODEL_OPTION, LaneRouter, Routed
 
 MODEL = "ollama/llama3.1:8b"
 OLLAMA = Routed("ollama", MODEL)
@@ -67,7 +67,10 @@ def test_a_task_with_a_model_argument_is_routed_without_any_change(router, summa
 
 
 def test_celery_is_told_the_lanes_queue(router, summarise):
-    assert router(summarise.name, (MODEL,), {}, {}, task=summarise) == {"queue": "lanes.ollama"}
+    assert router(summarise.name, (MODEL,), {}, {}, task=summarise) == {
+        "queue": "lanes.ollama",
+        MODEL_OPTION: MODEL,
+    }
 
 
 def test_celerys_own_router_takes_the_answer(app, router, summarise):
@@ -190,7 +193,7 @@ def test_a_task_names_its_lane(task, router):
     def imagine(prompt): ...
 
     assert route(router, ("a cat",), task=imagine) == Routed("gpu")
-    assert router(imagine.name, ("a cat",), {}, {}, task=imagine) == {"queue": "big.gpu"}
+    assert router(imagine.name, ("a cat",), {}, {}, task=imagine)["queue"] == "big.gpu"
 
 
 def test_a_named_lane_goes_before_the_model_and_the_publish_before_the_task(router, summarise):
