@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha1
+from itertools import accumulate, pairwise
 from typing import Any
 
 from redis.client import PubSub
@@ -274,18 +275,20 @@ def _verdict(kind: bytes, value: int | bytes) -> Verdict:
     return Parked(value) if kind == b"parked" else Delayed(value)
 
 
-def _turn(grants: list[list[Any]], closings: list[list[Any]], due_in_ms: int) -> Turn:
+def _turn(grants: list[bytes], closings: list[list[Any]], due_in_ms: int) -> Turn:
     return Turn(
-        tuple(_grant(*fields) for fields in grants),
+        tuple(map(_grant, grants)),
         tuple(_closing(*fields) for fields in closings),
         None if due_in_ms < 0 else due_in_ms,
     )
 
 
-def _grant(
-    call: bytes, token: bytes, caller: bytes, attempt: int, wait_ms: int, envelope: bytes
-) -> Grant:
-    return Grant(call.decode(), token.decode(), caller.decode(), attempt, wait_ms, envelope)
+def _grant(told: bytes) -> Grant:
+    head, _, rest = told.partition(b"\n")
+    of_call, of_token, of_caller, attempt, wait_ms = map(int, head.split())
+    ends = list(accumulate((of_call, of_token, of_caller)))
+    call, token, caller = (rest[a:b].decode() for a, b in pairwise((0, *ends)))
+    return Grant(call, token, caller, attempt, wait_ms, rest[ends[-1] :])
 
 
 def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closing:

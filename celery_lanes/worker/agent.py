@@ -54,6 +54,7 @@ class Agent:
         self._retry_at = 0.0
         self._turns = 0
         self._is_starved = False
+        self._polled_ears: int | None = None
         self._thread: Any = None
 
     # -- called from any thread ------------------------------------------------------------
@@ -175,14 +176,19 @@ class Agent:
     def _sleep(self) -> bool:
         """Wait for mail, a wake-up or a due time; say whether it was a wake-up."""
         ears = -1 if self._ears is None else self._ears.fileno()
-        poll = select.poll()  # select() refuses descriptors from 1024 on
-        for reader in {self._mail.fileno(), ears} - {-1}:
-            poll.register(reader, select.POLLIN)
         try:
-            ready = poll.poll(self._timeout_s() * 1000)
+            ready = self._poll_of(ears).poll(self._timeout_s() * 1000)
         except OSError:
             return True  # the ear is broken; listening to it will say how
         return any(reader == ears for reader, _ in ready)
+
+    def _poll_of(self, ears: int) -> select.poll:
+        if ears != self._polled_ears:
+            self._poll = select.poll()  # select() refuses descriptors from 1024 on
+            for reader in {self._mail.fileno(), ears} - {-1}:
+                self._poll.register(reader, select.POLLIN)
+            self._polled_ears = ears
+        return self._poll
 
     def _hear(self) -> None:
         if self._ears is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from celery.exceptions import TaskRevokedError
@@ -99,6 +99,10 @@ class Dispatcher:
         attempt.is_stopped = True
         self._kill(request)
 
+    @cached_property
+    def _accept(self) -> Any:
+        return prepare_accept_content(self._worker.app.conf.accept_content)
+
     @property
     def _semaphore(self) -> Any:
         """Give the semaphore that Celery's own handler would take; it counts the pool's jobs."""
@@ -154,7 +158,7 @@ class Dispatcher:
                 "routing_key": self._settings.queue(attempt.lane),
                 "redelivered": attempt.grant.attempt > 1,
             },
-            accept=prepare_accept_content(self._worker.app.conf.accept_content),
+            accept=self._accept,
         )
 
     def _headers(self, attempt: Attempt, headers: dict[str, Any]) -> dict[str, Any]:

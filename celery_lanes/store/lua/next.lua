@@ -6,8 +6,7 @@
 --   one nothing. releases: how many; of each call, token, outcome, real cost ('' = unknown).
 --   closings: how many tokens for results to write come next; all others are for calls to start.
 -- USES: fair moves releases grants
--- RETURNS: {{call, token, caller, attempt, wait_ms, envelope}...},
---   {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
+-- RETURNS: {grant...} as told_grant tells them, {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
 -- COST: O((releases + grants) log n)
 
 local FORGET_EVERY = 16 -- requests
