@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -47,8 +47,8 @@ def checked_name(name: str, what: str) -> str:
 
 
 def random_token() -> str:
-    """Make a lease's name: random, as a counter might come back after a failover."""
-    return uuid.uuid4().hex
+    """Make a name for the leases of one request: a counter might come back after a failover."""
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,11 +60,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a worker's last request got: (call, token) pairs."""
+    """What a worker's last request got: calls to start and to close, leased under its token."""
 
     request: int = 0
-    grants: tuple[tuple[str, str], ...] = ()
-    closings: tuple[tuple[str, str], ...] = ()
+    token: str = ""
+    grants: tuple[str, ...] = ()
+    closings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import Ledger, Record, State
-from celery_lanes.store.turn import take_turn
+from celery_lanes.store.turn import Wish, take_turn
 
 WAKE_AT_ONCE = 10
 
@@ -97,8 +97,7 @@ class MemoryStore:
     ) -> Turn:
         """Release, then grant; a repeated request gets the same grants again."""
         check_releases(releases)
-        tokens = [self._token() for _ in range(min(want, MAX_BATCH))]
-        closing_tokens = [self._token() for _ in range(min(closings, MAX_BATCH))]
+        wish = Wish(worker, request, min(want, MAX_BATCH), min(closings, MAX_BATCH), self._token())
         with self._open(lane) as ledger:
             ledger.tick()
             ledger.workers[worker] = ledger.now
@@ -107,7 +106,7 @@ class MemoryStore:
             ledger.queue.settle_down(is_running=bool(ledger.leases))
             if ledger.rules is None:
                 raise LaneNotConfigured
-            return take_turn(ledger, worker, request, tokens, closing_tokens)
+            return take_turn(ledger, wish)
 
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
         """Extend exactly the named leases; put back what the worker has not named for 5 s."""

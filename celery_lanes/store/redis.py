@@ -105,9 +105,8 @@ class RedisStore:
         *early, last = list(chunks(releases)) or [()]
         for batch in early:
             self._next(lane, worker, NO_REQUEST, batch)
-        tokens = [self._token() for _ in range(min(want, MAX_BATCH))]
-        closing_tokens = [self._token() for _ in range(min(closings, MAX_BATCH))]
-        answer = self._next(lane, worker, request, last, closing_tokens, tokens)
+        wants = (min(want, MAX_BATCH), min(closings, MAX_BATCH))
+        answer = self._next(lane, worker, request, last, wants)
         if not answer:
             raise LaneNotConfigured
         return _turn(*answer)
@@ -209,13 +208,11 @@ class RedisStore:
         worker: str,
         request: int,
         releases: Sequence[Release],
-        closing_tokens: Sequence[str] = (),
-        tokens: Sequence[str] = (),
+        wants: tuple[int, int] = (0, 0),
     ) -> Any:
         ends = [field for release in releases for field in _release_fields(release)]
-        counts = (len(releases), len(closing_tokens))
-        arguments = (quoted(worker), request, *counts, *ends, *closing_tokens, *tokens)
-        return self._wire.run_waking("next", lane, *arguments)
+        asked = (quoted(worker), request, self._token(), *wants)
+        return self._wire.run_waking("next", lane, *asked, *ends)
 
     def _renew(
         self, lane: str, worker: str, held: Sequence[tuple[str, str]], *, is_last: bool

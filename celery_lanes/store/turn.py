@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from celery_lanes.fairness import Place
 from celery_lanes.store.base import Closing, Grant, Turn
@@ -13,38 +14,45 @@ FORGET_EVERY = 16
 FORGET_AT_ONCE = 200
 
 
-def take_turn(
-    ledger: Ledger, worker: str, request: int, tokens: Sequence[str], closing_tokens: Sequence[str]
-) -> Turn:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a worker asks for: so many calls and results to write, their leases under this token."""
+
+    worker: str
+    request: int
+    want: int
+    closings: int
+    token: str
+
+
+def take_turn(ledger: Ledger, wish: Wish) -> Turn:
     """Grant and hand out; repeat the last answer; give nothing to a request older than that."""
-    last = ledger.replies.get(worker, Reply())
-    if request < last.request:
+    last = ledger.replies.get(wish.worker, Reply())
+    if wish.request < last.request:
         reply, wanted, blocked_until = Reply(), 0, None
-    elif request == last.request:
-        reply, wanted, blocked_until = last, len(tokens), None
+    elif wish.request == last.request:
+        reply, wanted, blocked_until = last, wish.want, None
     else:
-        reply, blocked_until = _serve(ledger, worker, request, tokens, closing_tokens)
-        wanted = len(tokens)
-    if request >= last.request:
-        ledger.idle.pop(worker, None)
+        reply, blocked_until = _serve(ledger, wish)
+        wanted = wish.want
+    if wish.request >= last.request:
+        ledger.idle.pop(wish.worker, None)
     is_idle = len(reply.grants) < wanted
     if _is_another_needed(ledger, reply, is_idle=is_idle, is_blocked=blocked_until is not None):
         ledger.wake()
     if is_idle:
-        ledger.idle[worker] = ledger.now
+        ledger.idle[wish.worker] = ledger.now
     return _turn(ledger, reply, blocked_until)
 
 
-def _serve(
-    ledger: Ledger, worker: str, request: int, tokens: Sequence[str], closing_tokens: Sequence[str]
-) -> tuple[Reply, float | None]:
+def _serve(ledger: Ledger, wish: Wish) -> tuple[Reply, float | None]:
     ledger.promote()
-    if request % FORGET_EVERY == 0:
+    if wish.request % FORGET_EVERY == 0:
         ledger.queue.forget_finishes(FORGET_AT_ONCE)
         trim_settled(ledger, FORGET_AT_ONCE)
-    closings = _hand_out(ledger, worker, closing_tokens)
-    grants, blocked_until = _grant(ledger, worker, tokens)
-    reply = ledger.replies[worker] = Reply(request, grants, closings)
+    closings = _hand_out(ledger, wish)
+    grants, blocked_until = _grant(ledger, wish)
+    reply = ledger.replies[wish.worker] = Reply(wish.request, wish.token, grants, closings)
     return reply, blocked_until
 
 
@@ -57,21 +65,19 @@ def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool, is_blocke
     return is_grant_left and not is_idle and not is_blocked
 
 
-def _hand_out(ledger: Ledger, worker: str, tokens: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _hand_out(ledger: Ledger, wish: Wish) -> tuple[str, ...]:
     unheld = sorted(call for call, until in ledger.closing.items() if not until)
-    pairs = tuple(zip(unheld, tokens, strict=False))
-    for call, token in pairs:
-        ledger.lease(ledger.records[call], worker, token)
-    return pairs
+    handed = tuple(unheld[: wish.closings])
+    for call in handed:
+        ledger.lease(ledger.records[call], wish.worker, wish.token)
+    return handed
 
 
-def _grant(
-    ledger: Ledger, worker: str, tokens: Sequence[str]
-) -> tuple[tuple[tuple[str, str], ...], float | None]:
-    """Grant up to one call per token; says also until when the lane's bucket lets nothing pass."""
-    granted: list[tuple[str, str]] = []
-    tries = len(tokens) + ASIDE_AT_ONCE
-    while len(granted) < len(tokens) and ledger.free_slots and (first := ledger.queue.first()):
+def _grant(ledger: Ledger, wish: Wish) -> tuple[tuple[str, ...], float | None]:
+    """Grant up to what is wanted; says also until when the lane's bucket lets nothing pass."""
+    granted: list[str] = []
+    tries = wish.want + ASIDE_AT_ONCE
+    while len(granted) < wish.want and ledger.free_slots and (first := ledger.queue.first()):
         account, (_, _, call) = first
         cost = ledger.records[call].call.cost
         tries -= 1
@@ -82,13 +88,12 @@ def _grant(
         elif (at := ledger.buckets.lane_ready_at(cost)) > ledger.now:
             return tuple(granted), at
         else:
-            token = tokens[len(granted)]
-            _start(ledger, first, worker, token)
-            granted.append((call, token))
+            _start(ledger, first, wish)
+            granted.append(call)
     return tuple(granted), None
 
 
-def _start(ledger: Ledger, first: tuple[str, Place], worker: str, token: str) -> None:
+def _start(ledger: Ledger, first: tuple[str, Place], wish: Wish) -> None:
     account, (_, _, call) = first
     record = ledger.records[call]
     record.charge = ledger.queue.take(account, record.call.cost)
@@ -96,20 +101,19 @@ def _start(ledger: Ledger, first: tuple[str, Place], worker: str, token: str) ->
     record.state = State.RUNNING
     record.attempts += 1
     record.is_early = ledger.acks_early.get(record.call.task, False)
-    ledger.lease(record, worker, token)
+    ledger.lease(record, wish.worker, wish.token)
 
 
 def _turn(ledger: Ledger, reply: Reply, blocked_until: float | None) -> Turn:
-    grants = [_as_grant(record) for record in _still_held(ledger, reply.grants, State.RUNNING)]
-    closings = [
-        _as_closing(record) for record in _still_held(ledger, reply.closings, State.CLOSING)
-    ]
+    running = _still_held(ledger, reply.token, reply.grants, State.RUNNING)
+    closing = _still_held(ledger, reply.token, reply.closings, State.CLOSING)
+    grants, closings = map(_as_grant, running), map(_as_closing, closing)
     return Turn(tuple(grants), tuple(closings), ledger.due_in_ms(blocked_until))
 
 
-def _still_held(ledger: Ledger, pairs: Sequence[tuple[str, str]], state: State) -> list[Record]:
-    records = [(ledger.records.get(call), token) for call, token in pairs]
-    return [r for r, token in records if r and r.token == token and r.state is state]
+def _still_held(ledger: Ledger, token: str, calls: Sequence[str], state: State) -> list[Record]:
+    records = [ledger.records.get(call) for call in calls]
+    return [r for r in records if r and r.token == token and r.state is state]
 
 
 def _as_grant(record: Record) -> Grant:

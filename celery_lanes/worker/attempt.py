@@ -91,7 +91,9 @@ class LaneMessage(Message):  # type: ignore[misc] # kombu is not typed
     """A task message whose acknowledgement goes to its attempt instead of a broker."""
 
     def __init__(self, attempt: Attempt, **fields: Any) -> None:
-        super().__init__(delivery_tag=attempt.grant.token, channel=None, **fields)
+        super().__init__(
+            delivery_tag=f"{attempt.grant.call}.{attempt.grant.token}", channel=None, **fields
+        )
         self.attempt = attempt
 
     def ack(self, multiple: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 # kombu's

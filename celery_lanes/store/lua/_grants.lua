@@ -31,26 +31,25 @@ local function told_closing(r, envelope)
 end
 
 -- Tells again what a lost reply told, unless it is another's by now.
-local function told_again(pairs_out, state, told)
+local function told_again(ids, state, held_by, told)
   local out = {}
-  for _, pair in ipairs(pairs_out) do
-    local r = record_of(pair[1])
-    if r and r.state == state and r.token == pair[2] then
-      out[#out + 1] = told(r, redis.call('HGET', calls, 'e:' .. r.id))
+  for _, id in ipairs(ids) do
+    local r = record_of(id)
+    if r and r.state == state and r.token == held_by then
+      out[#out + 1] = told(r, redis.call('HGET', calls, 'e:' .. id))
     end
   end
   return out
 end
 
-local function hand_out(worker, tokens)
-  local pairs_out, out = {}, {}
-  for i, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, #tokens)) do
+local function hand_out(worker, token, count)
+  local ids, out = redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count), {}
+  for i, id in ipairs(ids) do
     local r = record_of(id)
-    lease(r, worker, tokens[i])
-    pairs_out[i] = { id, tokens[i] }
+    lease(r, worker, token)
     out[i] = told_closing(r, redis.call('HGET', calls, 'e:' .. id))
   end
-  return pairs_out, out
+  return ids, out
 end
 
 local function first_due()
@@ -90,15 +89,15 @@ local function start_call(r, worker, token)
   lease(r, worker, token)
 end
 
--- Grants up to one call per token, of so many free slots; gives the pairs, what is told of them,
--- and until when the lane's bucket lets nothing pass.
-local function grant(worker, tokens, free)
-  local pairs_out, out, attempts = {}, {}, #tokens + ASIDE_AT_ONCE
-  while #out < #tokens and #out < free do
+-- Grants up to so many calls; gives them, what is told of them, and until when the lane's bucket
+-- lets nothing pass.
+local function grant(worker, token, count, tries)
+  local ids, out = {}, {}
+  while #out < count do
     local name, start = unpack(redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES'))
     if not name then break end
-    attempts = attempts - 1
-    if attempts < 0 then return pairs_out, out, now end
+    tries = tries - 1
+    if tries < 0 then return ids, out, now end
     local account = string.sub(name, 18)
     local place, after = unpack(first_places(account, 2))
     local id = call_at(place, account)
@@ -110,15 +109,15 @@ local function grant(worker, tokens, free)
     if own_at > now then
       set_aside(account, name, start, own_at)
     elseif lane_at > now then
-      return pairs_out, out, lane_at
+      return ids, out, lane_at
     else
       if own[1] then redis.call('HSET', meta, 'full:' .. account, spent(own[1], own_full, 1)) end
       r.early = own[3] == '1'
       take(r, name, tonumber(start), place, after)
-      start_call(r, worker, tokens[#out + 1])
-      pairs_out[#pairs_out + 1] = { id, r.token }
+      start_call(r, worker, token)
+      ids[#ids + 1] = id
       out[#out + 1] = told_grant(r, envelope)
     end
   end
-  return pairs_out, out, nil
+  return ids, out, nil
 end

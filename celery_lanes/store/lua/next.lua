@@ -1,10 +1,10 @@
 -- Ends attempts, then gives a worker calls to start and results to write. All of it is atomic.
 --
 -- KEYS: calls queue ring tags refill times leases closing index idle workers settled meta
--- ARGV: channel tries lane_name worker request releases closings ...
+-- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
---   one nothing. releases: how many; of each call, token, outcome, real cost ('' = unknown).
---   closings: how many tokens for results to write come next; all others are for calls to start.
+--   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
+--   Then of each release: call, token, outcome, real cost ('' = unknown).
 -- USES: fair moves releases grants
 -- RETURNS: {grant...} as told_grant tells them, {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
 -- COST: O((releases + grants) log n)
@@ -15,14 +15,13 @@ delete_first()
 local reply_field = 'reply:' .. worker
 local packed = load_lane(reply_field)
 local last = packed and cmsgpack.unpack(packed) or { request = 0, grants = {}, closings = {} }
-request, releases = tonumber(request), tonumber(releases)
+request, wanted, closings = tonumber(request), tonumber(wanted), tonumber(closings)
 tick()
 
-local last_release = rest + 4 * releases - 1
-for i = rest, last_release, 4 do
+for i = rest, #ARGV, 4 do
   release(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
 end
-if releases > 0 then
+if #ARGV >= rest then
   count_ended()
   settle_down()
 end
@@ -35,22 +34,16 @@ if not rules.max_concurrent then
   return {}
 end
 
-local closing_tokens, tokens = {}, {}
-for i = last_release + 1, #ARGV do
-  local list = i - last_release <= tonumber(closings) and closing_tokens or tokens
-  list[#list + 1] = ARGV[i]
-end
-
 local reply, due, blocked_until = last, nil, nil
 local grants_out, closings_out = {}, {}
 local free, unheld = free_slots(), redis.call('ZCOUNT', closing, 0, 0)
 if request <= last.request then
   due = first_due()
   if request < last.request then
-    reply, tokens = { grants = {}, closings = {} }, {}
+    reply, wanted = { grants = {}, closings = {} }, 0
   else
-    grants_out = told_again(last.grants, 'running', told_grant)
-    closings_out = told_again(last.closings, 'closing', told_closing)
+    grants_out = told_again(last.grants, 'running', last.token, told_grant)
+    closings_out = told_again(last.closings, 'closing', last.token, told_closing)
   end
 else
   due = promote()
@@ -58,12 +51,12 @@ else
     forget_tags()
     trim_settled(200)
   end
-  reply = { request = request, seen = last.seen, grants = {}, closings = {} }
-  if unheld > 0 then reply.closings, closings_out = hand_out(worker, closing_tokens) end
-  reply.grants, grants_out, blocked_until = grant(worker, tokens, free)
+  reply = { request = request, token = token, seen = last.seen, grants = {}, closings = {} }
+  if unheld > 0 then reply.closings, closings_out = hand_out(worker, token, closings) end
+  reply.grants, grants_out, blocked_until = grant(worker, token, math.min(wanted, free), wanted + ASIDE_AT_ONCE)
   free, unheld = free - #grants_out, unheld - #closings_out
 end
-local is_idle = #reply.grants < #tokens
+local is_idle = #reply.grants < wanted
 
 -- Wake somebody else if there is more; never so that two idle workers wake each other for ever.
 if last.idle and reply.request then redis.call('ZREM', idle, worker) end
