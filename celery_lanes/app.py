@@ -103,17 +103,21 @@ class Lanes:
         """Give what the store must know of a lane, and which tasks Celery acknowledges early."""
         tasks = (task for task in self.app.tasks.values() if not task.name.startswith("celery."))
         early = {task.name: self._is_early(lane, task) for task in tasks}
-        rules = self.settings.rules_of(lane)
-        remembered_ms = max(rules.dedupe_ttl_ms, self._redelivery_ms(lane))
-        return replace(rules, acks_early=early, dedupe_ttl_ms=remembered_ms)
+        return replace(self.settings.rules_of(lane), acks_early=early)
 
     def _is_early(self, lane: str, task: Any) -> bool:
         acks = self.settings.lane(lane).acks
         return not task.acks_late if acks == "task" else acks == "early"
 
-    def _redelivery_ms(self, lane: str) -> int:
-        """Say how late the broker may bring a message again that the lane has settled since."""
-        if self.settings.lane(lane).intake == "store":
+    @cached_property
+    def redelivery_ms(self) -> int:
+        """How late the broker may bring a message again that was not acknowledged.
+
+        Redis and SQS wait for their visibility time-out; others notice at once, and 0 will do.
+        """
+        channel = getattr(self.app.connection_for_read().transport, "Channel", None)
+        usual_s = getattr(channel, "visibility_timeout", None)
+        if usual_s is None:
             return 0
         options = self.app.conf.broker_transport_options or {}
         return int(options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) * 1000)

@@ -50,7 +50,7 @@ class LaneRules:
         max_concurrent: slots; live leases never exceed it.
         lease_ttl_ms: how long a silent worker keeps its leases.
         max_leases: how many lost leases make a call a dead letter.
-        dedupe_ttl_ms: how long a settled call is remembered.
+        dedupe_ttl_ms: how long a settled call is remembered, at least.
         rate: bucket of calls for the whole lane.
         tokens: bucket of cost for the whole lane.
         callers: weights and rates by caller name; others have weight 1 and no rate.
@@ -82,6 +82,7 @@ class Call:
         due_ms: not before this time of the store's clock; 0 = at once.
         remember: refuse it as a duplicate also if it has settled already. False for a message
             without a nonce, which may rightly come again, unless the broker redelivers it.
+        redelivery_ms: how long after it has settled the broker may still bring its message again.
         envelope: the message itself; opaque to the store.
     """
 
@@ -93,6 +94,7 @@ class Call:
     cost: float = 1.0
     due_ms: int = 0
     remember: bool = True
+    redelivery_ms: int = 0
     envelope: bytes = b""
 
 

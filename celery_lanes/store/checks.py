@@ -77,6 +77,8 @@ def _check_call(call: Call) -> None:
     _check_caller(call.caller)
     _check_number(call.cost, 1, MAX_COST, f"the cost of call {call.id!r}")
     _check_number(call.due_ms, 0, MAX_TIME_MS, f"due_ms of call {call.id!r}", is_whole=True)
+    what = f"redelivery_ms of call {call.id!r}"
+    _check_number(call.redelivery_ms, 0, MAX_TIME_MS, what, is_whole=True)
     what = f"the priority of call {call.id!r}"
     _check_number(call.priority, -MAX_PRIORITY, MAX_PRIORITY, what, is_whole=True)
 

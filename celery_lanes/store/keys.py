@@ -23,7 +23,7 @@ KINDS = (
     "index",  # ZSET, score 0: w:<worker>:<call> and t:<task id>:<call>
     "idle",  # ZSET: worker by the time since when it waits for a call
     "workers",  # ZSET: worker by the time it was last seen
-    "settled",  # ZSET: call by the time it settled
+    "settled",  # ZSET: call by the time until which it is remembered
     "dead",  # ZSET: record and envelope of a dead letter by the time it was closed
     "meta",  # HASH: rules, counters, virtual time, buckets, last replies
 )

@@ -62,7 +62,7 @@ def trim(ledger: Ledger) -> None:
 
 def trim_settled(ledger: Ledger, limit: int) -> None:
     """Forget calls that settled long ago, up to a limit."""
-    for call in _expired(ledger.settled, ledger.now - ledger.dedupe_ttl_ms)[:limit]:
+    for call in _expired(ledger.settled, ledger.now)[:limit]:
         del ledger.settled[call]
 
 

@@ -132,8 +132,7 @@ class Ledger:
 
     def remembers(self, call: str) -> bool:
         """Say whether a call has settled not long ago."""
-        settled_at = self.settled.get(call)
-        return settled_at is not None and self.now - settled_at < self.dedupe_ttl_ms
+        return self.settled.get(call, 0) > self.now
 
     def tick(self) -> int:
         """Note that the store is alive; after a silence, or a jump, the lease clock skips it."""
@@ -218,9 +217,10 @@ class Ledger:
         self._to_closing(record, reason)
 
     def settle(self, record: Record) -> None:
-        """Forget a call, but for its id."""
+        """Forget a call, but for its id, and that after a while."""
         del self.records[record.call.id]
-        self.settled[record.call.id] = self.now
+        remembered_ms = max(self.dedupe_ttl_ms, record.call.redelivery_ms)
+        self.settled[record.call.id] = self.now + remembered_ms
 
     def recharge(self, record: Record, cost: float) -> None:
         """Charge a running call's real cost; the last word wins."""

@@ -38,7 +38,7 @@ class Prelude:
         lane = lanes.lane_of(message)
         if lane is None:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
-        call = call_of(message, payload)
+        call = call_of(message, payload, redelivery_ms=lanes.redelivery_ms)
         acknowledge = partial(lanes.postman.deliver, _acknowledge, ack, self._consumer)
         lanes.agent.admit(lane, call, acknowledge)
         return None
@@ -48,7 +48,7 @@ def _acknowledge(ack: Callable[..., Any], consumer: Any) -> None:
     ack(logger, consumer.connection_errors)
 
 
-def call_of(message: Message, payload: Any = None) -> Call:
+def call_of(message: Message, payload: Any = None, *, redelivery_ms: int = 0) -> Call:
     """Describe a broker message as a call; what a foreign sender wrote wrongly gets a default."""
     meta = message.headers if "id" in message.headers else payload
     info = CallInfo.from_header(message.headers.get(HEADER))
@@ -62,6 +62,7 @@ def call_of(message: Message, payload: Any = None) -> Call:
         cost=max(1.0, min(1e9, info.cost or 1.0)),
         due_ms=due_ms(meta.get("eta")),
         remember=bool(info.nonce) or is_redelivered,
+        redelivery_ms=redelivery_ms,
         envelope=Envelope.of_message(message).pack(),
     )
 

@@ -93,6 +93,11 @@ class WorkerLanes:
         lanes = (self._lanes.settings.lane_of_queue(queue) for queue in queues)
         self.agent.open([lane for lane in lanes if lane])
 
+    @property
+    def redelivery_ms(self) -> int:
+        """Say how late the broker may bring a message again."""
+        return self._lanes.redelivery_ms
+
     def lane_of(self, message: Message) -> str | None:
         """Name the lane on whose queue a broker message came, or ``None``.
 

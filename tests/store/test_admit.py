@@ -91,6 +91,17 @@ def test_settled_call_is_forgotten_after_the_dedupe_time(lane):
     assert lane.admit(call) == [Parked(0)]
 
 
+def test_call_from_a_broker_is_known_for_as_long_as_its_message_may_come_again(lane):
+    lane.configure(dedupe_ttl_ms=20)
+    call = lane.call(redelivery_ms=60_000)
+    lane.admit(call)
+    lane.release(lane.take())
+
+    lane.clock.sleep_ms(40)
+
+    assert lane.admit(call) == [Duplicate("settled")]
+
+
 def test_delayed_call_waits_until_it_is_due_and_next_says_when_to_ask(lane):
     lane.configure()
     due = lane.clock() + 120

@@ -184,10 +184,10 @@ def test_read_only_replica_is_store_unavailable(own_server):
 
 def test_odd_numbers_are_refused_by_the_script_too(valkey):
     lane = driver(valkey)
-    fields = ["c2", "t", "x", "ann", "ann", 0, "nan", 0, 1, b""]
-    good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, b""]
+    fields = ["c2", "t", "x", "ann", "ann", 0, "nan", 0, 1, 0, b""]
+    good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, 0, b""]
 
-    with pytest.raises(StoreError, match="odd priority, cost or due time in call c2"):
+    with pytest.raises(StoreError, match="odd priority, cost or time in call c2"):
         lane.store._wire.admit(lane.lane, [*good, *fields])
 
     assert lane.counts == (0, 0, 0, 0)
@@ -219,7 +219,7 @@ def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_ser
 
     with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as _replica:
         client = redis_py.Redis(port=own_server.port)
-        lane.until(lambda: client.wait(1, 500) == 1)
+        lane.until(lambda: client.set("probe", 1) and client.wait(1, 500) == 1)
 
         lane.admit(call)
 

@@ -47,7 +47,7 @@ end
 local function settle(r)
   redis.call('HDEL', calls, 'r:' .. r.id, 'e:' .. r.id)
   redis.call('ZREM', index, r.task_id .. ':' .. r.id)
-  redis.call('ZADD', settled, now, r.id)
+  redis.call('ZADD', settled, now + math.max(rules.dedupe_ttl, r.redelivery or 0), r.id)
 end
 
 local function put_back(r)
@@ -78,6 +78,6 @@ local function lose(r)
 end
 
 local function trim_settled(limit)
-  local old = redis.call('ZRANGEBYSCORE', settled, '-inf', now - rules.dedupe_ttl, 'LIMIT', 0, limit)
+  local old = redis.call('ZRANGEBYSCORE', settled, '-inf', now, 'LIMIT', 0, limit)
   if #old > 0 then redis.call('ZREM', settled, unpack(old)) end
 end

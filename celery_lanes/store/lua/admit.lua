@@ -4,13 +4,13 @@
 -- KEYS: calls queue ring tags times leases index idle settled meta
 -- ARGV: channel tries lane_name ...
 --   of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
---   remember (0 or 1), envelope
+--   remember (0 or 1), redelivery_ms, envelope
 -- USES: fair moves
 -- RETURNS: of each call 'parked' and how many waited before it, 'delayed' and when it is due,
 --   or 'duplicate' and its state
 -- COST: O(calls log n)
 
-local FIELDS = 10
+local FIELDS = 11
 
 local function is_between(text, least, most)
   local number = tonumber(text)
@@ -19,8 +19,9 @@ end
 
 for i = rest, #ARGV, FIELDS do
   local fits = is_between(ARGV[i + 5], -1000, 1000) and is_between(ARGV[i + 6], 1, 1e9)
-  if not fits or not is_between(ARGV[i + 7], 0, 2 ^ 52) then
-    return redis.error_reply('ERR celery_lanes: odd priority, cost or due time in call ' .. ARGV[i])
+  fits = fits and is_between(ARGV[i + 7], 0, 2 ^ 52) and is_between(ARGV[i + 9], 0, 2 ^ 52)
+  if not fits then
+    return redis.error_reply('ERR celery_lanes: odd priority, cost or time in call ' .. ARGV[i])
   end
 end
 
@@ -30,7 +31,7 @@ local function state_of(id, is_remembered)
   local r = record_of(id)
   if r then return r.state end
   local at = is_remembered and redis.call('ZSCORE', settled, id)
-  if at and now - at < rules.dedupe_ttl then return 'settled' end
+  if at and tonumber(at) > now then return 'settled' end
 end
 
 local function enter_call(i)
@@ -38,8 +39,9 @@ local function enter_call(i)
   local r = {
     id = ARGV[i], task_id = ARGV[i + 1], task = ARGV[i + 2], account = ARGV[i + 3],
     caller = ARGV[i + 4], priority = tonumber(ARGV[i + 5]), cost = tonumber(ARGV[i + 6]),
-    seq = lane.seq, since = now, envelope = ARGV[i + 9],
+    seq = lane.seq, since = now, envelope = ARGV[i + 10],
   }
+  if ARGV[i + 9] ~= '0' then r.redelivery = tonumber(ARGV[i + 9]) end
   redis.call('ZADD', index, 0, r.task_id .. ':' .. r.id)
   return r
 end

@@ -7,6 +7,7 @@
 -- COST: O(log n)
 
 delete_first()
+load_lane()
 local r = record_of(call)
 if not r or r.state ~= 'closing' or r.token ~= token then return 0 end
 if r.reason == 'dead' then
