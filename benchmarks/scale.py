@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 
 import redis
+from typing_extensions import Self
 
 from celery_lanes.store.base import Call, LaneRules, Policy, Release
 from celery_lanes.store.connect import open_store
@@ -32,7 +33,9 @@ def main() -> None:
     with Lane(FEW, min(FEW, given.callers)) as few, Lane(given.waiting, given.callers) as many:
         seen = [few.measure(), many.measure(), few.measure(), many.measure()]
         sys.stdout.write(table(given.waiting, seen[::2], seen[1::2]))
-        sys.stdout.write(f"\nmemory above the envelope: {many.bytes_per_call:,.0f} bytes per call\n")
+        sys.stdout.write(
+            f"\nmemory above the envelope: {many.bytes_per_call:,.0f} bytes per call\n"
+        )
         many.drain()
         sys.stdout.write(f"keys left when all calls have ended: {', '.join(many.keys())}\n")
 
@@ -45,7 +48,7 @@ class Lane:
         self._server = EmbeddedValkey()
         self._number = self._request = 0
 
-    def __enter__(self) -> Lane:
+    def __enter__(self) -> Self:
         """Fill it."""
         self._server.__enter__()
         self._client = redis.Redis.from_url(self._server.url())
@@ -97,7 +100,7 @@ class Lane:
 
     def keys(self) -> list[str]:
         """Name what is left, and how much is in it."""
-        return sorted(key.decode() for key in self._client.keys())
+        return sorted(key.decode() for key in self._client.scan_iter())
 
     def _calls(self, count: int) -> Iterator[Call]:
         for _ in range(count):

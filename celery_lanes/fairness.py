@@ -21,7 +21,6 @@ Pure arithmetic, mirrored step by step in ``store/lua/_fair.lua`` and ``_buckets
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 Place = tuple[int, int, str]
@@ -83,11 +82,6 @@ class FairQueue:
 
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))
-
-    def places(self) -> Iterator[Place]:
-        """Give every waiting call's place."""
-        for places in self.waiting.values():
-            yield from places
 
     def weight(self, account: str) -> float:
         """Give an account's weight."""

@@ -214,7 +214,10 @@ class Reaped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One consistent reading of a lane. Counts of calls; ``oldest_wait_ms`` of the waiting ones.
+    """One consistent reading of a lane. Counts of calls.
+
+    ``oldest_wait_ms``: of the callers' first calls; with more than 500 callers waiting, of the 250
+    that are next and the 250 that are last to be served.
 
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. ``dead``: letters kept.
     ``workers``: those heard of within ``lease_ttl_ms``.

@@ -12,15 +12,14 @@ EVERYBODY = "*"
 """The one account of a fifo lane; a quoted caller never looks like this."""
 
 KINDS = (
-    "calls",  # HASH: r:<call> -> record, e:<call> -> envelope
+    "calls",  # HASH: r:<call> -> record, e:<call> -> envelope, t:<task id> -> its calls
     "queue",  # ZSET, score 0: account:priority:seq:call, the waiting calls
     "ring",  # ZSET: seq:account by start tag, those who wait and are not set aside
     "tags",  # ZSET: account by finish tag, those not in the ring
     "refill",  # ZSET: account by the time its bucket lets it return
-    "times",  # ZSET: call by its due time if delayed, by minus the time it began to wait
+    "delayed",  # ZSET: call by its due time
     "leases",  # ZSET: running call by the lease clock's time of expiry
     "closing",  # ZSET: closing call by its lease's expiry, 0 = nobody's
-    "index",  # ZSET, score 0: w:<worker>:<call> and t:<task id>:<call>
     "idle",  # ZSET: worker by the time since when it waits for a call
     "workers",  # ZSET: worker by the time it was last seen
     "settled",  # ZSET: call by the time until which it is remembered

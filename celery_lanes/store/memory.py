@@ -271,19 +271,19 @@ def _takers(ledger: Ledger) -> int:
 
 
 def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
-    waiting = [ledger.records[call].since_ms for _, _, call in ledger.queue.places()]
+    firsts = [ledger.records[places[0][2]].since_ms for places in ledger.queue.waiting.values()]
     minute = ledger.now // 1000 - 59
     return Snapshot(
         lane=lane,
         max_concurrent=ledger.cap,
         paused=ledger.is_paused,
         running=len(ledger.leases),
-        waiting=len(waiting),
+        waiting=len(ledger.queue),
         delayed=len(ledger.delayed),
         closing=len(ledger.closing),
         dead=len(ledger.dead),
         callers_waiting=len(ledger.queue.waiting),
-        oldest_wait_ms=max(0, ledger.now - min(waiting, default=ledger.now)),
+        oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
         done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
     )

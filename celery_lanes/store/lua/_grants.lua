@@ -53,14 +53,17 @@ local function hand_out(worker, token, count)
 end
 
 local function first_due()
-  return tonumber(redis.call('ZRANGEBYSCORE', times, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or math.huge)
+  return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or math.huge)
 end
 
 -- Lets due calls wait and accounts with a refilled bucket return; says when the next call is due.
 local function promote()
   local due = first_due()
   if due <= now then
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', times, '(0', now, 'LIMIT', 0, 100)) do park(record_of(id)) end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
+      redis.call('ZREM', delayed, id)
+      park(record_of(id))
+    end
     due = first_due()
   end
   if not rules.has_accounts then return due end
@@ -84,7 +87,6 @@ end
 local function start_call(r, worker, token)
   lane.rate_full = spent(rules.rate, lane.rate_full, 1)
   lane.tokens_full = spent(rules.tokens, lane.tokens_full, r.cost)
-  redis.call('ZREM', times, r.id)
   r.state, r.attempts = 'running', (r.attempts or 0) + 1
   lease(r, worker, token)
 end

@@ -1,15 +1,23 @@
 -- The moves of a call, as in ledger.py. A move keeps the record that it was given.
 
-local function park(r)
+-- Neither writes the record.
+local function begin_to_wait(r)
   r.state = 'waiting'
   put(r)
-  redis.call('ZADD', times, -r.since, r.id)
+end
+
+local function begin_delay(r, due)
+  r.state, r.since = 'delayed', due
+  redis.call('ZADD', delayed, due, r.id)
+end
+
+local function park(r)
+  begin_to_wait(r)
   keep(r)
 end
 
 local function delay(r, due)
-  r.state, r.since = 'delayed', due
-  redis.call('ZADD', times, due, r.id)
+  begin_delay(r, due)
   keep(r)
 end
 
@@ -39,14 +47,24 @@ local function to_closing(r, reason)
 end
 
 local function close_waiting(r, reason)
-  if r.state == 'waiting' then remove(r) end
-  redis.call('ZREM', times, r.id)
+  if r.state == 'waiting' then remove(r) else redis.call('ZREM', delayed, r.id) end
   to_closing(r, reason)
 end
 
-local function settle(r)
+-- Deletes a call's record and envelope, and its task id's way to it.
+local function forget(r)
+  local field = 't:' .. r.task_id
+  local ids = cmsgpack.unpack(redis.call('HGET', calls, field))
+  for i = #ids, 1, -1 do
+    if ids[i] == r.id then table.remove(ids, i) end
+  end
+  if #ids == 0 then return redis.call('HDEL', calls, 'r:' .. r.id, 'e:' .. r.id, field) end
   redis.call('HDEL', calls, 'r:' .. r.id, 'e:' .. r.id)
-  redis.call('ZREM', index, r.task_id .. ':' .. r.id)
+  redis.call('HSET', calls, field, cmsgpack.pack(ids))
+end
+
+local function settle(r)
+  forget(r)
   redis.call('ZADD', settled, now + math.max(rules.dedupe_ttl, r.redelivery or 0), r.id)
 end
 

@@ -40,12 +40,8 @@ local function record_of(id)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
--- Writes a record; the envelope, which comes with a new one only, apart from it.
 local function keep(r)
-  local envelope = r.envelope
-  if not envelope then return redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r)) end
-  r.envelope = nil
-  redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r), 'e:' .. r.id, envelope)
+  redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r))
 end
 
 -- Slots that a grant could take; 1 while no cap is known.

@@ -1,7 +1,7 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags times leases index idle settled meta
+-- KEYS: calls queue ring tags delayed leases idle settled meta
 -- ARGV: channel tries lane_name ...
 --   of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
 --   remember (0 or 1), redelivery_ms, envelope
@@ -27,36 +27,50 @@ end
 
 load_lane()
 
-local function state_of(id, is_remembered)
-  local r = record_of(id)
-  if r then return r.state end
+local TASK_IDS = 500 -- calls of one task id that it leads to
+
+-- Gives the state of a call that is here or remembered, and which calls the task id leads to.
+local function state_of(id, task_id, is_remembered)
+  local record, ids = unpack(redis.call('HMGET', calls, 'r:' .. id, 't:' .. task_id))
+  if record then return cmsgpack.unpack(record).state end
   local at = is_remembered and redis.call('ZSCORE', settled, id)
   if at and tonumber(at) > now then return 'settled' end
+  return nil, ids and cmsgpack.unpack(ids) or {}
 end
 
-local function enter_call(i)
+local function new_call(i)
   lane.seq = lane.seq + 1
   local r = {
     id = ARGV[i], task_id = ARGV[i + 1], task = ARGV[i + 2], account = ARGV[i + 3],
     caller = ARGV[i + 4], priority = tonumber(ARGV[i + 5]), cost = tonumber(ARGV[i + 6]),
-    seq = lane.seq, since = now, envelope = ARGV[i + 10],
+    seq = lane.seq, since = now,
   }
   if ARGV[i + 9] ~= '0' then r.redelivery = tonumber(ARGV[i + 9]) end
-  redis.call('ZADD', index, 0, r.task_id .. ':' .. r.id)
   return r
+end
+
+local function keep_new(r, envelope, ids)
+  if #ids >= TASK_IDS then table.remove(ids, 1) end
+  ids[#ids + 1] = r.id
+  local record = cmsgpack.pack(r)
+  redis.call('HSET', calls, 'r:' .. r.id, record, 'e:' .. r.id, envelope, 't:' .. r.task_id, cmsgpack.pack(ids))
 end
 
 local verdicts, is_worth_waking = {}, false
 for i = rest, #ARGV, FIELDS do
-  local state, due = state_of(ARGV[i], ARGV[i + 8] == '1'), tonumber(ARGV[i + 7])
-  local kind, value = 'duplicate', state
-  if not state and due > now then
-    local sooner = redis.call('ZCOUNT', times, '(0', due)
-    delay(enter_call(i), due)
-    kind, value, is_worth_waking = 'delayed', due, is_worth_waking or sooner == 0
-  elseif not state then
-    kind, value, is_worth_waking = 'parked', redis.call('ZCARD', queue), true
-    park(enter_call(i))
+  local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1')
+  local kind, value, due = 'duplicate', state, tonumber(ARGV[i + 7])
+  if not state then
+    local r = new_call(i)
+    if due > now then
+      kind, value = 'delayed', due
+      is_worth_waking = is_worth_waking or redis.call('ZCOUNT', delayed, '-inf', due) == 0
+      begin_delay(r, due)
+    else
+      kind, value, is_worth_waking = 'parked', redis.call('ZCARD', queue), true
+      begin_to_wait(r)
+    end
+    keep_new(r, ARGV[i + 10], ids)
   end
   verdicts[#verdicts + 1] = kind
   verdicts[#verdicts + 1] = value

@@ -1,6 +1,6 @@
 -- Moves the waiting and delayed calls of a task id to closing. Atomic.
 --
--- KEYS: calls queue ring tags refill times leases closing index idle meta
+-- KEYS: calls queue ring tags refill delayed leases closing idle meta
 -- ARGV: channel tries lane_name task_id
 -- USES: fair moves
 -- RETURNS: how many are cancelled, by this call or by an earlier one whose reply was lost
@@ -9,10 +9,10 @@
 delete_first()
 load_lane()
 
-local found = redis.call('ZRANGEBYLEX', index, '[' .. task_id .. ':', '(' .. task_id .. ';', 'LIMIT', 0, 500)
+local ids = redis.call('HGET', calls, 't:' .. task_id)
 local cancelled = 0
-for _, member in ipairs(found) do
-  local r = record_of(string.sub(member, #task_id + 2))
+for _, id in ipairs(ids and cmsgpack.unpack(ids) or {}) do
+  local r = record_of(id)
   if r.state == 'waiting' or r.state == 'delayed' then close_waiting(r, 'cancelled') end
   if r.state == 'closing' and r.reason == 'cancelled' then cancelled = cancelled + 1 end
 end

@@ -1,6 +1,6 @@
 -- Settles a closing call whose result has been written; a dead letter is kept. Atomic.
 --
--- KEYS: calls closing leases index settled dead meta
+-- KEYS: calls closing leases settled dead meta
 -- ARGV: call token
 -- USES: moves
 -- RETURNS: 1, or 0 if the token is not the holder's

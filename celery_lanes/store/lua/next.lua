@@ -1,6 +1,6 @@
 -- Ends attempts, then gives a worker calls to start and results to write. All of it is atomic.
 --
--- KEYS: calls queue ring tags refill times leases closing index idle workers settled meta
+-- KEYS: calls queue ring tags refill delayed leases closing idle workers settled meta
 -- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.

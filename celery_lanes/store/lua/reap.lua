@@ -1,7 +1,7 @@
 -- Deals with expired leases, unless the store was away: then it extends them all instead. Forgets
 -- what is old. Atomic.
 --
--- KEYS: calls queue ring tags times leases closing idle workers settled dead meta
+-- KEYS: calls queue ring tags delayed leases closing idle workers settled dead meta
 -- ARGV: channel tries lane_name
 -- USES: fair moves
 -- RETURNS: {put back, moved to closing, ms by which all leases were extended}

@@ -1,9 +1,11 @@
 -- Reads a lane. One consistent reading.
 --
--- KEYS: queue ring refill times leases closing workers dead meta
+-- KEYS: calls queue ring refill delayed leases closing workers dead meta
 -- RETURNS: {cap or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
 --   oldest wait in ms, done in the last minute, workers}
--- COST: O(log n)
+-- COST: O(callers waiting x log n), at most 750 of them
+
+local LOOKED_AT = 250
 
 load_lane()
 
@@ -16,17 +18,29 @@ for _, entry in ipairs(redis.call('HMGET', meta, unpack(fields))) do
   if at and tonumber(at) >= minute then done = done + count end
 end
 
-local since = redis.call('ZREVRANGEBYSCORE', times, '(0', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+-- The oldest first call of those callers who are next, and of those who are last.
+local oldest = now
+local function look_at(accounts, prefix)
+  for _, name in ipairs(accounts) do
+    local account = string.sub(name, prefix + 1)
+    local place = redis.call('ZRANGEBYLEX', queue, '[' .. account .. ':', '(' .. account .. ';', 'LIMIT', 0, 1)[1]
+    oldest = math.min(oldest, record_of(string.sub(place, #account + 24)).since)
+  end
+end
+look_at(redis.call('ZRANGE', ring, 0, LOOKED_AT - 1), 17)
+look_at(redis.call('ZREVRANGE', ring, 0, LOOKED_AT - 1), 17)
+look_at(redis.call('ZRANGE', refill, 0, LOOKED_AT - 1), 0)
+
 return {
   cap or -1,
   is_paused and 1 or 0,
   redis.call('ZCARD', leases),
   redis.call('ZCARD', queue),
-  redis.call('ZCOUNT', times, '(0', '+inf'),
+  redis.call('ZCARD', delayed),
   redis.call('ZCARD', closing),
   redis.call('ZCARD', dead),
   redis.call('ZCARD', ring) + redis.call('ZCARD', refill),
-  since and math.max(0, now + since) or 0,
+  now - oldest,
   done,
   redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
 }
