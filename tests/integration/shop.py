@@ -255,10 +255,10 @@ def too_slow_once(self, model: str) -> int:
 
 
 class MarkingRequest(WorkerRequest):
-    """A worker's request that leaves a mark when it has succeeded."""
+    """A worker's request that leaves a mark when a process has accepted it."""
 
-    def on_success(self, *args, **options) -> None:
-        super().on_success(*args, **options)
+    def on_accepted(self, *args) -> None:
+        super().on_accepted(*args)
         app.backend.client.rpush("marks", "request")
 
 
