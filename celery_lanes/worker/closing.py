@@ -11,6 +11,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
+from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, NotRegistered, WorkerLostError
 from celery.worker.request import Request
 from celery.worker.strategy import proto1_to_proto2
@@ -36,14 +37,15 @@ def write_result(worker: Any, closing: Closing) -> None:
     except (DecodeError, ContentDisallowed):
         logger.exception("celery_lanes: a call that cannot be decoded ends without a result")
         return
+    context = Context(envelope.headers)  # says whose call it is, also where the body is unreadable
     task = worker.app.tasks.get(name)
     if task is None:
-        worker.app.backend.mark_as_failure(task_id, NotRegistered(name))
+        worker.app.backend.mark_as_failure(task_id, NotRegistered(name), request=context)
         return
     try:
         request = request_of(worker, task, envelope)
     except (DecodeError, ContentDisallowed, InvalidTaskError) as error:
-        task.backend.mark_as_failure(task_id, error)
+        task.backend.mark_as_failure(task_id, error, request=context)
         return
     if _has_result(request):
         logger.info("celery_lanes: %s already has a result", request.id)

@@ -251,6 +251,20 @@ class LaneView:
         logger.error("celery_lanes: task %s is not registered here; put back", exc)
         message.attempt.is_strange = True
 
+    def on_invalid_task(self, body: Any, message: LaneMessage, exc: Exception) -> None:  # noqa: ARG002
+        """Leave a call that this worker cannot read to another; at last it is a dead letter.
+
+        Celery would drop the message, and its result would stay pending for ever.
+        """
+        logger.error(
+            "celery_lanes: cannot read %s here; put back: %s", message.attempt.grant.call, exc
+        )
+        message.attempt.is_strange = True
+
+    def on_decode_error(self, message: LaneMessage, exc: Exception) -> None:
+        """Do the same."""
+        self.on_invalid_task(None, message, exc)
+
     def __getattr__(self, name: str) -> Any:
         """Be the real consumer in everything else."""
         return getattr(self._consumer, name)

@@ -17,6 +17,9 @@ from celery_lanes.errors import ConfigError
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.postman import Postman
 
+GEVENT = "celery.concurrency.gevent"
+"""Its pool's module: named, not imported, for it imports gevent."""
+
 
 class PoolView(Protocol):
     """One worker's pool, seen from the lanes."""
@@ -31,8 +34,17 @@ class PoolView(Protocol):
         """Start another process, if the worker may; called where a call waits for one."""
 
 
+def refuse_unknown_pool(pool: type) -> None:
+    """Raise ``ConfigError`` for a pool that lanes do not know, as for eventlet's."""
+    is_known = issubclass(pool, (prefork.TaskPool, thread.TaskPool, solo.TaskPool))
+    if not is_known and not any(base.__module__ == GEVENT for base in pool.__mro__):
+        raise ConfigError(
+            f"expected the pool to be prefork, threads, gevent or solo, got {pool.__module__}"
+        )
+
+
 def pool_view(worker: Any, postman: Postman) -> PoolView:
-    """Choose the view of a worker's pool; ``ConfigError`` for one that lanes do not know."""
+    """Choose the view of a worker's pool."""
     pool = worker.pool
     if isinstance(pool, prefork.TaskPool):
         view = Prefork if worker.semaphore is not None else BlockingPrefork
@@ -41,10 +53,7 @@ def pool_view(worker: Any, postman: Postman) -> PoolView:
         return Threads(pool)
     if isinstance(pool, solo.TaskPool):
         return Solo()
-    if type(pool).__module__ == "celery.concurrency.gevent":
-        return Green(pool)
-    name = type(pool).__module__
-    raise ConfigError(f"expected the pool to be prefork, threads, gevent or solo, got {name}")
+    return Green(pool)
 
 
 class BlockingPrefork:

@@ -18,7 +18,7 @@ from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.closing import write_result
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
-from celery_lanes.worker.pools import pool_view
+from celery_lanes.worker.pools import pool_view, refuse_unknown_pool
 from celery_lanes.worker.postman import HubPostman, PumpPostman
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
     name = "lanes"
 
     def __init__(self, worker: Any, **_: Any) -> None:
-        self.enabled = _checked(
-            worker.app, start_method=getattr(worker, "pool_start_method", "fork")
-        )
+        self.enabled = _checked(worker)
         if self.enabled:
             worker.consumer_cls = lane_consumer(symbol_by_name(worker.consumer_cls))
 
@@ -45,6 +43,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
         if self.enabled:
             worker.lanes = self.obj = WorkerLanes(worker, worker.app.lanes)
             worker.steps.insert(0, self)
+            worker.wait_for_soft_shutdown = partial(_shut_first, worker)
 
     def start(self, worker: Any) -> None:
         """Start the store thread."""
@@ -158,14 +157,24 @@ class WorkerLanes:
             self.agent.closed(lane, closing)
 
 
-def _checked(app: Any, *, start_method: str) -> bool:
+def _shut_first(worker: Any) -> None:
+    """Wait for the soft shutdown as Celery does, having asked for the last call.
+
+    Celery waits with its event loop stopped: nothing would dispatch what was granted meanwhile.
+    """
+    worker.lanes.agent.shut()
+    type(worker).wait_for_soft_shutdown(worker)
+
+
+def _checked(worker: Any) -> bool:
     """Whether lanes are on; a worker that they cannot work with says so in one line and ends."""
-    lanes: Lanes = app.lanes
+    lanes: Lanes = worker.app.lanes
     try:
         if not lanes.settings.enabled:
             return False
-        _refuse_rate_limits(lanes, app.amqp.queues.consume_from)
-        _refuse_spawn(start_method)
+        _refuse_rate_limits(lanes, worker.app.amqp.queues.consume_from)
+        _refuse_spawn(getattr(worker, "pool_start_method", "fork"))
+        refuse_unknown_pool(worker.pool_cls)
     except ConfigError as error:
         sys.exit(f"celery_lanes: {error}")
     return True

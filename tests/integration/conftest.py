@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +54,7 @@ class Shop:
     config: Path
     prefix: str
     _exits: ExitStack
+    conf: dict[str, Any] = field(default_factory=dict)
     _module: list[ModuleType] = field(default_factory=list)
 
     @property
@@ -60,6 +62,7 @@ class Shop:
         return {
             "SHOP_BROKER": self.broker,
             "SHOP_BACKEND": self.backend,
+            "SHOP_CONF": json.dumps(self.conf),
             "CELERY_LANES_CONFIG": str(self.config),
             "PYTHONPATH": str(ROOT),
         }
@@ -101,9 +104,14 @@ class Shop:
         return f"{self.prefix}{lane}"
 
     def worker(self, *lanes: str, **options: Any) -> WorkerProcess:
-        """Start a worker for these lanes; it is stopped at the end of the test."""
+        """Start a worker for these lanes; it is stopped at the end of the test.
+
+        ``conf`` is what Celery is configured there beside the shop's own ``conf``; the rest is
+        ``WorkerProcess``'s.
+        """
         queues = [self.queue(lane) for lane in lanes or ("ollama",)]
-        options.setdefault("env", {}).update(self.env)
+        conf = {"SHOP_CONF": json.dumps({**self.conf, **options.pop("conf", {})})}
+        options["env"] = {**options.get("env", {}), **self.env, **conf}
         worker = WorkerProcess(
             "tests.integration.shop:app", [*queues, *options.pop("queues", ())], cwd=ROOT, **options
         )
@@ -117,6 +125,24 @@ def until(condition: Callable[[], bool], *, timeout_s: float = 15) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         pause.wait(0.02)
+
+
+@contextmanager
+def listening(app: Any, kind: str, seen: list[Any]) -> Iterator[None]:
+    """Collect events in a thread; nothing tells when the subscription has begun."""
+    connection = app.connection()
+    receiver = app.events.Receiver(connection, handlers={kind: seen.append})
+
+    def capture() -> None:
+        for _ in receiver.itercapture(limit=None, timeout=None, wakeup=False):
+            pass
+
+    thread = threading.Thread(target=capture)
+    thread.start()
+    yield
+    receiver.should_stop = True
+    thread.join(timeout=10)
+    connection.release()
 
 
 def running(shop: Shop, lane: str = "ollama") -> int:

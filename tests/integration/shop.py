@@ -6,11 +6,14 @@ import json
 import os
 import time
 from pathlib import Path
-from urllib.request import Request, urlopen
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
 
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_task_logger
+from celery.worker.request import Request as WorkerRequest
+from pydantic import BaseModel
 
 from celery_lanes import CallInfo, Lanes
 
@@ -21,15 +24,14 @@ app.conf.update(
     worker_hijack_root_logger=True,
     task_default_queue="plain",
     broker_transport_options={"visibility_timeout": 3600},
-    worker_pool_restarts=bool(os.environ.get("SHOP_POOL_RESTARTS")),
-    worker_cancel_long_running_tasks_on_connection_loss=bool(os.environ.get("SHOP_CANCEL_ON_LOSS")),
-    worker_pool_start_method=os.environ.get("SHOP_START_METHOD", "fork"),
-    accept_content=os.environ.get("SHOP_ACCEPT", "json").split(","),
 )
+app.conf.update(json.loads(os.environ.get("SHOP_CONF", "{}")))
+if app.conf.security_key:
+    app.setup_security()
 lanes = Lanes(app)
 
 
-@app.task(rate_limit=os.environ.get("SHOP_RATE_LIMIT"))
+@app.task
 def echo(model: str, value: object = None) -> object:
     """Give back what came."""
     return value
@@ -60,7 +62,7 @@ def fail(model: str, text: str = "boom") -> None:
 def ask(model: str, url: str, key: str = "") -> str:
     """Ask the observer, an HTTP server that counts who is inside."""
     body = {"model": model, "messages": [{"role": "user", "content": key}]}
-    request = Request(
+    request = HttpRequest(
         f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urlopen(request, timeout=60) as reply:
@@ -207,3 +209,71 @@ def refuse_once(self, model: str) -> int:
     if attempt == 1:
         raise Reject("again", requeue=True)
     return attempt
+
+
+@app.task(bind=True)
+def stamped(self, model: str) -> str:
+    """Give the stamp of the order this call belongs to."""
+    return self.request.stamps["order"]
+
+
+class Order(BaseModel):
+    """What an order is."""
+
+    item: str
+    count: int = 1
+
+
+@app.task(pydantic=True)
+def ordered(model: str, order: Order) -> Order:
+    """Take and give pydantic models."""
+    return Order(item=order.item, count=order.count + 1)
+
+
+@app.task
+def process(model: str) -> int:
+    """Say which process this is."""
+    return os.getpid()
+
+
+@app.task(bind=True)
+def die_once(self, model: str) -> int:
+    """Kill the pool process at the first attempt."""
+    attempt = CallInfo.from_request(self.request).attempt
+    if attempt == 1 and self.request.retries == 0:
+        os.kill(os.getpid(), 9)
+    return attempt + self.request.retries
+
+
+@app.task(bind=True, acks_late=True, acks_on_failure_or_timeout=False, time_limit=1)
+def too_slow_once(self, model: str) -> int:
+    """Take too long at the first attempt."""
+    attempt = CallInfo.from_request(self.request).attempt
+    if attempt == 1:
+        time.sleep(60)
+    return attempt
+
+
+class MarkingRequest(WorkerRequest):
+    """A worker's request that leaves a mark when a process has accepted it."""
+
+    def on_accepted(self, *args) -> None:
+        super().on_accepted(*args)
+        app.backend.client.rpush("marks", "request")
+
+
+class MarkingTask(Task):
+    """A task that leaves marks before and after it runs."""
+
+    Request = MarkingRequest
+
+    def before_start(self, *args) -> None:
+        app.backend.client.rpush("marks", "before")
+
+    def after_return(self, *args) -> None:
+        app.backend.client.rpush("marks", "after")
+
+
+@app.task(base=MarkingTask)
+def handled(model: str) -> None:
+    """Run between the handlers."""

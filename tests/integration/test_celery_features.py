@@ -152,7 +152,7 @@ def test_autoscale_grows_for_waiting_calls(make_shop, observer):
 
 def test_pool_restart_keeps_the_cap(make_shop, observer):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 2", defaults='intake = "broker"')
-    worker = shop.worker(concurrency=4, env={"SHOP_POOL_RESTARTS": "1"})
+    worker = shop.worker(concurrency=4, conf={"worker_pool_restarts": True})
     observer.service = 0.05
     assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
 
@@ -254,9 +254,8 @@ def test_an_eta_far_away_stays_in_the_store(shop):
 @pytest.mark.parametrize("intake", ["store", "broker"])
 def test_serializers_and_compression_pass_through(make_shop, intake, serializer, compression):
     shop = make_shop(defaults=f'intake = "{intake}"')
-    shop.worker(
-        pool="threads", env={"SHOP_ACCEPT": "json,pickle,msgpack,yaml", "C_FORCE_ROOT": "1"}
-    )
+    accepted = ["json", "pickle", "msgpack", "yaml"]
+    shop.worker(pool="threads", conf={"accept_content": accepted}, env={"C_FORCE_ROOT": "1"})
 
     result = shop.tasks.echo.apply_async(
         ("ollama/x", ["ä", 1.5]), serializer=serializer, compression=compression
@@ -276,7 +275,7 @@ def test_protocol_1_messages_are_understood(make_shop, intake):
 
 def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, valkey, observer):
     shop = make_shop()
-    worker = shop.worker(env={"SHOP_CANCEL_ON_LOSS": "1"})
+    worker = shop.worker(conf={"worker_cancel_long_running_tasks_on_connection_loss": True})
     observer.service = 2.0
     result = shop.tasks.ask_late.delay("ollama/x", observer.url, "hi")
     until(lambda: observer.highest == 1)
@@ -290,7 +289,7 @@ def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, 
 
 def test_a_rate_limit_on_a_lane_task_is_refused_at_start(shop):
     with pytest.raises(RuntimeError, match="rate_limit"):
-        shop.worker(env={"SHOP_RATE_LIMIT": "10/m"})
+        shop.worker(conf={"task_annotations": {"*": {"rate_limit": "10/m"}}})
 
 
 def test_a_call_that_its_process_has_not_accepted_yet_survives_a_broker_reconnect(

@@ -112,7 +112,7 @@ def test_results_can_be_pickled(shop):
 
 def test_a_worker_that_would_spawn_its_processes_says_so_and_does_not_start(shop):
     with pytest.raises(RuntimeError, match="worker_pool_start_method"):
-        shop.worker(env={"SHOP_START_METHOD": "spawn"})
+        shop.worker(conf={"worker_pool_start_method": "spawn"})
 
 
 @pytest.mark.rabbitmq

@@ -5,9 +5,7 @@ Each is checked for the same: routed, attributed, run once, the result as in pla
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from celery.beat import ScheduleEntry, Scheduler
 from kombu import Connection
 
 from celery_lanes import call_context
-from tests.integration.conftest import until
+from tests.integration.conftest import listening, until
 
 ALICE = {"caller": "alice", "run_id": "run-17", "lane": "ollama"}
 
@@ -184,21 +182,3 @@ def test_task_sent_events_go_to_the_broker_and_not_into_the_lane(shop):
 
     assert seen[0]["queue"] == shop.queue("ollama")
     assert tasks.lanes.store.snapshot("ollama").waiting == len(published)
-
-
-@contextmanager
-def listening(app: Any, kind: str, seen: list[Any]) -> Iterator[None]:
-    """Collect events in a thread; nothing tells when the subscription has begun."""
-    connection = app.connection()
-    receiver = app.events.Receiver(connection, handlers={kind: seen.append})
-
-    def capture() -> None:
-        for _ in receiver.itercapture(limit=None, timeout=None, wakeup=False):
-            pass
-
-    thread = threading.Thread(target=capture)
-    thread.start()
-    yield
-    receiver.should_stop = True
-    thread.join(timeout=10)
-    connection.release()
