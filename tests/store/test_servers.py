@@ -7,7 +7,6 @@ import re
 import socket
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 import redis as redis_py
@@ -25,10 +24,19 @@ SERVERS = pytest.mark.parametrize("kind", ["valkey", "redis"])
 SECRET = "hunter2-swordfish"
 
 
+@pytest.fixture(params=["valkey", "redis"])
+def program(request) -> str | None:
+    return services.redis_program() if request.param == "redis" else None
+
+
 @pytest.fixture
-def own_server():
-    with EmbeddedValkey() as server:
+def own_server(program):
+    with EmbeddedValkey(program=program) as server:
         yield server
+
+
+def replica_of(server: EmbeddedValkey) -> tuple[str, ...]:
+    return "--replicaof", "127.0.0.1", str(server.port)
 
 
 def driver(server: EmbeddedValkey, **options) -> Driver:
@@ -39,10 +47,7 @@ def driver(server: EmbeddedValkey, **options) -> Driver:
 # -- a full server
 
 
-@pytest.mark.parametrize("program", [None, "/usr/bin/redis-server"], ids=["valkey", "redis"])
 def test_full_server_refuses_calls_but_renews_releases_and_reaps(program):
-    if program and not Path(program).exists():
-        pytest.skip(f"{program} is not installed")
     with EmbeddedValkey(program=program) as server:
         lane = driver(server)
         lane.configure(3, max_leases=1)
@@ -170,8 +175,8 @@ def test_store_and_ear_work_in_a_forked_child(lane):
     ear.close()
 
 
-def test_read_only_replica_is_store_unavailable(own_server):
-    with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as replica:
+def test_read_only_replica_is_store_unavailable(own_server, program):
+    with EmbeddedValkey(*replica_of(own_server), program=program) as replica:
         lane = driver(replica)
 
         def is_refused() -> bool:
@@ -207,19 +212,20 @@ def test_admit_waits_for_the_append_only_file():
 def test_admit_says_so_if_the_append_only_file_is_off(own_server):
     lane = driver(own_server, durability="aof")
 
-    with pytest.raises(StoreError, match="appendonly"):
+    with pytest.raises(StoreError, match=r"appendonly|WAITAOF"):  # Redis 7.0 does not know it
         lane.park()
 
 
-def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_server):
+def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_server, program):
+    redis_py.Redis(port=own_server.port).config_set("repl-diskless-sync-delay", 0)
     lane = driver(own_server, durability="replicas:1")
     call = lane.call()
     with pytest.raises(StoreUnavailable, match="expected 1 acknowledgements"):
         lane.admit(call)
 
-    with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as _replica:
+    with EmbeddedValkey(*replica_of(own_server), program=program) as _replica:
         client = redis_py.Redis(port=own_server.port)
-        lane.until(lambda: client.wait(1, 500) == 1)
+        lane.until(lambda: client.set("x", 1) and client.wait(1, 500) == 1)
 
         lane.admit(call)
 
