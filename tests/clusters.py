@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import permutations
 
 import redis as redis_py
 from redis.crc import key_slot
@@ -35,6 +34,15 @@ class Node(EmbeddedValkey):
     def id(self) -> str:
         return self.client.execute_command("CLUSTER", "MYID").decode()
 
+    def view(self, peers: int) -> tuple | None:
+        """Say who has which slots, if it knows so many nodes and serves."""
+        with suppress(redis_py.RedisError):
+            info = self.client.execute_command("CLUSTER", "INFO")
+            if b"state:ok" in info and b"known_nodes:%d\r" % peers in info:
+                shares = self.tell("SLOTS")
+                return tuple(sorted((first, last, home[1]) for first, last, home, *_ in shares))
+        return None
+
     def tell(self, *command) -> object:
         return self.client.execute_command("CLUSTER", *command)
 
@@ -60,9 +68,25 @@ class Cluster:
         self.introduce()
 
     def introduce(self) -> None:
-        """Let every node meet every other, and wait until all agree who has what."""
-        for one, other in permutations(self.nodes, 2):
-            one.tell("MEET", "127.0.0.1", other.port)
+        """Let the last node meet the others, and wait until all agree who has what."""
+        for other in self.nodes[:-1]:
+            self.nodes[-1].tell("MEET", "127.0.0.1", other.port)
+        await_that(self.is_whole)
+
+    @contextmanager
+    def joined_by(self, newcomer: Node) -> Iterator[Node]:
+        """Run one more node, without slots; it leaves again."""
+        with newcomer:
+            self.nodes.append(newcomer)
+            self.introduce()
+            try:
+                yield newcomer
+            finally:
+                self.nodes.remove(newcomer)
+                identity = newcomer.id
+                newcomer.kill()  # in peace, it might wait for somebody's replication
+                for node in self.nodes:
+                    node.tell("FORGET", identity)
         await_that(self.is_whole)
 
     def is_whole(self) -> bool:
@@ -107,8 +131,9 @@ class Cluster:
                 "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
             )
             half_way()
-        for node in [target, source, *self.nodes]:
-            node.tell("SETSLOT", slot, "NODE", target.id)
+        for node in sorted(self.nodes, key=lambda node: node is not target):  # the target first
+            with suppress(redis_py.ResponseError):  # one without slots becomes a replica by itself
+                node.tell("SETSLOT", slot, "NODE", target.id)
 
 
 @contextmanager

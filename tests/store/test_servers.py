@@ -1,4 +1,4 @@
-"""What only a server can do: run out of memory, go away, ask for a password, be a cluster."""
+"""What only a server can do: run out of memory, go away, ask for a password."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import redis as redis_py
 
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store import lua
-from celery_lanes.store.base import Outcome, Parked, Policy, Reason, Release, Renewal
+from celery_lanes.store.base import Outcome, Parked, Policy, Release, Renewal
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.testing.embedded import EmbeddedValkey
@@ -325,75 +325,6 @@ class Sentinel(EmbeddedValkey):
     def _command(self) -> list[str]:
         place = ["--port", str(self.port), "--bind", "127.0.0.1"]
         return [self._program, self._settings, "--sentinel", *place]
-
-
-# -- a cluster
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    bus = str(services.free_port())  # by default 10,000 above the port: beyond the last one
-    with EmbeddedValkey("--cluster-enabled", "yes", "--cluster-port", bus) as server:
-        client = redis_py.Redis(port=server.port)
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        deadline = time.monotonic() + 10
-        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield server
-
-
-def test_every_verb_works_in_a_cluster(cluster):
-    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}")
-    for name in ["a", "b", "c"]:
-        lane = Driver(store, RealClock(), name)
-        lane.configure(2)
-        ear = store.listen("w1")
-        assert lane.turn().grants == ()
-        lane.park(task_id="t", times=2)
-        lane.until(lambda ear=ear, name=name: ear.drain() == {name})
-        grant = lane.take()
-        assert store.settle(name, call=grant.call, token=grant.token, cost=2)
-        assert store.renew(name, worker="w1", held=[(grant.call, grant.token)]) == Renewal()
-        assert store.cancel(name, "t") == 1
-        closing = lane.closing()
-        assert closing.reason is Reason.CANCELLED
-        assert store.close(name, call=closing.call, token=closing.token)
-        lane.release(grant)
-        store.reap(name)
-        store.set_max_concurrent(name, 3)
-        store.set_paused(name, paused=True)
-        assert store.snapshot(name).max_concurrent == 3
-        ear.close()
-
-    assert store.lanes() == ["a", "b", "c"]
-    assert isinstance(store.warnings(), list)
-    store.disconnect()
-    assert store.lanes() == ["a", "b", "c"]
-
-
-def test_cluster_that_lacks_slots_is_store_unavailable(cluster):
-    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}", prefix="moving")
-    lane = Driver(store, RealClock())
-    lane.configure()
-    client = redis_py.Redis(port=cluster.port)
-    slot = client.execute_command("CLUSTER", "KEYSLOT", f"{{moving:{lane.lane}}}")
-    client.execute_command("CLUSTER", "DELSLOTS", slot)
-    try:
-        with pytest.raises(StoreUnavailable):
-            lane.park()
-    finally:
-        client.execute_command("CLUSTER", "ADDSLOTS", slot)
-
-
-def test_durable_admit_works_in_a_cluster(cluster):
-    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}", durability="replicas:1")
-    lane = Driver(store, RealClock(), "durable")
-
-    with pytest.raises(StoreUnavailable, match="expected 1 acknowledgements"):
-        lane.park()
-
-    assert lane.counts == (0, 1, 0, 0)
 
 
 # -- what a server says of itself
