@@ -31,6 +31,12 @@ def unavailable(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def redis_program() -> str:
+    """Find the Redis beside the embedded Valkey: ``$LANES_REDIS_PROGRAM``, else the machine's."""
+    program = shutil.which(os.environ.get("LANES_REDIS_PROGRAM") or "redis-server")
+    return program or unavailable("redis-server is not installed")
+
+
 @dataclass(frozen=True)
 class Server:
     """A running server: its URL, its process (a group of its own), and what it prints."""
@@ -58,9 +64,7 @@ class Server:
 @contextlib.contextmanager
 def redis_server(directory: Path, *options: str, port: int | None = None) -> Iterator[Server]:
     """Run the machine's own ``redis-server``; without persistence unless ``options`` say so."""
-    program = shutil.which("redis-server")
-    if program is None:
-        unavailable("redis-server is not installed")
+    program = redis_program()
     port = port or free_port()
     settings = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
     command = [program, *settings, "--save", "", "--appendonly", "no", *options]

@@ -14,10 +14,14 @@ AWAY = (
     redis_errors.TimeoutError,
     redis_errors.ReadOnlyError,
     redis_errors.ClusterDownError,  # with MasterDownError
-    redis_errors.AskError,  # with MovedError: the cluster is moving the lane
-    redis_errors.TryAgainError,
     redis_errors.RedisClusterException,
 )
+MOVING = (
+    redis_errors.AskError,  # with MovedError
+    redis_errors.TryAgainError,
+    redis_errors.ClusterError,  # redis-py has tried it 16 times
+)
+"""What a cluster says while it moves a lane to another node, or redis-py after it has heard it."""
 PASSING = (
     "READONLY",
     "LOADING",
@@ -39,6 +43,8 @@ def translated() -> Iterator[None]:
         yield
     except AWAY as error:
         raise StoreUnavailable(f"the lane store cannot be reached: {error}") from error
+    except MOVING as error:
+        raise StoreUnavailable(f"the cluster is moving the lane, try later: {error}") from error
     except redis_errors.RedisError as error:
         raise _of_answer(error) from error
 

@@ -42,7 +42,6 @@ from celery_lanes.store.checks import (
     chunks,
 )
 from celery_lanes.store.ears import RedisEar
-from celery_lanes.store.faults import translated
 from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
 from celery_lanes.store.line import Argument
 from celery_lanes.store.wire import Client, Wire
@@ -69,7 +68,6 @@ class RedisStore:
         durability: str = "store",
         token: Callable[[], str] = random_token,
     ) -> None:
-        self._client: Any = client  # see Wire
         self._keys = Keys(prefix)
         self._wire = Wire(client, self._keys, durability)
         self._token = token
@@ -178,8 +176,8 @@ class RedisStore:
 
     def lanes(self) -> list[str]:
         """Name every lane that has been used."""
-        with translated():
-            return sorted(name.decode() for name in self._client.smembers(self._keys.lanes))
+        names = self._wire.ask(self._keys.lanes, lambda server: server.smembers(self._keys.lanes))
+        return sorted(name.decode() for name in names)
 
     def listen(self, worker: str) -> RedisEar:
         """Open this worker's ear."""
@@ -187,8 +185,7 @@ class RedisStore:
 
     def warnings(self) -> list[str]:
         """Say what in the server's settings endangers the promises."""
-        with translated():
-            return health.warnings(self._wire.node_of())
+        return self._wire.ask(self._keys.lanes, health.warnings)
 
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""
@@ -198,8 +195,11 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         if lane in self._known_lanes:
             return
-        with translated(), suppress(OutOfMemoryError):  # rules must go in all the same
-            self._client.sadd(self._keys.lanes, lane)
+        self._wire.ask(self._keys.lanes, lambda server: self._note_at(server, lane))
+
+    def _note_at(self, server: Any, lane: str) -> None:
+        with suppress(OutOfMemoryError):  # rules must go in all the same
+            server.sadd(self._keys.lanes, lane)
             self._known_lanes.add(lane)
 
     def _next(
@@ -221,10 +221,15 @@ class RedisStore:
         return self._wire.run_waking("renew", lane, quoted(worker), int(is_last), *names)
 
     def _subscribe(self, worker: str) -> PubSub:
-        with translated():
-            pubsub: PubSub = self._client.pubsub()
-            pubsub.subscribe(self._keys.channel + quoted(worker))
+        """Subscribe at one server: in a cluster, each hears what is published at any."""
+        channel = self._keys.channel + quoted(worker)
+
+        def subscribe(server: Any) -> PubSub:
+            pubsub: PubSub = server.pubsub()
+            pubsub.subscribe(channel)
             return pubsub
+
+        return self._wire.ask(channel, subscribe)
 
 
 _COUNTS = (

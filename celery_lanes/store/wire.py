@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import Redis
 from redis.cluster import RedisCluster
@@ -14,10 +14,12 @@ from redis.exceptions import NoScriptError
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store import lua
 from celery_lanes.store.faults import translated
+from celery_lanes.store.homes import at_home
 from celery_lanes.store.keys import Keys
 from celery_lanes.store.line import Argument, Line, pack
 
 Client = Redis | RedisCluster
+T = TypeVar("T")
 
 WAIT_MS = 800
 """Less than the socket's own patience, so that a late replica is told from a dead server."""
@@ -68,7 +70,7 @@ class Wire:
         """Run a script; what it returns is the script's header's business."""
         with translated():
             if self._line is None:
-                return self._run_in_cluster(verb, lane, arguments)
+                return self._evaluate(verb, lane, arguments)[0]
             head = self._heads.get((verb, lane)) or self._remember_head(verb, lane)
             count, tail = head.count + len(arguments), pack(arguments)
             try:
@@ -85,29 +87,15 @@ class Wire:
         """Run the admit; with more durability, wait for it on the same connection."""
         if self._durable is None:
             return self.run_waking("admit", lane, *arguments)
-        script = lua.load("admit")
-        names = self.keys.of_lane(lane, script.kinds)
-        rest = (len(names), *names, *self._waking(lane), *arguments)
-        with translated():
-            answers = self._send(lane, ("EVALSHA", script.sha, *rest), self._durable.command)
-            if isinstance(answers[0], NoScriptError):
-                answers = self._send(lane, ("EVAL", script.source, *rest), self._durable.command)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-        _check_acks(answers[1], self._durable.acks)
-        return answers[0]
+        words = (*self._waking(lane), *arguments)
+        answer, acks = self._evaluate("admit", lane, words, self._durable.command)
+        _check_acks(acks, self._durable.acks)
+        return answer
 
-    def node_of(self, lane: str | None = None) -> Any:
-        """Give a client of the one server that has this lane, or of any."""
-        if not isinstance(self.client, RedisCluster):
-            return self.client
+    def ask(self, key: str, question: Callable[[Any], T]) -> T:
+        """Ask the one server that has a key, by its own client."""
         with translated():
-            cluster: Any = self.client
-            if lane is None:
-                return cluster.get_redis_connection(cluster.get_random_node())
-            key = self.keys.of_lane(lane, ("meta",))[0]
-            return cluster.get_redis_connection(cluster.get_node_from_key(key))
+            return question(self.client) if self._line else at_home(self.client, key, question)
 
     def close(self) -> None:
         """Close all connections; the next verb opens them again."""
@@ -117,14 +105,21 @@ class Wire:
             self._line.close()
             self.client.connection_pool.disconnect()
 
-    def _run_in_cluster(self, verb: str, lane: str, arguments: Sequence[Argument]) -> Any:
+    def _evaluate(
+        self, verb: str, lane: str, arguments: Sequence[Argument], *then: tuple[Argument, ...]
+    ) -> list[Any]:
+        """Run a script and further commands on one connection to the server that has the lane."""
         script = lua.load(verb)
         names = self.keys.of_lane(lane, script.kinds)
         rest = (len(names), *names, *arguments)
-        try:
-            return self.client.execute_command("EVALSHA", script.sha, *rest)
-        except NoScriptError:
-            return self.client.execute_command("EVAL", script.source, *rest)
+
+        def send(server: Any) -> list[Any]:
+            try:
+                return _together(server, ("EVALSHA", script.sha, *rest), *then)
+            except NoScriptError:
+                return _together(server, ("EVAL", script.source, *rest), *then)
+
+        return self.ask(names[0], send)
 
     def _remember_head(self, verb: str, lane: str) -> Head:
         head = self._head("EVALSHA", lua.load(verb).sha, verb, lane)
@@ -139,11 +134,16 @@ class Wire:
     def _waking(self, lane: str) -> tuple[str, int, str]:
         return self.keys.channel, self._wake_tries, lane
 
-    def _send(self, lane: str, *commands: tuple[Argument, ...]) -> list[Any]:
-        pipe: Any = self.node_of(lane).pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        return list(pipe.execute(raise_on_error=False))
+
+def _together(server: Any, *commands: tuple[Argument, ...]) -> list[Any]:
+    pipe = server.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*command)
+    answers: list[Any] = pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def _check_acks(acks: Any, least: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -24,10 +23,7 @@ def valkey() -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[EmbeddedValkey]:
-    program = shutil.which("redis-server")
-    if program is None:
-        services.unavailable("redis-server is not installed")
-    with EmbeddedValkey(program=program) as server:
+    with EmbeddedValkey(program=services.redis_program()) as server:
         yield server
 
 

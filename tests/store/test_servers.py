@@ -1,4 +1,4 @@
-"""What only a server can do: run out of memory, go away, ask for a password, be a cluster."""
+"""What only a server can do: run out of memory, go away, ask for a password."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 import socket
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 import redis as redis_py
 
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store import lua
-from celery_lanes.store.base import Outcome, Parked, Policy, Reason, Release, Renewal
+from celery_lanes.store.base import Outcome, Parked, Policy, Release, Renewal
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.testing.embedded import EmbeddedValkey
@@ -25,10 +24,19 @@ SERVERS = pytest.mark.parametrize("kind", ["valkey", "redis"])
 SECRET = "hunter2-swordfish"
 
 
+@pytest.fixture(params=["valkey", "redis"])
+def program(request) -> str | None:
+    return services.redis_program() if request.param == "redis" else None
+
+
 @pytest.fixture
-def own_server():
-    with EmbeddedValkey() as server:
+def own_server(program):
+    with EmbeddedValkey(program=program) as server:
         yield server
+
+
+def replica_of(server: EmbeddedValkey) -> tuple[str, ...]:
+    return "--replicaof", "127.0.0.1", str(server.port)
 
 
 def driver(server: EmbeddedValkey, **options) -> Driver:
@@ -39,10 +47,7 @@ def driver(server: EmbeddedValkey, **options) -> Driver:
 # -- a full server
 
 
-@pytest.mark.parametrize("program", [None, "/usr/bin/redis-server"], ids=["valkey", "redis"])
 def test_full_server_refuses_calls_but_renews_releases_and_reaps(program):
-    if program and not Path(program).exists():
-        pytest.skip(f"{program} is not installed")
     with EmbeddedValkey(program=program) as server:
         lane = driver(server)
         lane.configure(3, max_leases=1)
@@ -170,8 +175,8 @@ def test_store_and_ear_work_in_a_forked_child(lane):
     ear.close()
 
 
-def test_read_only_replica_is_store_unavailable(own_server):
-    with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as replica:
+def test_read_only_replica_is_store_unavailable(own_server, program):
+    with EmbeddedValkey(*replica_of(own_server), program=program) as replica:
         lane = driver(replica)
 
         def is_refused() -> bool:
@@ -207,19 +212,20 @@ def test_admit_waits_for_the_append_only_file():
 def test_admit_says_so_if_the_append_only_file_is_off(own_server):
     lane = driver(own_server, durability="aof")
 
-    with pytest.raises(StoreError, match="appendonly"):
+    with pytest.raises(StoreError, match=r"appendonly|WAITAOF"):  # Redis 7.0 does not know it
         lane.park()
 
 
-def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_server):
+def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_server, program):
+    redis_py.Redis(port=own_server.port).config_set("repl-diskless-sync-delay", 0)
     lane = driver(own_server, durability="replicas:1")
     call = lane.call()
     with pytest.raises(StoreUnavailable, match="expected 1 acknowledgements"):
         lane.admit(call)
 
-    with EmbeddedValkey("--replicaof", "127.0.0.1", str(own_server.port)) as _replica:
+    with EmbeddedValkey(*replica_of(own_server), program=program) as _replica:
         client = redis_py.Redis(port=own_server.port)
-        lane.until(lambda: client.set("probe", 1) and client.wait(1, 500) == 1)
+        lane.until(lambda: client.set("x", 1) and client.wait(1, 500) == 1)
 
         lane.admit(call)
 
@@ -319,75 +325,6 @@ class Sentinel(EmbeddedValkey):
     def _command(self) -> list[str]:
         place = ["--port", str(self.port), "--bind", "127.0.0.1"]
         return [self._program, self._settings, "--sentinel", *place]
-
-
-# -- a cluster
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    bus = str(services.free_port())  # by default 10,000 above the port: beyond the last one
-    with EmbeddedValkey("--cluster-enabled", "yes", "--cluster-port", bus) as server:
-        client = redis_py.Redis(port=server.port)
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        deadline = time.monotonic() + 10
-        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield server
-
-
-def test_every_verb_works_in_a_cluster(cluster):
-    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}")
-    for name in ["a", "b", "c"]:
-        lane = Driver(store, RealClock(), name)
-        lane.configure(2)
-        ear = store.listen("w1")
-        assert lane.turn().grants == ()
-        lane.park(task_id="t", times=2)
-        lane.until(lambda ear=ear, name=name: ear.drain() == {name})
-        grant = lane.take()
-        assert store.settle(name, call=grant.call, token=grant.token, cost=2)
-        assert store.renew(name, worker="w1", held=[(grant.call, grant.token)]) == Renewal()
-        assert store.cancel(name, "t") == 1
-        closing = lane.closing()
-        assert closing.reason is Reason.CANCELLED
-        assert store.close(name, call=closing.call, token=closing.token)
-        lane.release(grant)
-        store.reap(name)
-        store.set_max_concurrent(name, 3)
-        store.set_paused(name, paused=True)
-        assert store.snapshot(name).max_concurrent == 3
-        ear.close()
-
-    assert store.lanes() == ["a", "b", "c"]
-    assert isinstance(store.warnings(), list)
-    store.disconnect()
-    assert store.lanes() == ["a", "b", "c"]
-
-
-def test_cluster_that_lacks_slots_is_store_unavailable(cluster):
-    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}", prefix="moving")
-    lane = Driver(store, RealClock())
-    lane.configure()
-    client = redis_py.Redis(port=cluster.port)
-    slot = client.execute_command("CLUSTER", "KEYSLOT", f"{{moving:{lane.lane}}}")
-    client.execute_command("CLUSTER", "DELSLOTS", slot)
-    try:
-        with pytest.raises(StoreUnavailable):
-            lane.park()
-    finally:
-        client.execute_command("CLUSTER", "ADDSLOTS", slot)
-
-
-def test_durable_admit_works_in_a_cluster(cluster):
-    store = open_store(f"redis+cluster://127.0.0.1:{cluster.port}", durability="replicas:1")
-    lane = Driver(store, RealClock(), "durable")
-
-    with pytest.raises(StoreUnavailable, match="expected 1 acknowledgements"):
-        lane.park()
-
-    assert lane.counts == (0, 1, 0, 0)
 
 
 # -- what a server says of itself
