@@ -12,7 +12,12 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
 from celery.app.task import Context
-from celery.exceptions import InvalidTaskError, NotRegistered, WorkerLostError
+from celery.exceptions import (
+    InvalidTaskError,
+    NotRegistered,
+    TaskRevokedError,
+    WorkerLostError,
+)
 from celery.worker.request import Request
 from celery.worker.strategy import proto1_to_proto2
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -26,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 LOST = "Worker exited prematurely: the worker process that ran this call was lost."
 DEAD = "Worker exited prematurely: this call lost its worker too often and is a dead letter now."
+CANCELLED = "cancelled"
 SILENT = "Worker exited prematurely: the task's body ended without a result."
 
 
@@ -47,10 +53,10 @@ def write_result(worker: Any, closing: Closing) -> None:
     except (DecodeError, ContentDisallowed, InvalidTaskError) as error:
         task.backend.mark_as_failure(task_id, error, request=context)
         return
-    if _has_result(request):
+    if _has_result(request) and not _is_closings_own(request):
         logger.info("celery_lanes: %s already has a result", request.id)
     elif closing.reason is Reason.CANCELLED:
-        _write_revoked(request, "cancelled")
+        _write_revoked(request, CANCELLED)
     else:
         _write_lost(request, DEAD if closing.reason is Reason.DEAD else LOST)
 
@@ -105,6 +111,16 @@ def _has_result(request: Any) -> bool:
     if request.ignore_result:
         return False
     return bool(request.task.backend.get_state(request.id) in states.READY_STATES)
+
+
+def _is_closings_own(request: Any) -> bool:
+    """Tell a result that a closing wrote, cut short perhaps before its chord part and errbacks.
+
+    Those are repeated then: an errback that runs twice does less harm than a chord that hangs.
+    """
+    error = request.task.backend.get_result(request.id)
+    is_kind = isinstance(error, (WorkerLostError, TaskRevokedError))
+    return is_kind and error.args[:1] in {(LOST,), (DEAD,), (CANCELLED,)}
 
 
 def _write_revoked(request: Any, reason: str) -> None:

@@ -1,0 +1,63 @@
+"""A closing is done to its end, also by a second worker after the first was cut short."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from celery import chord, states
+from celery.exceptions import ChordError, WorkerLostError
+
+from celery_lanes.store.base import Closing, Reason
+from celery_lanes.worker.closing import write_result
+
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's backend
+
+
+def closings_of(tasks) -> list[Closing]:
+    """Take what waits, as a worker that is then lost."""
+    lanes = tasks.lanes
+    lanes.store.configure("ollama", lanes.rules("ollama"))
+    turn = lanes.store.next("ollama", worker="lost", request=1, want=4)
+    return [Closing(grant.call, grant.token, Reason.LOST, grant.envelope) for grant in turn.grants]
+
+
+def test_a_chord_part_is_reported_though_the_first_worker_got_no_further_than_the_result(
+    shop, monkeypatch
+):
+    tasks = shop.tasks
+    worker = SimpleNamespace(app=tasks.app, hostname="w@here", consumer=None)
+    header = [tasks.add.s("ollama/x", 1), tasks.add.s("ollama/x", 2)]
+    body = chord(header, tasks.total.s()).apply_async()
+    closings = closings_of(tasks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.app.backend, "on_chord_part_return", _fail)
+        for closing in closings:
+            with pytest.raises(ConnectionError):
+                write_result(worker, closing)
+    assert [part.state for part in body.parent.results] == [states.FAILURE] * 2
+    assert body.state == states.PENDING
+    for closing in closings:
+        write_result(worker, closing)
+
+    assert body.state == states.FAILURE
+    assert isinstance(body.result, ChordError)
+
+
+def test_a_result_that_the_body_wrote_stays(shop):
+    tasks = shop.tasks
+    worker = SimpleNamespace(app=tasks.app, hostname="w@here", consumer=None)
+    done, lost = tasks.add.delay("ollama/x", 1), tasks.add.delay("ollama/x", 2)
+    tasks.app.backend.store_result(done.id, 1, states.SUCCESS)
+
+    for closing in closings_of(tasks):
+        write_result(worker, closing)
+
+    assert done.get(timeout=10) == 1
+    with pytest.raises(WorkerLostError):
+        lost.get(timeout=10)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise ConnectionError("the backend is away")
