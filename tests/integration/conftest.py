@@ -97,6 +97,7 @@ class Shop:
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             self._exits.callback(module.app.close)
+            self._exits.callback(_let_results_go, module.app)
             self._module.append(module)
         return self._module[0]
 
@@ -151,6 +152,12 @@ def running(shop: Shop, lane: str = "ollama") -> int:
 
 def waiting(shop: Shop, lane: str = "ollama") -> int:
     return shop.tasks.lanes.store.snapshot(lane).waiting
+
+
+def _let_results_go(app: Any) -> None:
+    """Have results that outlive the test, in a traceback say, not look for its server."""
+    consumer = getattr(app.backend, "result_consumer", None)
+    getattr(consumer, "subscribed_to", set()).clear()
 
 
 def _forget_shared_tasks(known: set[Any]) -> None:
