@@ -1,0 +1,74 @@
+"""How soon the calls of a killed worker went on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from celery_lanes.chaos.faults import Struck
+from celery_lanes.chaos.observer import End, Run
+from celery_lanes.chaos.plan import Kind
+
+SEEN_WITHIN_S = 1.0
+"""How late after a kill the observer may see the client go."""
+
+OUTAGES = {Kind.STORE_RESTART, Kind.STORE_CUT}
+DEATHS = {Kind.KILL, Kind.QUIT, Kind.PAUSE}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A call that a kill interrupted, and when it ran again, or was closed as lost.
+
+    ``is_clean``: no other fault came between, that is no outage of the store and no worker lost.
+    """
+
+    call: str
+    after_s: float
+    is_clean: bool
+
+
+def recoveries(
+    runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck]
+) -> list[Recovery]:
+    """Find what each kill interrupted and when that went on."""
+    ended_at: dict[str, float] = {}
+    for end in ends:
+        ended_at.setdefault(end.task_id, end.at_s)
+    by_call: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_call[run.call].append(run)
+    kills = [struck for struck in journal if struck.kind is Kind.KILL]
+    return [
+        Recovery(run.call, at_s - kill.from_s, _is_clean(kill, at_s, journal))
+        for kill in kills
+        for run in _interrupted(kill, runs)
+        if (at_s := _went_on(run, kill, by_call[run.call], ended_at)) is not None
+    ]
+
+
+def _interrupted(kill: Struck, runs: Iterable[Run]) -> Iterator[Run]:
+    for run in runs:
+        is_there = run.start_s <= kill.from_s <= run.end_s < kill.from_s + SEEN_WITHIN_S
+        if run.worker == kill.worker and is_there and not run.is_answered:
+            yield run
+
+
+def _went_on(
+    run: Run, kill: Struck, mine: Iterable[Run], ended_at: dict[str, float]
+) -> float | None:
+    starts = [other.start_s for other in mine if other.start_s > kill.from_s]
+    if starts:
+        return min(starts)
+    return ended_at.get(run.task_id)
+
+
+def _is_clean(kill: Struck, until_s: float, journal: Iterable[Struck]) -> bool:
+    return not any(
+        other is not kill
+        and other.kind in OUTAGES | DEATHS
+        and other.from_s < until_s
+        and other.until_s > kill.from_s
+        for other in journal
+    )
