@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.load import Published, Shape, accepted_ids
 from celery_lanes.chaos.observer import End, Run
-from celery_lanes.chaos.options import ChaosOptions
+from celery_lanes.chaos.options import SPARE_S, ChaosOptions
 from celery_lanes.chaos.overlaps import highest, over_s, spans, stale, twice_at_once
 from celery_lanes.chaos.recovery import recoveries
 from celery_lanes.chaos.repeats import Losses, changed, ended_again, published_twice, reruns
@@ -33,7 +33,8 @@ class Evidence:
         stored: final states that the result backend had at the end, by task id.
         left: what the store still held of the run at the end, which should be nothing.
         stuck: workers that did not stop when told to, and had to be killed.
-        drained_s: from the end of the faults until everything had ended; ``None`` = not in time.
+        pending: what had not ended in time after the last fault.
+        drained_s: how long that took.
     """
 
     published: tuple[Published, ...]
@@ -42,9 +43,10 @@ class Evidence:
     stored: Mapping[str, End]
     journal: tuple[Struck, ...]
     gone: tuple[Gone, ...] = ()
-    stuck: tuple[str, ...] = ()
+    stuck: tuple[Gone, ...] = ()
     left: tuple[str, ...] = ()
-    drained_s: float | None = 0.0
+    pending: tuple[str, ...] = ()
+    drained_s: float = 0.0
     elapsed_s: float = 0.0
 
 
@@ -93,7 +95,9 @@ class Figures:
         changed_by_paused: the same of tasks that a paused process ended after its lease was gone.
         lost_early: early calls that ended as ``WorkerLostError``, as they must.
         recovery: from a worker's SIGKILL until its calls ran again, or were closed as lost.
-        clean_recovery: of those that met no other fault meanwhile.
+        net_recovery: the same less the time in which nobody could reach the store.
+        late_recoveries: that took longer than a lease and some seconds, or two leases if another
+            worker was lost, too.
         jain: of the callers' shares while all had calls waiting; nan if that was too rare.
     """
 
@@ -116,7 +120,8 @@ class Figures:
     dead_letters: int
     refused: int
     recovery: Percentiles
-    clean_recovery: Percentiles
+    net_recovery: Percentiles
+    late_recoveries: int
     jain: float
     shares: Mapping[str, int]
     per_second: float
@@ -124,7 +129,8 @@ class Figures:
     gone_kombus: int
     stuck: int
     left: tuple[str, ...]
-    drained_s: float | None
+    pending: tuple[str, ...]
+    drained_s: float
 
 
 def figures(seen: Evidence, options: ChaosOptions) -> Figures:
@@ -133,8 +139,8 @@ def figures(seen: Evidence, options: ChaosOptions) -> Figures:
     counted = spans(seen.runs, seen.journal)
     stale_bodies = stale(seen.runs, seen.journal)
     again = list(reruns(seen.runs))
-    losses = Losses(seen.journal, seen.gone)
-    healed = recoveries(seen.runs, seen.ends, seen.journal)
+    losses = Losses(seen.journal, (*seen.gone, *seen.stuck))
+    healed = recoveries(seen.runs, seen.ends, seen.journal, options.lease_ttl_s)
     served = shares(seen.published, seen.runs)
     odd, paused = _odd_ends(seen, losses)
     early = _early(seen.published)
@@ -160,7 +166,8 @@ def figures(seen: Evidence, options: ChaosOptions) -> Figures:
         dead_letters=sum(DEAD_LETTER in end.what for end in failures),
         refused=sum(bool(told.error) for told in seen.published),
         recovery=Percentiles.of(each.after_s for each in healed),
-        clean_recovery=Percentiles.of(each.after_s for each in healed if each.is_clean),
+        net_recovery=Percentiles.of(each.net_s for each in healed),
+        late_recoveries=sum(each.is_late(options.lease_ttl_s, SPARE_S) for each in healed),
         jain=jain(served.values()) if sum(served.values()) >= ENOUGH else math.nan,
         shares=served,
         per_second=len(seen.stored) / seen.elapsed_s if seen.elapsed_s else 0.0,
@@ -168,6 +175,7 @@ def figures(seen: Evidence, options: ChaosOptions) -> Figures:
         gone_kombus=sum(each.is_kombus for each in seen.gone),
         stuck=len(seen.stuck),
         left=seen.left,
+        pending=seen.pending,
         drained_s=seen.drained_s,
     )
 

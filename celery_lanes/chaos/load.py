@@ -13,10 +13,14 @@ from enum import Enum
 from pathlib import Path
 from random import Random
 
-from celery_lanes.chaos.options import CALLERS, HEAVY_SHARE, ChaosOptions
+from celery_lanes.chaos.options import CALLERS, HEAVY_SHARE, LONG_SHARE, ChaosOptions
 
 CHAIN_STEPS = 3
 CHORD_PARTS = 3
+STEPS = 3
+LONG_STEP_MS = 250
+"""A body that has lost its lease and goes on is seen at its next step."""
+
 BURST = 40
 """Calls that every caller publishes at once now and then, so that all of them have to wait."""
 
@@ -44,7 +48,7 @@ SHARES = {
     Shape.LATE: 70.0,
     Shape.EARLY: 12.0,
     Shape.STEPS: 5.0,
-    Shape.LONG: 0.3,
+    Shape.LONG: 100 * LONG_SHARE,
     Shape.ETA: 7.0,
     Shape.CHAIN: 4.0,
     Shape.CHORD: 2.0,
@@ -53,13 +57,17 @@ SHARES = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One publish; ``at_s`` is since the producer's begin."""
+    """One publish; ``at_s`` is since the producer's begin.
+
+    A call asks the observer so many times (``steps``), ``service_ms`` each.
+    """
 
     number: int
     at_s: float
     shape: Shape
     caller: str
     service_ms: int
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +96,8 @@ def planned_load(options: ChaosOptions) -> list[Item]:
     """Draw the load: steady, with a burst of all callers now and then."""
     dice = Random(f"load {options.seed}")  # noqa: S311 # to be reproduced, not a secret
     shapes = list(_shapes(options.total, dice))
-    callers = dice.choices(CALLERS, _caller_shares(), k=len(shapes))
     every_s = options.duration_s / max(1, len(shapes))
-    return [
-        Item(
-            number=number,
-            at_s=_burst_at(number * every_s, every_s),
-            shape=shape,
-            caller=callers[number],
-            service_ms=_service_ms(shape, options, dice),
-        )
-        for number, shape in enumerate(shapes)
-    ]
+    return [_item(number, shape, every_s, options, dice) for number, shape in enumerate(shapes)]
 
 
 def read_published(path: Path) -> list[Published]:
@@ -134,7 +132,20 @@ def _burst_at(at_s: float, every_s: float) -> float:
     return at_s - since_s if since_s < min(burst_s, BURST_EVERY_S / 2) else at_s
 
 
-def _service_ms(shape: Shape, options: ChaosOptions, dice: Random) -> int:
+def _item(number: int, shape: Shape, every_s: float, options: ChaosOptions, dice: Random) -> Item:
+    steps = _steps(shape, options)
+    whole_ms = dice.randint(options.least_ms, options.most_ms)
+    return Item(
+        number=number,
+        at_s=_burst_at(number * every_s, every_s),
+        shape=shape,
+        caller=dice.choices(CALLERS, _caller_shares())[0],
+        service_ms=LONG_STEP_MS if shape is Shape.LONG else max(1, whole_ms // steps),
+        steps=steps,
+    )
+
+
+def _steps(shape: Shape, options: ChaosOptions) -> int:
     if shape is Shape.LONG:
-        return round(1000 * options.long_s)
-    return dice.randint(options.least_ms, options.most_ms)
+        return round(1000 * options.long_s / LONG_STEP_MS)
+    return STEPS if shape is Shape.STEPS else 1

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from celery_lanes.errors import ConfigError
+
 CALLERS = ("heavy", "alice", "bob", "carol", "dave")
 HEAVY_SHARE = 0.4
 """The part of all calls that the first caller publishes; the others share the rest."""
+
+LONG_SHARE = 0.004
+"""The part of the calls that last longer than a lease does unrenewed."""
+
+SPARE_S = 5.0
+"""How long after its lease has lapsed a call may have to wait for its turn."""
 
 USE = 0.5
 """The part of the lane's time that the load takes if nothing goes wrong."""
@@ -62,6 +70,16 @@ class ChaosOptions:
     json: Path | None = None
     logs: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.least_ms > self.most_ms:
+            raise ConfigError(
+                f"expected least_ms to be at most {self.most_ms}, got {self.least_ms}"
+            )
+        for name, url in (("store", self.store), ("broker", self.broker)):
+            if url and getattr(self, f"{name}_restarts"):
+                raise ConfigError(f"expected no {name} restarts: your own {name} is only cut off")
+
     @property
     def duration_s(self) -> float:
         """How long faults happen."""
@@ -70,11 +88,11 @@ class ChaosOptions:
     @property
     def mean_s(self) -> float:
         """How long a call takes on average."""
-        return (self.least_ms + self.most_ms) / 2000
+        return (self.least_ms + self.most_ms) / 2000 + LONG_SHARE * self.long_s
 
     @property
     def long_s(self) -> float:
-        """How long a long call takes: longer than a lease lasts unrenewed."""
+        """How long a long call takes."""
         return 1.5 * self.lease_ttl_s
 
     @cached_property
@@ -95,4 +113,4 @@ class ChaosOptions:
     @property
     def recovery_s(self) -> float:
         """How soon a dead worker's calls run again."""
-        return self.lease_ttl_s + 5
+        return self.lease_ttl_s + SPARE_S

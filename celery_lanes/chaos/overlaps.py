@@ -17,7 +17,7 @@ from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.observer import Run
 from celery_lanes.chaos.plan import Kind
 
-GRACE_S = 2.0
+GRACE_S = 1.5
 BLUR_S = 0.02
 """How late the observer may see that a client has died."""
 

@@ -61,11 +61,9 @@ def _told(item: Item, ids: tuple[str, ...], error: str = "") -> Published:
 
 
 def _signature(item: Item) -> Any:
-    call = late.si(MODEL, item.service_ms)
+    call = late.si(MODEL, item.service_ms, steps=item.steps)
     if item.shape is Shape.EARLY:
         return early.si(MODEL, item.service_ms)
-    if item.shape is Shape.STEPS:
-        return late.si(MODEL, item.service_ms, steps=3)
     if item.shape is Shape.ETA:
         later_s = EARLIEST_ETA_S + item.number % (LATEST_ETA_S - EARLIEST_ETA_S)
         return call.set(countdown=later_s)

@@ -21,16 +21,26 @@ DEATHS = {Kind.KILL, Kind.QUIT, Kind.PAUSE}
 class Recovery:
     """A call that a kill interrupted, and when it ran again, or was closed as lost.
 
-    ``is_clean``: no other fault came between, that is no outage of the store and no worker lost.
+    Attributes:
+        after_s: since the kill.
+        net_s: less the time in which nobody could reach the store.
+        met_another: another worker was lost meanwhile, or shortly before; its leases, too, held
+            slots until they lapsed.
     """
 
     call: str
     after_s: float
-    is_clean: bool
+    net_s: float
+    met_another: bool
+
+    def is_late(self, lease_ttl_s: float, spare_s: float) -> bool:
+        """Whether it took longer than a lease lasts, or two if another worker was lost."""
+        leases = 2 if self.met_another else 1
+        return self.net_s > leases * lease_ttl_s + spare_s
 
 
 def recoveries(
-    runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck]
+    runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck], lease_ttl_s: float
 ) -> list[Recovery]:
     """Find what each kill interrupted and when that went on."""
     ended_at: dict[str, float] = {}
@@ -41,7 +51,12 @@ def recoveries(
         by_call[run.call].append(run)
     kills = [struck for struck in journal if struck.kind is Kind.KILL]
     return [
-        Recovery(run.call, at_s - kill.from_s, _is_clean(kill, at_s, journal))
+        Recovery(
+            run.call,
+            at_s - kill.from_s,
+            at_s - kill.from_s - _outage_s(kill.from_s, at_s, journal),
+            _met_another(kill, at_s, journal, lease_ttl_s),
+        )
         for kill in kills
         for run in _interrupted(kill, runs)
         if (at_s := _went_on(run, kill, by_call[run.call], ended_at)) is not None
@@ -64,11 +79,20 @@ def _went_on(
     return ended_at.get(run.task_id)
 
 
-def _is_clean(kill: Struck, until_s: float, journal: Iterable[Struck]) -> bool:
-    return not any(
-        other is not kill
-        and other.kind in OUTAGES | DEATHS
-        and other.from_s < until_s
-        and other.until_s > kill.from_s
+def _outage_s(from_s: float, until_s: float, journal: Iterable[Struck]) -> float:
+    """Sum up the store's outages in a time; one at a time befalls it."""
+    return sum(
+        max(0.0, min(until_s, outage.until_s) - max(from_s, outage.from_s))
+        for outage in journal
+        if outage.kind in OUTAGES
+    )
+
+
+def _met_another(
+    kill: Struck, until_s: float, journal: Iterable[Struck], lease_ttl_s: float
+) -> bool:
+    return any(
+        other.worker != kill.worker and kill.from_s - lease_ttl_s < other.from_s < until_s
         for other in journal
+        if other.kind in DEATHS
     )

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.observer import End, Run
+from celery_lanes.chaos.overlaps import GRACE_S, pauses_by_worker
 from celery_lanes.chaos.plan import Kind
 from celery_lanes.chaos.staff import Gone
 
-WORKER_LOST = {Kind.KILL, Kind.QUIT, Kind.PAUSE}
+WORKER_LOST = {Kind.KILL, Kind.QUIT}
 """Only the loss of its own worker may make a call run again; no outage may."""
 
 
 class Losses:
-    """When each worker was lost, by whatever cause."""
+    """When each worker was lost, by whatever cause, or paused for longer than its leases."""
 
-    def __init__(self, journal: Iterable[Struck], gone: Iterable[Gone]) -> None:
-        self._at: dict[str, list[float]] = defaultdict(list)
-        self._paused: set[str] = set()
-        for struck in journal:
-            if struck.kind in WORKER_LOST:
-                self._at[struck.worker].append(struck.from_s)
-            if struck.kind is Kind.PAUSE:
-                self._paused.add(struck.worker)
-        for each in gone:
-            self._at[each.worker].append(each.at_s)
+    def __init__(self, journal: Sequence[Struck], gone: Iterable[Gone]) -> None:
+        self._lost_at = {
+            struck.worker: struck.from_s for struck in journal if struck.kind in WORKER_LOST
+        } | {each.worker: each.at_s for each in gone}
+        self._pauses = pauses_by_worker(journal)
 
     def explain(self, first: Run, second: Run) -> bool:
-        """Whether the worker of a run was lost between its begin and the next run's."""
-        return any(first.start_s <= at <= second.start_s for at in self._at.get(first.worker, ()))
+        """Whether the loss of its worker explains that a run was followed by another attempt."""
+        lost_at_s = self._lost_at.get(first.worker, math.inf)
+        return lost_at_s <= second.start_s or any(
+            pause.from_s <= second.start_s and first.start_s <= pause.until_s + GRACE_S
+            for pause in self._pauses.get(first.worker, ())
+        )
 
     def was_paused(self, run: Run) -> bool:
         """Whether a run's worker was ever stopped and woken up."""
-        return run.worker in self._paused
+        return run.worker in self._pauses
 
 
 def reruns(runs: Iterable[Run]) -> Iterator[tuple[Run, Run]]:
-    """Give each run that was followed by another of the same call, and that one."""
+    """Give each run that was followed by another attempt of the same call, and that one."""
     by_call: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.start_s):
+    for run in sorted(runs, key=lambda run: (run.attempt, run.start_s)):
         by_call[run.call].append(run)
     for mine in by_call.values():
         yield from pairwise(mine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,8 @@ from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.plan import planned
 from celery_lanes.chaos.promises import breaches
 from celery_lanes.chaos.report import lines, report, to_json
+from celery_lanes.chaos.screen import lines_on
+from celery_lanes.chaos.server import address
 from celery_lanes.chaos.stage import Stage, staged
 
 INTERRUPTED = 130
@@ -24,7 +26,7 @@ START_S = 8.0
 """What the workers are given before the first publish."""
 
 TICK_S = 0.05
-LINE_EVERY_S = 10.0
+LOOK_EVERY_S = 1.0
 LATE_FAULTS = 0.25
 """How much longer the storm may last, for faults whose target was not ready in time."""
 
@@ -40,36 +42,46 @@ def run_chaos(options: ChaosOptions, console: Console | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(options: ChaosOptions, console: Console) -> int:
-    plan = planned(options)
-    console.print(f"  seed {options.seed}: {options.total} calls, {len(plan)} faults:")
-    for fault in plan:
-        console.print(f"  {fault}", soft_wrap=True)
-    begin_s = time.monotonic() + START_S
-    with staged(options, begin_s) as stage:
-        storm = Storm(stage, options, console, begin_s)
-        seen = storm.evidence(drained_s=storm.rage())
+def conclude(seen: Evidence, options: ChaosOptions, console: Console) -> int:
+    """Report; 1 if a promise was broken."""
     shown = figures(seen, options)
     if console.is_terminal:
         console.print(report(shown, options))
     else:
         console.print("\n".join(lines(shown, options)), soft_wrap=True)
+    for gone in (*seen.gone, *seen.stuck):
+        console.print(f"\n  {gone.worker}, exit code {gone.exit_code}:\n{gone.trace}", markup=False)
     if options.json:
         options.json.write_text(to_json(shown, options))
     return 1 if breaches(shown, options) else 0
+
+
+def _run(options: ChaosOptions, console: Console) -> int:
+    for url in filter(None, (options.store, options.broker)):
+        address(url)
+    plan = planned(options)
+    console.print(f"  seed {options.seed}: {options.total} calls, {len(plan)} faults")
+    console.print("\n".join(f"  {fault}" for fault in plan), soft_wrap=True)
+    begin_s = time.monotonic() + START_S
+    with staged(options, begin_s) as stage, lines_on(console) as show:
+        seen = Storm(stage, options, begin_s, show).rage()
+    return conclude(seen, options, console)
 
 
 class Storm:
     """One run on its stage."""
 
     def __init__(
-        self, stage: Stage, options: ChaosOptions, console: Console, begin_s: float
+        self,
+        stage: Stage,
+        options: ChaosOptions,
+        begin_s: float,
+        show: Callable[[Callable[[], str]], None],
     ) -> None:
         self._stage = stage
         self._options = options
-        self._console = console
         self._begin_s = begin_s
-        self._line_at_s = 0.0
+        self._show = show
         self._havoc = Havoc(
             planned(options),
             stage.staff,
@@ -78,24 +90,56 @@ class Storm:
             stage.witness.child_of,
         )
 
-    def rage(self) -> float | None:
-        """Let the faults happen, then wait until all has ended; give how long that took."""
-        options, latest_s = self._options, self._options.duration_s * (1 + LATE_FAULTS)
-        while self._elapsed_s < options.duration_s or (
-            self._havoc.left and self._elapsed_s < latest_s
-        ):
+    def rage(self) -> Evidence:
+        """Let the faults happen, wait until all has ended, and collect what was written down."""
+        self._break_things()
+        calm_s = time.monotonic()
+        pending = self._drain(calm_s + self._options.drain_s)
+        return self._evidence(pending, time.monotonic() - calm_s)
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._begin_s
+
+    def _break_things(self) -> None:
+        usual_s = self._options.duration_s
+        latest_s = usual_s * (1 + LATE_FAULTS)
+        while self._elapsed_s < usual_s or (self._havoc.left and self._elapsed_s < latest_s):
             self._tick()
             self._havoc.tick(time.monotonic(), self._elapsed_s)
         self._havoc.calm(time.monotonic())
-        calm_s = time.monotonic()
-        while time.monotonic() < calm_s + options.drain_s:
-            self._tick()
-            if self._stage.producer.is_done and self._is_over():
-                return time.monotonic() - calm_s
-        return None
 
-    def evidence(self, *, drained_s: float | None) -> Evidence:
-        """Collect all that was written down."""
+    def _drain(self, deadline_s: float) -> list[str]:
+        """Wait until nothing is pending; else say what was at the end."""
+        look_at_s, pending = 0.0, [""]
+        while pending and time.monotonic() < deadline_s:
+            self._tick()
+            if time.monotonic() >= look_at_s:
+                pending = list(self._pending())
+                look_at_s = time.monotonic() + LOOK_EVERY_S
+        return pending
+
+    def _tick(self) -> None:
+        self._stage.staff.tick(time.monotonic())
+        self._stage.producer.tick()
+        self._show(self._line)
+        time.sleep(TICK_S)
+
+    def _pending(self) -> Iterator[str]:
+        """Say what has not ended: publishing, calls, and workers that the store has not heard."""
+        stage = self._stage
+        if not stage.producer.is_done:
+            yield "the producer"
+        told = stage.producer.told()
+        stored = stage.clerk.stored(accepted_ids(told))
+        if missing := must_end(told, stored) - set(stored):
+            yield f"{len(missing)} calls"
+        yield from stage.remains.left()
+        heard, count = stage.remains.snapshot().workers, self._options.workers
+        if heard != count or not all(seat.is_up for seat in stage.staff.seats):
+            yield f"{heard} of {count} workers heard"
+
+    def _evidence(self, pending: list[str], drained_s: float) -> Evidence:
         stage = self._stage
         published = stage.producer.told()
         return Evidence(
@@ -107,32 +151,10 @@ class Storm:
             gone=tuple(stage.staff.gone),
             stuck=tuple(stage.staff.stuck),
             left=tuple(stage.remains.left()),
+            pending=tuple(pending),
             drained_s=drained_s,
             elapsed_s=self._elapsed_s,
         )
-
-    @property
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._begin_s
-
-    def _tick(self) -> None:
-        self._stage.staff.tick(time.monotonic())
-        self._stage.producer.tick()
-        if self._elapsed_s >= self._line_at_s:
-            self._line_at_s = self._elapsed_s + LINE_EVERY_S
-            self._console.print(self._line(), soft_wrap=True)
-        time.sleep(TICK_S)
-
-    def _is_over(self) -> bool:
-        """Whether every accepted call has ended and the lane is empty."""
-        clerk, told = self._stage.clerk, self._stage.producer.told()
-        ended = clerk.ended()
-        if any(task not in ended for task in accepted_ids(told)):
-            stored = clerk.stored(accepted_ids(told))
-            if must_end(told, stored) - set(stored):
-                return False
-        time.sleep(1)  # the last releases are on their way
-        return not any(self._stage.remains.left())
 
     def _line(self) -> str:
         stage = self._stage

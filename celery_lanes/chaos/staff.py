@@ -20,11 +20,11 @@ KOMBUS = re.compile(r"/site-packages/(kombu|amqp|redis)/")
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A worker that ended though nobody had asked it to; ``is_kombus``: by kombu's error."""
+    """A worker that ended by itself, or did not stop; ``is_kombus``: by an error of kombu's."""
 
     worker: str
     at_s: float
-    exit_code: int
+    exit_code: int | None
     is_kombus: bool
     trace: str
 
@@ -81,7 +81,7 @@ class Staff:
     def __init__(self, count: int, make: Callable[[Path], WorkerProcess], logs: Path) -> None:
         self.seats = [Seat(number, make, logs) for number in range(count)]
         self.gone: list[Gone] = []
-        self.stuck: list[str] = []
+        self.stuck: list[Gone] = []
 
     def tick(self, now_s: float) -> None:
         """See to every seat: note who has gone, and put new workers in."""
@@ -111,7 +111,7 @@ class Staff:
                 seat.worker.signal_all(signal.SIGKILL)
             seat.worker = None
         elif seat.leaving_since_s is not None and now_s > seat.leaving_since_s + STOP_S:
-            self.stuck.append(seat.worker.name)
+            self.stuck.append(_gone(seat.worker, now_s))
             seat.kill()
 
 
@@ -124,7 +124,7 @@ def worker_maker(
 
 def _gone(worker: WorkerProcess, now_s: float) -> Gone:
     trace = last_trace(worker.log())
-    return Gone(worker.name, now_s, worker.exit_code or 0, is_kombus(trace), trace)
+    return Gone(worker.name, now_s, worker.exit_code, is_kombus(trace), trace)
 
 
 def last_trace(log: str) -> str:

@@ -20,6 +20,7 @@ from celery_lanes.chaos.remains import Remains
 from celery_lanes.chaos.server import Server, served
 from celery_lanes.chaos.shop import CONFIG, LANE, MODULE
 from celery_lanes.chaos.staff import Staff, worker_maker
+from celery_lanes.chaos.sweep import sweep
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 PRODUCER = "celery_lanes.chaos.producer"
@@ -85,6 +86,8 @@ def _start(exits: ExitStack, options: ChaosOptions, begin_s: float) -> Stage:
     folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="celery-lanes-")))
     store = exits.enter_context(served("store", options.store))
     broker = exits.enter_context(served("broker", options.broker))
+    if broker.embedded is None:
+        exits.callback(sweep, broker.direct_url, name)
     results = exits.enter_context(EmbeddedValkey())
     witness = Witness()
     exits.enter_context(witness.stub)
