@@ -33,6 +33,7 @@ class Evidence:
         stored: final states that the result backend had at the end, by task id.
         left: what the store still held of the run at the end, which should be nothing.
         stuck: workers that did not stop when told to, and had to be killed.
+        dropped: bodies of chords that Celery did not publish, a worker having been lost.
         pending: what had not ended in time after the last fault.
         drained_s: how long that took.
     """
@@ -44,6 +45,7 @@ class Evidence:
     journal: tuple[Struck, ...]
     gone: tuple[Gone, ...] = ()
     stuck: tuple[Gone, ...] = ()
+    dropped: frozenset[str] = frozenset()
     left: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     drained_s: float = 0.0
@@ -118,6 +120,7 @@ class Figures:
     changed_by_paused: int
     lost_early: int
     dead_letters: int
+    dropped: int
     refused: int
     recovery: Percentiles
     net_recovery: Percentiles
@@ -135,7 +138,7 @@ class Figures:
 
 def figures(seen: Evidence, options: ChaosOptions) -> Figures:
     """Work out the figures."""
-    due = must_end(seen.published, seen.stored)
+    due = must_end(seen.published, seen.stored) - seen.dropped
     counted = spans(seen.runs, seen.journal)
     stale_bodies = stale(seen.runs, seen.journal)
     again = list(reruns(seen.runs))
@@ -143,27 +146,28 @@ def figures(seen: Evidence, options: ChaosOptions) -> Figures:
     healed = recoveries(seen.runs, seen.ends, seen.journal, options.lease_ttl_s)
     served = shares(seen.published, seen.runs)
     odd, paused = _odd_ends(seen, losses)
-    early = _early(seen.published)
+    early = early_ids(seen.published)
     failures = [end for end in seen.stored.values() if end.state != "SUCCESS"]
     return Figures(
         calls=len(accepted_ids(seen.published)),
         runs=len(seen.runs),
         faults=dict(Counter(struck.kind.value for struck in seen.journal)),
         lost=len(due - set(seen.stored)),
-        failed=sum(not _is_rightful(end, early) for end in failures),
+        failed=sum(not is_rightful(end, early) for end in failures),
         highest=highest(counted),
         over_cap_s=over_s(counted, options.cap),
         twice_at_once=len(twice_at_once(counted)),
         stale=len(stale_bodies),
         stale_max_s=max((body.for_s for body in stale_bodies), default=0.0),
         ran_again=len(again),
-        duplicates=sum(_is_duplicate(pair, losses) for pair in again)
+        duplicates=sum(is_duplicate(pair, losses) for pair in again)
         + len(published_twice(seen.runs)),
         changed=len(odd & changed(seen.ends)),
         ended_again=len(odd - changed(seen.ends)),
         changed_by_paused=len(paused),
         lost_early=sum(end.task_id in early for end in failures),
         dead_letters=sum(DEAD_LETTER in end.what for end in failures),
+        dropped=len(seen.dropped),
         refused=sum(bool(told.error) for told in seen.published),
         recovery=Percentiles.of(each.after_s for each in healed),
         net_recovery=Percentiles.of(each.net_s for each in healed),
@@ -198,23 +202,25 @@ def _until_failure(told: Published, stored: Mapping[str, End]) -> Iterator[str]:
             return
 
 
-def _early(published: Iterable[Published]) -> set[str]:
+def early_ids(published: Iterable[Published]) -> set[str]:
+    """Name the tasks that are acknowledged early."""
     return {task for told in published if told.shape is Shape.EARLY for task in told.ids}
 
 
-def _is_rightful(end: End, early: set[str]) -> bool:
+def is_rightful(end: End, early: set[str]) -> bool:
     """Whether an error is one that the lanes promise: an early call lost, a dead letter."""
     is_lost = LOST_WORKER in end.what and end.task_id in early
     return is_lost or DEAD_LETTER in end.what
 
 
-def _is_duplicate(pair: tuple[Run, Run], losses: Losses) -> bool:
+def is_duplicate(pair: tuple[Run, Run], losses: Losses) -> bool:
+    """Whether nothing explains that a call ran again."""
     first, second = pair
     return first.task == "early" or not losses.explain(first, second)
 
 
 def _odd_ends(seen: Evidence, losses: Losses) -> tuple[set[str], set[str]]:
     """Name the tasks that ended again; apart, those that a paused process may have ended."""
-    odd = changed(seen.ends) | ended_again(seen.ends, _early(seen.published))
+    odd = changed(seen.ends) | ended_again(seen.ends, early_ids(seen.published))
     paused = {run.task_id for run in seen.runs if losses.was_paused(run)}
     return odd - paused, odd & paused

@@ -72,7 +72,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the producer was told: accepted, or the error. ``ids`` are the task ids, in order."""
+    """What the producer was told: accepted, or the error.
+
+    ``ids`` are the task ids, in order; ``group`` is the id of a chord's header.
+    """
 
     number: int
     shape: Shape
@@ -80,6 +83,7 @@ class Published:
     ids: tuple[str, ...]
     accepted_s: float
     error: str = ""
+    group: str = ""
 
     def to_line(self) -> str:
         """Write it into the producer's file."""

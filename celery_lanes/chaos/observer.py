@@ -20,6 +20,7 @@ from typing_extensions import Self
 from celery_lanes.testing.llm_stub import LLMStub, Record
 
 RESULT_KEY = "celery-task-meta-"
+GROUP_KEY = "celery-taskset-meta-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,15 @@ class Clerk:
         metas = (json.loads(value) for value in values if value is not None)
         ends = (_end(meta, time.monotonic()) for meta in metas)
         return {end.task_id: end for end in ends if end.state in states.READY_STATES}
+
+    def has_dropped(self, group: str) -> bool:
+        """Whether Celery has not published a chord's body, though nothing of it runs any more.
+
+        A worker claims the publishing for a while (the group's key ".c") and drops the chord's
+        size (".s") when it is done. If it is killed in between, and the header's last part runs
+        again before the claim has expired, nobody publishes the body.
+        """
+        return bool(self._redis.exists(f"{GROUP_KEY}{group}.s"))
 
     def _listen(self) -> None:
         while not self._is_done:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _publish(item: Item) -> Published:
             result = signature.apply_async()
     except OperationalError as error:
         return _told(item, (), repr(error))
-    return _told(item, tuple(_ids(result)))
+    told = _told(item, tuple(_ids(result)))
+    return replace(told, group=result.parent.id) if item.shape is Shape.CHORD else told
 
 
 def _told(item: Item, ids: tuple[str, ...], error: str = "") -> Published:

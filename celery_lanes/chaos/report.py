@@ -60,6 +60,7 @@ def _happened(shown: Figures) -> Iterator[tuple[str, str]]:
     yield "ran again, their worker having been lost", f"{shown.ran_again}"
     yield "early calls that ended as WorkerLostError", f"{shown.lost_early}"
     yield "dead letters", f"{shown.dead_letters}"
+    yield "chord bodies that Celery did not publish", f"{shown.dropped}"
     stale = f"{shown.stale}, at most {shown.stale_max_s:.2f} s (allowed: {GRACE_S:g} s)"
     yield "bodies that went on after a pause", stale
     yield "results that a paused process wrote, too", f"{shown.changed_by_paused}"

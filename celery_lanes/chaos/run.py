@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from celery_lanes.chaos.details import details
 from celery_lanes.chaos.faults import Havoc
 from celery_lanes.chaos.figures import Evidence, figures, must_end
 from celery_lanes.chaos.load import accepted_ids
@@ -49,6 +50,7 @@ def conclude(seen: Evidence, options: ChaosOptions, console: Console) -> int:
         console.print(report(shown, options))
     else:
         console.print("\n".join(lines(shown, options)), soft_wrap=True)
+    console.print("\n".join(details(seen)), soft_wrap=True, markup=False)
     for gone in (*seen.gone, *seen.stuck):
         console.print(f"\n  {gone.worker}, exit code {gone.exit_code}:\n{gone.trace}", markup=False)
     if options.json:
@@ -130,14 +132,29 @@ class Storm:
         stage = self._stage
         if not stage.producer.is_done:
             yield "the producer"
-        told = stage.producer.told()
-        stored = stage.clerk.stored(accepted_ids(told))
-        if missing := must_end(told, stored) - set(stored):
+        left = list(stage.remains.left())
+        if missing := self._missing() - (frozenset() if left else self._dropped()):
             yield f"{len(missing)} calls"
-        yield from stage.remains.left()
+        yield from left
         heard, count = stage.remains.snapshot().workers, self._options.workers
         if heard != count or not all(seat.is_up for seat in stage.staff.seats):
             yield f"{heard} of {count} workers heard"
+
+    def _missing(self) -> set[str]:
+        """Name the accepted tasks that have not ended."""
+        told = self._stage.producer.told()
+        stored = self._stage.clerk.stored(accepted_ids(told))
+        return must_end(told, stored) - set(stored)
+
+    def _dropped(self) -> frozenset[str]:
+        """Name the chord bodies that Celery did not publish; the lane is empty."""
+        missing, clerk = self._missing(), self._stage.clerk
+        chords = (told for told in self._stage.producer.told() if told.group)
+        return frozenset(
+            told.ids[-1]
+            for told in chords
+            if missing & set(told.ids) == {told.ids[-1]} and clerk.has_dropped(told.group)
+        )
 
     def _evidence(self, pending: list[str], drained_s: float) -> Evidence:
         stage = self._stage
@@ -151,6 +168,7 @@ class Storm:
             gone=tuple(stage.staff.gone),
             stuck=tuple(stage.staff.stuck),
             left=tuple(stage.remains.left()),
+            dropped=self._dropped(),
             pending=tuple(pending),
             drained_s=drained_s,
             elapsed_s=self._elapsed_s,

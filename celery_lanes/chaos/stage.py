@@ -34,6 +34,7 @@ class Producer:
     ) -> None:
         load = {**asdict(options), "json": None, "logs": None}
         self._file, self._log = file, log
+        file.unlink(missing_ok=True)  # of an earlier run
         self._command = [sys.executable, "-m", PRODUCER, str(file), json.dumps(load)]
         self._env = {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,7 +102,7 @@ def _start(exits: ExitStack, options: ChaosOptions, begin_s: float) -> Stage:
     logs.mkdir(parents=True, exist_ok=True)
     staff = Staff(options.workers, make, logs)
     exits.callback(staff.dismiss)
-    producer = Producer(folder / "published", logs / "producer.log", options, env)
+    producer = Producer(logs / "published", logs / "producer.log", options, env)
     exits.callback(producer.kill)
     return Stage({"store": store, "broker": broker}, staff, producer, witness, clerk, remains)
 

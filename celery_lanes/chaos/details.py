@@ -1,0 +1,86 @@
+"""What is known of the calls behind a breach, for whoever looks for the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from celery_lanes.chaos.figures import Evidence, early_ids, is_duplicate, is_rightful, must_end
+from celery_lanes.chaos.observer import Run
+from celery_lanes.chaos.overlaps import spans, twice_at_once
+from celery_lanes.chaos.repeats import Losses, changed, published_twice, reruns
+
+AT_MOST = 5
+"""Calls of each kind."""
+
+
+def details(seen: Evidence) -> Iterator[str]:
+    """Tell the story of some calls of each kind; times are since the first run."""
+    first_s = min((run.start_s for run in seen.runs), default=0.0)
+    for kind, task_ids in _kinds(seen):
+        for task_id in islice(task_ids, AT_MOST):
+            yield f"{kind}: {_origin(seen, task_id)}"
+            yield from _story(seen, task_id, first_s)
+
+
+def _kinds(seen: Evidence) -> Iterator[tuple[str, Iterable[str]]]:
+    losses = Losses(seen.journal, (*seen.gone, *seen.stuck))
+    early = early_ids(seen.published)
+    failures = (end for end in seen.stored.values() if end.state != "SUCCESS")
+    due = must_end(seen.published, seen.stored) - seen.dropped
+    yield "lost", sorted(due - set(seen.stored))
+    yield "failed", (end.task_id for end in failures if not is_rightful(end, early))
+    counted = spans(seen.runs, seen.journal)
+    yield "twice at once", (twice.first.task_id for twice in twice_at_once(counted))
+    again = reruns(seen.runs)
+    yield "duplicate", (pair[0].task_id for pair in again if is_duplicate(pair, losses))
+    yield "published twice", published_twice(seen.runs)
+    yield "changed", sorted(changed(seen.ends))
+
+
+def _origin(seen: Evidence, task_id: str) -> str:
+    for told in seen.published:
+        if task_id in told.ids:
+            place = told.ids.index(task_id) + 1
+            return f"{task_id}, {told.shape.value} {told.number}, {place} of {', '.join(told.ids)}"
+    return task_id
+
+
+def _story(seen: Evidence, task_id: str, first_s: float) -> Iterator[str]:
+    """List what happened around it: its family's runs and ends, and what befell their workers."""
+    family = _family(seen, task_id)
+    mine = [run for run in seen.runs if run.task_id in family]
+    workers = {run.worker for run in mine}
+    told = [(run.start_s, _run(run)) for run in mine]
+    told += [
+        (end.at_s, f"ended {end.task_id[:8]} {end.state}")
+        for end in seen.ends
+        if end.task_id in family
+    ]
+    told += [
+        (
+            struck.from_s,
+            f"{struck.kind.value} {struck.worker} for {struck.until_s - struck.from_s:.2f} s",
+        )
+        for struck in seen.journal
+        if not struck.worker or struck.worker in workers
+    ]
+    times = [at_s for at_s, what in told if not what.startswith(("store", "broker", "producer"))]
+    for at_s, what in sorted(told):
+        if times and min(times) - 5 <= at_s <= max(times) + 5:
+            yield f"  {at_s - first_s:9.3f} s  {what}"
+
+
+def _family(seen: Evidence, task_id: str) -> set[str]:
+    for told in seen.published:
+        if task_id in told.ids:
+            return set(told.ids)
+    return {task_id}
+
+
+def _run(run: Run) -> str:
+    answered = "answered" if run.is_answered else "client gone"
+    return (
+        f"run {run.task_id[:8]} call {run.call[:8]} attempt {run.attempt} by {run.worker}, "
+        f"{run.end_s - run.start_s:.3f} s, {answered}"
+    )
