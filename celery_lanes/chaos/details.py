@@ -7,23 +7,25 @@ from itertools import islice
 
 from celery_lanes.chaos.figures import Evidence, early_ids, is_duplicate, is_rightful, must_end
 from celery_lanes.chaos.observer import Run
-from celery_lanes.chaos.overlaps import spans, twice_at_once
+from celery_lanes.chaos.options import SPARE_S, ChaosOptions
+from celery_lanes.chaos.overlaps import GRACE_S, spans, stale, twice_at_once
+from celery_lanes.chaos.recovery import recoveries
 from celery_lanes.chaos.repeats import Losses, changed, published_twice, reruns
 
 AT_MOST = 5
 """Calls of each kind."""
 
 
-def details(seen: Evidence) -> Iterator[str]:
+def details(seen: Evidence, options: ChaosOptions) -> Iterator[str]:
     """Tell the story of some calls of each kind; times are since the first run."""
     first_s = min((run.start_s for run in seen.runs), default=0.0)
-    for kind, task_ids in _kinds(seen):
+    for kind, task_ids in _kinds(seen, options):
         for task_id in islice(task_ids, AT_MOST):
             yield f"{kind}: {_origin(seen, task_id)}"
             yield from _story(seen, task_id, first_s)
 
 
-def _kinds(seen: Evidence) -> Iterator[tuple[str, Iterable[str]]]:
+def _kinds(seen: Evidence, options: ChaosOptions) -> Iterator[tuple[str, Iterable[str]]]:
     losses = Losses(seen.journal, (*seen.gone, *seen.stuck))
     early = early_ids(seen.published)
     failures = (end for end in seen.stored.values() if end.state != "SUCCESS")
@@ -35,6 +37,11 @@ def _kinds(seen: Evidence) -> Iterator[tuple[str, Iterable[str]]]:
     again = reruns(seen.runs)
     yield "duplicate", (pair[0].task_id for pair in again if is_duplicate(pair, losses))
     yield "published twice", published_twice(seen.runs)
+    bodies = stale(seen.runs, seen.journal)
+    yield "went on", (body.run.task_id for body in bodies if body.for_s > GRACE_S)
+    healed = recoveries(seen.runs, seen.ends, seen.journal, options.lease_ttl_s)
+    late = (each for each in healed if each.is_late(options.lease_ttl_s, SPARE_S))
+    yield "late", (each.task_id for each in late)
     yield "changed", sorted(changed(seen.ends))
 
 

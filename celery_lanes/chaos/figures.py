@@ -97,7 +97,7 @@ class Figures:
         changed_by_paused: the same of tasks that a paused process ended after its lease was gone.
         lost_early: early calls that ended as ``WorkerLostError``, as they must.
         recovery: from a worker's SIGKILL until its calls ran again, or were closed as lost.
-        net_recovery: the same less the time in which nobody could reach the store.
+        net_recovery: the same less the outages of the store and the broker.
         late_recoveries: that took longer than a lease and some seconds, or two leases if another
             worker was lost, too.
         jain: of the callers' shares while all had calls waiting; nan if that was too rare.

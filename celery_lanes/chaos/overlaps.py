@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.observer import Run
+from celery_lanes.chaos.outages import spent_s, store_away
 from celery_lanes.chaos.plan import Kind
 
 GRACE_S = 1.5
@@ -84,22 +85,24 @@ def twice_at_once(counted: Iterable[Span]) -> list[Twice]:
     return [twice for call, mine in by_call.items() for twice in _twice(call, mine)]
 
 
-def stale(runs: Sequence[Run], journal: Iterable[Struck]) -> list[Stale]:
-    """Find the bodies that went on after a pause beside a later attempt of their call."""
-    begun: dict[str, list[Run]] = defaultdict(list)
+def stale(runs: Sequence[Run], journal: Sequence[Struck]) -> list[Stale]:
+    """Find the bodies that went on after a pause beside or after a later attempt of their call.
+
+    A worker that cannot reach the store cannot know: such times do not count.
+    """
+    away = store_away(journal)
+    by_worker: dict[str, list[Run]] = defaultdict(list)
+    latest: dict[str, Run] = {}
     for run in runs:
-        begun[run.call].append(run)
+        by_worker[run.worker].append(run)
+        latest[run.call] = max(run, latest.get(run.call, run), key=lambda run: run.attempt)
     return [
-        Stale(run, run.end_s - pause.until_s)
-        for pauses in pauses_by_worker(journal).values()
-        for pause in pauses
-        for run in runs
-        if run.worker == pause.worker
-        and run.start_s < pause.until_s + GRACE_S
-        and run.end_s > pause.until_s
-        and any(
-            later.attempt > run.attempt and later.start_s < run.end_s for later in begun[run.call]
-        )
+        Stale(run, run.end_s - pause.until_s - spent_s(away, pause.until_s, run.end_s))
+        for pause in chain.from_iterable(pauses_by_worker(journal).values())
+        for run in by_worker[pause.worker]
+        if run.start_s < pause.until_s + GRACE_S < run.end_s + GRACE_S
+        and latest[run.call].attempt > run.attempt
+        and latest[run.call].start_s < run.end_s
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from celery_lanes.chaos.figures import Figures
 from celery_lanes.chaos.options import ChaosOptions
+from celery_lanes.chaos.overlaps import GRACE_S
 
 FEW = 0.05
 """The part of the recoveries that may be late: p95."""
@@ -47,6 +48,10 @@ def _of_calls(shown: Figures, options: ChaosOptions) -> Iterator[Promise]:
     is_over = shown.highest > options.cap
     yield Promise("over cap", over, f"over cap: {over}" if is_over else "")
     yield _none("twice at once", shown.twice_at_once, "calls were at work twice at the same time")
+    went_on = f"{shown.stale}, at most {shown.stale_max_s:.2f} s (allowed: {GRACE_S:g} s)"
+    is_stale = shown.stale_max_s > GRACE_S
+    name = "bodies that went on after a pause"
+    yield Promise(name, went_on, f"{name}: {went_on}" if is_stale else "")
     yield _none("duplicates", shown.duplicates, "calls ran again though no fault explains it")
     yield _none("results changed", shown.changed, "tasks ended again as something else")
     yield _none("ended again", shown.ended_again, "early calls ended more than once")
@@ -57,7 +62,7 @@ def _of_time(shown: Figures, options: ChaosOptions) -> Iterator[Promise]:
     limit = f"allowed: p95 {options.recovery_s:g} s"
     seen = f"{shown.net_recovery} ({limit}; {shown.late_recoveries} late)"
     is_late = shown.late_recoveries > FEW * shown.net_recovery.count
-    yield Promise("  less outages of the store", seen, f"recovery: {seen}" if is_late else "")
+    yield Promise("  less outages", seen, f"recovery: {seen}" if is_late else "")
     shares = ", ".join(f"{caller} {count}" for caller, count in sorted(shown.shares.items()))
     index = "too few runs" if math.isnan(shown.jain) else f"Jain's index {shown.jain:.3f}"
     fair = f"{index} ({shares})"

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.observer import End, Run
+from celery_lanes.chaos.outages import broker_away, spent_s, store_away
 from celery_lanes.chaos.plan import Kind
 
 SEEN_WITHIN_S = 1.0
 """How late after a kill the observer may see the client go."""
 
-OUTAGES = {Kind.STORE_RESTART, Kind.STORE_CUT}
-DEATHS = {Kind.KILL, Kind.QUIT, Kind.PAUSE}
+HOLDS = {Kind.KILL, Kind.QUIT, Kind.PAUSE, Kind.PAUSE_CHILD}
+"""What keeps slots from others for about as long as a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,12 @@ class Recovery:
 
     Attributes:
         after_s: since the kill.
-        net_s: less the time in which nobody could reach the store.
+        net_s: less the time in which nobody could reach the store, or workers had no broker.
         met_another: another worker was lost meanwhile, or shortly before; its leases, too, held
             slots until they lapsed.
     """
 
-    call: str
+    task_id: str
     after_s: float
     net_s: float
     met_another: bool
@@ -49,12 +50,13 @@ def recoveries(
     by_call: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_call[run.call].append(run)
+    away = [*store_away(journal), *broker_away(journal)]
     kills = [struck for struck in journal if struck.kind is Kind.KILL]
     return [
         Recovery(
-            run.call,
+            run.task_id,
             at_s - kill.from_s,
-            at_s - kill.from_s - _outage_s(kill.from_s, at_s, journal),
+            at_s - kill.from_s - spent_s(away, kill.from_s, at_s),
             _met_another(kill, at_s, journal, lease_ttl_s),
         )
         for kill in kills
@@ -79,20 +81,11 @@ def _went_on(
     return ended_at.get(run.task_id)
 
 
-def _outage_s(from_s: float, until_s: float, journal: Iterable[Struck]) -> float:
-    """Sum up the store's outages in a time; one at a time befalls it."""
-    return sum(
-        max(0.0, min(until_s, outage.until_s) - max(from_s, outage.from_s))
-        for outage in journal
-        if outage.kind in OUTAGES
-    )
-
-
 def _met_another(
     kill: Struck, until_s: float, journal: Iterable[Struck], lease_ttl_s: float
 ) -> bool:
     return any(
         other.worker != kill.worker and kill.from_s - lease_ttl_s < other.from_s < until_s
         for other in journal
-        if other.kind in DEATHS
+        if other.kind in HOLDS
     )

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from celery_lanes.chaos.figures import Figures
 from celery_lanes.chaos.options import ChaosOptions
-from celery_lanes.chaos.overlaps import GRACE_S
 from celery_lanes.chaos.promises import breaches, promises
 
 WIDTH = 42
@@ -61,8 +60,6 @@ def _happened(shown: Figures) -> Iterator[tuple[str, str]]:
     yield "early calls that ended as WorkerLostError", f"{shown.lost_early}"
     yield "dead letters", f"{shown.dead_letters}"
     yield "chord bodies that Celery did not publish", f"{shown.dropped}"
-    stale = f"{shown.stale}, at most {shown.stale_max_s:.2f} s (allowed: {GRACE_S:g} s)"
-    yield "bodies that went on after a pause", stale
     yield "results that a paused process wrote, too", f"{shown.changed_by_paused}"
     yield "calls ended per second", f"{shown.per_second:.1f}"
 
