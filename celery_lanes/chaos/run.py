@@ -50,7 +50,8 @@ def conclude(seen: Evidence, options: ChaosOptions, console: Console) -> int:
         console.print(report(shown, options))
     else:
         console.print("\n".join(lines(shown, options)), soft_wrap=True)
-    console.print("\n".join(details(seen, options)), soft_wrap=True, markup=False)
+    for line in details(seen, options):
+        console.print(f"  {line}", soft_wrap=True, markup=False)
     for gone in (*seen.gone, *seen.stuck):
         console.print(f"\n  {gone.worker}, exit code {gone.exit_code}:\n{gone.trace}", markup=False)
     if options.json:

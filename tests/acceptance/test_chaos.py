@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -359,18 +361,43 @@ def test_a_proxy_outlives_its_server():
 # -- the whole of it -------------------------------------------------------------------------------
 
 
+@pytest.mark.crash
+def test_an_interrupted_run_leaves_no_process():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(_chaos("--pauses", "20"), cwd=ROOT, text=True, **pipes) as chaos:
+        assert any("accepted 2" in printed for printed in chaos.stdout)
+        started = psutil.Process(chaos.pid).children(recursive=True)
+
+        chaos.send_signal(signal.SIGTERM)
+        rest = chaos.stdout.read()
+        code = chaos.wait(timeout=60)
+
+    assert code == 130
+    assert len(started) >= 3 + 3 + 1  # servers, workers, producer; and pool processes
+    assert "Traceback" not in rest
+    assert _gone(started)
+
+
 @pytest.mark.slow
 @pytest.mark.crash
 @pytest.mark.timeout(300)
 def test_a_minute_of_chaos_breaks_no_promise(tmp_path):
+    options = ["--minutes", "1", "--seed", "11", "--json", str(tmp_path / "report.json")]
     shown = subprocess.run(
-        [sys.executable, "-c", "from celery_lanes.cli import main; main()", "chaos",
-         "--minutes", "1", "--seed", "11", "--json", str(tmp_path / "report.json")],
-        capture_output=True, text=True, timeout=280, check=False, cwd=ROOT,
-    )  # fmt: skip
+        _chaos(*options), capture_output=True, text=True, timeout=280, check=False, cwd=ROOT
+    )
 
     report = json.loads((tmp_path / "report.json").read_text())
     assert (shown.returncode, report["breaches"]) == (0, []), shown.stdout
     assert report["figures"]["faults"]["worker killed"] == 4
     assert "All promises were kept." in shown.stdout
     assert "\x1b" not in shown.stdout
+
+
+def _gone(processes):
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _chaos(*options):
+    return [sys.executable, "-c", "from celery_lanes.cli import main; main()", "chaos", *options]
