@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.figures import Evidence, early_ids, is_duplicate, is_rightful, must_end
-from celery_lanes.chaos.observer import Run
+from celery_lanes.chaos.observer import End, Run
 from celery_lanes.chaos.options import SPARE_S, ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S, spans, stale, twice_at_once
 from celery_lanes.chaos.recovery import recoveries
@@ -14,6 +15,9 @@ from celery_lanes.chaos.repeats import Losses, changed, published_twice, reruns
 
 AT_MOST = 5
 """Calls of each kind."""
+
+AROUND_S = 5.0
+"""What happened so long before and after belongs to the story."""
 
 
 def details(seen: Evidence, options: ChaosOptions) -> Iterator[str]:
@@ -54,27 +58,18 @@ def _origin(seen: Evidence, task_id: str) -> str:
 
 
 def _story(seen: Evidence, task_id: str, first_s: float) -> Iterator[str]:
-    """List what happened around it: its family's runs and ends, and what befell their workers."""
+    """List its family's runs and ends, and what befell their workers and the servers meanwhile."""
     family = _family(seen, task_id)
     mine = [run for run in seen.runs if run.task_id in family]
-    workers = {run.worker for run in mine}
     told = [(run.start_s, _run(run)) for run in mine]
-    told += [
-        (end.at_s, f"ended {end.task_id[:8]} {end.state}")
-        for end in seen.ends
-        if end.task_id in family
-    ]
-    told += [
-        (
-            struck.from_s,
-            f"{struck.kind.value} {struck.worker} for {struck.until_s - struck.from_s:.2f} s",
-        )
-        for struck in seen.journal
-        if not struck.worker or struck.worker in workers
-    ]
-    times = [at_s for at_s, what in told if not what.startswith(("store", "broker", "producer"))]
+    told += [(end.at_s, _end(end)) for end in seen.ends if end.task_id in family]
+    if not told:
+        return
+    begin_s, end_s = min(told)[0] - AROUND_S, max(told)[0] + AROUND_S
+    whose = {"", *(run.worker for run in mine)}
+    told += [(each.from_s, _fault(each)) for each in seen.journal if each.worker in whose]
     for at_s, what in sorted(told):
-        if times and min(times) - 5 <= at_s <= max(times) + 5:
+        if begin_s <= at_s <= end_s:
             yield f"  {at_s - first_s:9.3f} s  {what}"
 
 
@@ -91,3 +86,11 @@ def _run(run: Run) -> str:
         f"run {run.task_id[:8]} call {run.call[:8]} attempt {run.attempt} by {run.worker}, "
         f"{run.end_s - run.start_s:.3f} s, {answered}"
     )
+
+
+def _end(end: End) -> str:
+    return f"ended {end.task_id[:8]} {end.state}"
+
+
+def _fault(struck: Struck) -> str:
+    return f"{struck.kind.value} {struck.worker} for {struck.until_s - struck.from_s:.2f} s"

@@ -44,9 +44,7 @@ def recoveries(
     runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck], lease_ttl_s: float
 ) -> list[Recovery]:
     """Find what each kill interrupted and when that went on."""
-    ended_at: dict[str, float] = {}
-    for end in ends:
-        ended_at.setdefault(end.task_id, end.at_s)
+    ended_at = {end.task_id: end.at_s for end in sorted(ends, key=lambda end: -end.at_s)}
     by_call: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_call[run.call].append(run)

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from celery_lanes.chaos.figures import Figures
+from celery_lanes.chaos.figures import Figures, Percentiles
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.promises import breaches, promises
 
@@ -43,7 +43,7 @@ def to_json(shown: Figures, options: ChaosOptions) -> str:
     """Write all figures, the options and the breaches as one object; nan is null."""
     whole = {
         "options": asdict(options),
-        "figures": asdict(shown),
+        "figures": shown.to_dict(),
         "breaches": breaches(shown, options),
     }
     return json.dumps(_plain(whole), indent=2, default=str)
@@ -82,6 +82,8 @@ def _verdict(wrong: Sequence[str]) -> Text:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Percentiles):
+        return _plain(asdict(value))
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, dict):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from celery_lanes.chaos.details import details
 from celery_lanes.chaos.faults import Havoc
-from celery_lanes.chaos.figures import Evidence, figures, must_end
+from celery_lanes.chaos.figures import Evidence, Figures, must_end
 from celery_lanes.chaos.load import accepted_ids
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.plan import planned
@@ -45,7 +45,7 @@ def run_chaos(options: ChaosOptions, console: Console | None = None) -> int:
 
 def conclude(seen: Evidence, options: ChaosOptions, console: Console) -> int:
     """Report; 1 if a promise was broken."""
-    shown = figures(seen, options)
+    shown = Figures(seen, options)
     if console.is_terminal:
         console.print(report(shown, options))
     else:

@@ -19,7 +19,7 @@ from redis.retry import Retry
 from rich.console import Console
 
 from celery_lanes.chaos.faults import Struck
-from celery_lanes.chaos.figures import Evidence, figures
+from celery_lanes.chaos.figures import Evidence, Figures
 from celery_lanes.chaos.load import Published, Shape, planned_load, read_published
 from celery_lanes.chaos.observer import End, Run
 from celery_lanes.chaos.options import ChaosOptions
@@ -237,7 +237,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("seen", KEPT.values(), ids=KEPT)
 def test_a_fault_that_explains_it_is_no_breach(seen):
-    assert breaches(figures(seen, OPTIONS), OPTIONS) == []
+    assert breaches(Figures(seen, OPTIONS), OPTIONS) == []
 
 
 @pytest.mark.parametrize(("seen", "line"), BROKEN.values(), ids=BROKEN)
@@ -260,7 +260,7 @@ def test_a_body_that_outlives_its_pause_beside_another_attempt_is_at_work_twice(
         replace(A, end_s=15 + GRACE_S + 0.2), replace(AGAIN, start_s=11), journal=(PAUSE,)
     )
 
-    assert figures(seen, OPTIONS).twice_at_once == 1
+    assert Figures(seen, OPTIONS).twice_at_once == 1
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_body_that_outlives_its_pause_beside_another_attempt_is_at_work_twice(
     ids=["store", "broker", "both-at-once", "only-answers"],
 )
 def test_outages_do_not_count_as_recovery(outages, net_s):
-    shown = figures(evidence(KILLED, AGAIN, journal=(KILL, *outages)), OPTIONS)
+    shown = Figures(evidence(KILLED, AGAIN, journal=(KILL, *outages)), OPTIONS)
 
     assert shown.recovery.p95_s == pytest.approx(15.0)
     assert shown.net_recovery.p95_s == pytest.approx(net_s)
@@ -289,7 +289,7 @@ def test_shares_count_only_while_all_callers_wait():
     told.append(Published(400, Shape.LATE, "heavy", ("t-400",), 0.0))
     runs.append(run("400", 100, 101))
 
-    shown = figures(evidence(*runs, published=tuple(told)), OPTIONS)
+    shown = Figures(evidence(*runs, published=tuple(told)), OPTIONS)
 
     assert shown.jain == pytest.approx(0.8, abs=0.01)
     assert "unfair: Jain's index 0.80" in breaches(shown, OPTIONS)[0]
