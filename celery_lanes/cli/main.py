@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import click
 
+from celery_lanes.cli.chaos import chaos
+
 
 @click.group()
 def main() -> None:
@@ -40,3 +42,6 @@ def _demo(ctx: click.Context, calls: int, cap: int, service_ms: int, workers: in
 
     options = DemoOptions(calls=calls, cap=cap, service_ms=service_ms, workers=workers)
     ctx.exit(run_demo(options))
+
+
+main.add_command(chaos)

@@ -28,6 +28,7 @@ class WorkerProcess:
         options: more arguments for ``celery worker``.
         env: variables on top of this process's own.
         cwd: where it runs.
+        log: the file that it prints to; by default a temporary one.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class WorkerProcess:
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         cwd: Path | str | None = None,
+        log: Path | None = None,
     ) -> None:
         name = f"w{os.urandom(4).hex()}@localhost"
         self.command = [
@@ -50,7 +52,7 @@ class WorkerProcess:
         self.name = name
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._cwd = cwd
-        self._log = Path(tempfile.mkstemp(prefix="worker-", suffix=".log")[1])
+        self._log = log or Path(tempfile.mkstemp(prefix="worker-", suffix=".log")[1])
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -66,6 +68,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """The parent process's id."""
         return self._running().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """What it has ended with; ``None`` while it runs."""
+        return self._running().poll()
 
     def start(self, *, timeout_s: float = 30) -> Self:
         """Start, and wait for its ready line. ``RuntimeError`` with the log if it does not come."""
@@ -86,6 +93,10 @@ class WorkerProcess:
         """Send a signal to the parent process."""
         os.kill(self.pid, number)
 
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the parent and to its pool processes, at once."""
+        os.killpg(self.pid, number)
+
     def kill(self) -> None:
         """Kill the parent outright, as the OOM killer would; its children follow it."""
         self.signal(signal.SIGKILL)
@@ -100,7 +111,7 @@ class WorkerProcess:
         try:
             return process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            self.signal_all(signal.SIGKILL)
             return process.wait(timeout=10)
 
     def wait(self, *, timeout_s: float = 30) -> int:

@@ -32,11 +32,16 @@ class Attempt:
         self.outcome = Outcome.BACK
         self._released = released
         self._claims = [True]
+        self._kills = [True]
         self._ends = [True]
 
     def claim(self) -> bool:
         """Take the attempt for dispatch or for giving it back; only the first one gets it."""
         return _take(self._claims)
+
+    def claim_kill(self) -> bool:
+        """Take the attempt's process for killing: a second blow would hit its next job."""
+        return _take(self._kills)
 
     def end(self) -> None:
         """Release the lease; only the first end counts, and what is known by then."""

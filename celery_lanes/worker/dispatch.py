@@ -97,7 +97,22 @@ class Dispatcher:
             attempt.end()
             return
         attempt.is_stopped = True
-        self._kill(request)
+        if attempt.claim_kill():
+            self._kill(request)
+
+    def stop_unheard(self, attempt: Attempt) -> None:
+        """Stop a body from any thread, the event loop being away: kill its process, no more.
+
+        The loop waits for a broker, or for the pool to drain in a warm shutdown; the lease is
+        another's by now. A job that no process has been sent yet is left to the loop.
+        """
+        request, job = attempt.request, attempt.job
+        process = getattr(job, "_write_to", None)
+        if attempt.claim():
+            attempt.end()
+        elif process is not None and not job.ready() and attempt.claim_kill():
+            attempt.is_stopped = request._already_cancelled = True
+            self._worker.pool.terminate_job(process.pid)
 
     @cached_property
     def _accept(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from functools import partial
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from celery_lanes.store.base import Closing
 
 logger = get_logger(__name__)
+
+HEARD_WITHIN_S = 0.5
+"""The event loop is away if it has not done by then what it was asked to."""
 
 
 class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not typed
@@ -123,8 +127,12 @@ class WorkerLanes:
         self.dispatcher.finished(attempt)
 
     def stop_body(self, attempt: Attempt) -> None:
-        """Stop a body whose lease is gone."""
+        """Stop a body whose lease is gone, also while the event loop is away."""
         self.postman.deliver(self.dispatcher.stop, attempt)
+        if self._worker.hub is not None:
+            unheard = Timer(HEARD_WITHIN_S, self.dispatcher.stop_unheard, (attempt,))
+            unheard.daemon = True
+            unheard.start()
 
     def close(self, lane: str, closing: Closing) -> None:
         """Write a result that no body writes."""

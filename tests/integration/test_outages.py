@@ -12,8 +12,8 @@ from celery import exceptions
 from kombu.exceptions import ContentDisallowed
 from redis import Redis
 
+from celery_lanes.testing.proxy import Proxy
 from tests.integration.conftest import running, until, waiting
-from tests.integration.proxy import Proxy
 
 
 @pytest.mark.parametrize("moment", range(3))
