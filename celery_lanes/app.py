@@ -113,11 +113,10 @@ class Lanes:
     def redelivery_ms(self) -> int:
         """How late the broker may bring a message again that was not acknowledged.
 
-        Redis and SQS wait for their visibility time-out; others notice at once, and 0 will do.
+        Redis and SQS wait for their visibility time-out; RabbitMQ, if it does not notice that a
+        consumer has gone, for half an hour.
         """
-        channel = getattr(self.app.connection_for_read().transport, "Channel", None)
-        usual_s = getattr(channel, "visibility_timeout", None)
-        if usual_s is None:
+        if self.app.connection_for_read().transport.driver_type == "memory":
             return 0
         options = self.app.conf.broker_transport_options or {}
         return int(options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) * 1000)

@@ -285,6 +285,8 @@ class Store(Protocol):
     def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing; count the cancelled ones.
 
+        Of a task id with more than 500 calls, the youngest 500 are found.
+
         Raises ``NotQueued`` if there is none; a repeat counts those that are still to be closed.
         """
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 Argument = str | bytes | int | float
+
+MAX_IDLE = 50
+"""Connections that are kept open; a burst of threads may have had more."""
 
 
 class Line:
@@ -39,27 +43,38 @@ class Line:
             if is_new:
                 raise
             answer = _exchange(connection, command)
+        except ReadOnlyError:  # a master no more; its name may lead to the new one
+            connection.disconnect()
+            raise
         except ResponseError:
-            self._idle.append(connection)
+            self._keep(connection)
             raise
         except BaseException:  # a time limit's signal, say: the answer may still come
             connection.disconnect()
             raise
-        self._idle.append(connection)
+        self._keep(connection)
         return answer
 
     def close(self) -> None:
         """Close the connections that are not in use; the next command opens one again."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        with suppress(IndexError):  # another thread may take them meanwhile
+            while True:
+                self._idle.pop().disconnect()
 
     def _take(self) -> Any:
         if self._pid != os.getpid():  # a forked child must not use its parent's connections
-            self._pid, self._idle = os.getpid(), []
+            self._idle = []
+            self._pid = os.getpid()
         try:
             return self._idle.pop()
         except IndexError:
             return self._pool.connection_class(**self._pool.connection_kwargs)
+
+    def _keep(self, connection: Any) -> None:
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.disconnect()
 
 
 def pack(arguments: Iterable[Argument]) -> bytes:

@@ -97,7 +97,14 @@ class MemoryStore:
     ) -> Turn:
         """Release, then grant; a repeated request gets the same grants again."""
         check_releases(releases)
-        wish = Wish(worker, request, min(want, MAX_BATCH), min(closings, MAX_BATCH), self._token())
+        wish = Wish(
+            worker=worker,
+            request=request,
+            want=min(want, MAX_BATCH),
+            closings=min(closings, MAX_BATCH),
+            token=self._token(),
+            ends=min(len(releases), MAX_BATCH),
+        )
         with self._open(lane) as ledger:
             ledger.tick()
             ledger.workers[worker] = ledger.now
@@ -122,9 +129,9 @@ class MemoryStore:
     def reap(self, lane: str) -> Reaped:
         """Deal with expired leases, unless the clock has stood still."""
         with self._open(lane) as ledger:
-            trim(ledger)
             if extended := ledger.tick():
                 return Reaped(extended_ms=extended)
+            trim(ledger)
             waits = reap_running(ledger)
             unheld = reap_closing(ledger)
             ledger.queue.settle_down(is_running=bool(ledger.leases))

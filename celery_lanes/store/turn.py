@@ -10,19 +10,27 @@ from celery_lanes.store.base import Closing, Grant, Turn
 from celery_lanes.store.leases import trim_settled
 from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply, State
 
-FORGET_EVERY = 16
-FORGET_AT_ONCE = 200
+FORGET_EVERY, FORGET_SOON, FORGET_LEAST, FORGET_MOST = 16, 12, 200, 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a worker asks for: so many calls and results to write, their leases under this token."""
+    """What a worker asks for: so many calls and results to write, their leases under this token.
+
+    ``ends``: how many releases came with it.
+    """
 
     worker: str
     request: int
     want: int
     closings: int
     token: str
+    ends: int
+
+    @property
+    def turnover(self) -> int:
+        """Say how much it may add to what must be forgotten some time."""
+        return self.ends + self.want
 
 
 def take_turn(ledger: Ledger, wish: Wish) -> Turn:
@@ -47,9 +55,10 @@ def take_turn(ledger: Ledger, wish: Wish) -> Turn:
 
 def _serve(ledger: Ledger, wish: Wish) -> tuple[Reply, float | None]:
     ledger.promote()
-    if wish.request % FORGET_EVERY == 0:
-        ledger.queue.forget_finishes(FORGET_AT_ONCE)
-        trim_settled(ledger, FORGET_AT_ONCE)
+    if wish.request % FORGET_EVERY == 0 or wish.turnover > FORGET_SOON:
+        limit = min(FORGET_MOST, max(FORGET_LEAST, 2 * wish.turnover))
+        ledger.queue.forget_finishes(limit)
+        trim_settled(ledger, limit)
     closings = _hand_out(ledger, wish)
     grants, blocked_until = _grant(ledger, wish)
     reply = ledger.replies[wish.worker] = Reply(wish.request, wish.token, grants, closings)

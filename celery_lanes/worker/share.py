@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from celery_lanes.store.base import Call, Closing, Release, Turn
+from celery_lanes.store.base import MAX_BATCH, Call, Closing, Release, Turn
 from celery_lanes.worker.attempt import Attempt
 
 MAX_CLOSINGS = 4
@@ -108,7 +108,7 @@ class LaneShare:
         self._pending = None
         self.is_woken = False
         if ask.want:
-            self.is_ready = len(turn.grants) == ask.want
+            self.is_ready = len(turn.grants) == min(ask.want, MAX_BATCH)
         if turn.due_in_ms is not None:
             self.due_at = time.monotonic() + turn.due_in_ms / 1000
 

@@ -309,3 +309,20 @@ def test_settled_costs_follow_the_last_word(lane):
     assert not lane.store.settle(lane.lane, call=grant.call, token="stolen", cost=3)
     lane.release(grant, Outcome.DONE)
     assert not lane.store.settle(lane.lane, call=grant.call, token=grant.token, cost=3)
+
+
+def test_a_task_id_of_more_than_500_calls_loses_none_of_them(lane):
+    lane.configure()
+    first = lane.call(task_id="beat", due_ms=lane.clock() + 300)
+    lane.admit(first)
+    others = [lane.call(task_id="beat") for _ in range(500)]
+    lane.admit(*others)
+
+    for _ in others:
+        lane.release(lane.take())
+    lane.until(lambda: lane.turn(0).due_in_ms is None)
+    grant = lane.take()
+    lane.release(grant)
+
+    assert grant.call == first.id
+    assert lane.counts == (0, 0, 0, 0)

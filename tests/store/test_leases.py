@@ -81,12 +81,26 @@ def test_lease_not_named_for_5_s_is_put_back_by_the_script_too(lane):
     named, unnamed = lane.turn(2).grants
     (leases,) = lane.store._keys.of_lane(lane.lane, ("leases",))
     for grant in (named, unnamed):
-        lane.store._client.zincrby(leases, -UNNAMED_MS - 1_000, grant.call)
+        lane.store._wire.client.zincrby(leases, -UNNAMED_MS - 1_000, grant.call)
 
     renewal = lane.store.renew(lane.lane, worker="w1", held=[(named.call, named.token)])
 
     assert renewal == Renewal(put_back=1)
     assert lane.take().call == unnamed.call
+
+
+@SERVERS
+def test_leases_of_a_dead_worker_do_not_hide_one_that_a_live_one_has_not_named(lane):
+    lane.configure(1_000, lease_ttl_ms=60_000)
+    lane.park(times=601)
+    dead = [g for _ in range(2) for g in lane.turn(300, worker="dead").grants]
+    mine = lane.take("w1")
+    (leases,) = lane.store._keys.of_lane(lane.lane, ("leases",))
+    for grant in (*dead, mine):
+        lane.store._wire.client.zincrby(leases, -UNNAMED_MS - 1_000, grant.call)
+
+    assert lane.store.renew(lane.lane, worker="w1", held=[]) == Renewal(put_back=1)
+    assert lane.take().call == mine.call
 
 
 @MEMORY
@@ -267,6 +281,7 @@ def test_dead_letters_and_old_workers_are_bounded(lane):
     lane.store.close(lane.lane, call=closing.call, token=closing.token)
 
     lane.clock.sleep_ms(8 * 86_400_000)
+    assert lane.store.reap(lane.lane).extended_ms  # first of all the silence is made good
     lane.store.reap(lane.lane)
 
     assert lane.store.snapshot(lane.lane).dead == 0

@@ -264,7 +264,7 @@ def timeless(answer):
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
 def test_memory_and_scripts_agree_step_by_step(store, kind):
-    machine = type("Machine", (TwoStores,), {"client": store._client})
+    machine = type("Machine", (TwoStores,), {"client": store._wire.client})
 
     run_state_machine_as_test(
         machine,

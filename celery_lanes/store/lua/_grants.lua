@@ -74,8 +74,8 @@ local function promote()
   return due
 end
 
-local function forget_tags()
-  local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, 200)
+local function forget_tags(limit)
+  local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, limit)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end
 

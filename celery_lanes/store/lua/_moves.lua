@@ -54,7 +54,8 @@ end
 -- Deletes a call's record and envelope, and its task id's way to it.
 local function forget(r)
   local field = 't:' .. r.task_id
-  local ids = cmsgpack.unpack(redis.call('HGET', calls, field))
+  local packed = redis.call('HGET', calls, field) -- none, if 500 younger calls have come and gone
+  local ids = packed and cmsgpack.unpack(packed) or {}
   for i = #ids, 1, -1 do
     if ids[i] == r.id then table.remove(ids, i) end
   end

@@ -12,7 +12,7 @@ load_lane()
 local ids = redis.call('HGET', calls, 't:' .. task_id)
 local cancelled = 0
 for _, id in ipairs(ids and cmsgpack.unpack(ids) or {}) do
-  local r = record_of(id)
+  local r = record_of(id) or {}
   if r.state == 'waiting' or r.state == 'delayed' then close_waiting(r, 'cancelled') end
   if r.state == 'closing' and r.reason == 'cancelled' then cancelled = cancelled + 1 end
 end

@@ -9,7 +9,8 @@
 -- RETURNS: {grant...} as told_grant tells them, {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
 -- COST: O((releases + grants) log n)
 
-local FORGET_EVERY = 16 -- requests
+-- Every 16th request forgets what is old, and each that adds more than 12 things to forget.
+local FORGET_EVERY, FORGET_SOON, FORGET_LEAST, FORGET_MOST = 16, 12, 200, 500
 
 delete_first()
 local reply_field = 'reply:' .. worker
@@ -47,9 +48,11 @@ if request <= last.request then
   end
 else
   due = promote()
-  if request % FORGET_EVERY == 0 then
-    forget_tags()
-    trim_settled(200)
+  local turnover = (#ARGV - rest + 1) / 4 + wanted
+  if request % FORGET_EVERY == 0 or turnover > FORGET_SOON then
+    local limit = math.min(FORGET_MOST, math.max(FORGET_LEAST, 2 * turnover))
+    forget_tags(limit)
+    trim_settled(limit)
   end
   reply = { request = request, token = token, seen = last.seen, grants = {}, closings = {} }
   if unheld > 0 then reply.closings, closings_out = hand_out(worker, token, closings) end

@@ -22,16 +22,16 @@ local function forget_workers()
   end
 end
 
-trim_settled(AT_ONCE)
-forget_workers()
-redis.call('ZREMRANGEBYSCORE', dead, '-inf', now - DEAD_LETTER_MS)
-redis.call('ZREMRANGEBYRANK', dead, 0, -DEAD_LETTERS - 1)
-
 local extended = tick()
 if extended ~= 0 then
   save_lane()
   return { 0, 0, extended }
 end
+
+trim_settled(AT_ONCE)
+forget_workers()
+redis.call('ZREMRANGEBYSCORE', dead, '-inf', now - DEAD_LETTER_MS)
+redis.call('ZREMRANGEBYRANK', dead, 0, -DEAD_LETTERS - 1)
 
 local function expired(key, from)
   return redis.call('ZRANGEBYSCORE', key, from, now - lane.frozen, 'LIMIT', 0, AT_ONCE)

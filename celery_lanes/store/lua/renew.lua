@@ -6,9 +6,9 @@
 --   is_last: '0' if more names follow in another call; then of each lease: call, token
 -- USES: fair moves
 -- RETURNS: {how many were put back, names of the calls whose lease is gone...}
--- COST: O(named log n + leases that nobody has named for 5 s), at most 500 of each kind
+-- COST: O(named log n + leases that nobody has named for 5 s), 5,000 looked at, 500 put back
 
-local UNNAMED_AFTER_MS = 5000
+local UNNAMED_AFTER_MS, PAGE = 5000, 500
 
 delete_first()
 load_lane()
@@ -33,20 +33,29 @@ local function take_back(r)
   put_back(r)
 end
 
-local named_until = now - lane.frozen - UNNAMED_AFTER_MS + rules.lease_ttl - 1
-local function take_back_unnamed(held, from)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', held, from, named_until, 'LIMIT', 0, 500)) do
-    local r = record_of(id)
-    if r.worker == worker and answer[1] < 500 then
+-- Finds this worker's leases among those that nobody has named, page by page.
+local function unnamed(held, from)
+  local named_until = now - lane.frozen - UNNAMED_AFTER_MS + rules.lease_ttl - 1
+  local mine = {}
+  for offset = 0, 9 * PAGE, PAGE do
+    local page = redis.call('ZRANGEBYSCORE', held, from, named_until, 'LIMIT', offset, PAGE)
+    for _, id in ipairs(page) do
+      local r = record_of(id)
+      if r.worker == worker then mine[#mine + 1] = r end
+    end
+    if #page < PAGE or #mine >= PAGE then break end
+  end
+  return mine
+end
+
+if is_last == '1' then
+  for _, found in ipairs({ unnamed(leases, '-inf'), unnamed(closing, '(0') }) do
+    for _, r in ipairs(found) do
+      if answer[1] == PAGE then break end
       take_back(r)
       answer[1] = answer[1] + 1
     end
   end
-end
-
-if is_last == '1' then
-  take_back_unnamed(leases, '-inf')
-  take_back_unnamed(closing, '(0')
 end
 settle_down()
 save_lane()
