@@ -14,6 +14,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from celery_lanes.store.faults import is_out_of_office
+
 Argument = str | bytes | int | float
 
 
@@ -39,7 +41,9 @@ class Line:
             if is_new:
                 raise
             answer = _exchange(connection, command)
-        except ResponseError:
+        except ResponseError as error:
+            if is_out_of_office(error):
+                connection.disconnect()
             self._idle.append(connection)
             raise
         except BaseException:  # a time limit's signal, say: the answer may still come

@@ -191,7 +191,10 @@ def test_master_that_has_lost_its_replicas_is_store_unavailable(own_server):
     """So a master that was replaced, and does not know it yet, grants nothing."""
     lane = driver(own_server)
     lane.configure()
-    redis_py.Redis(port=own_server.port).config_set("min-replicas-to-write", 1)
+    client = redis_py.Redis(port=own_server.port)
+    if client.info()["redis_version"] < "7":
+        pytest.skip("before Redis 7, scripts may write all the same")
+    client.config_set("min-replicas-to-write", 1)
 
     for verb in [lane.turn, lane.park, lambda: lane.store.reap(lane.lane)]:
         with pytest.raises(StoreUnavailable):
