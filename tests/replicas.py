@@ -96,6 +96,8 @@ def pair_of(*options: str, program: str | None = None) -> Iterator[Pair]:
         pair = Pair(master, replica, sentinel)
         await_that(pair.is_whole)
         yield pair
+        for server in [sentinel, replica, master]:
+            server.kill()  # in peace, they would wait for each other
 
 
 def _has_a_replica(master: EmbeddedValkey) -> bool:

@@ -29,6 +29,11 @@ def program(request) -> str | None:
     return services.redis_program() if request.param == "redis" else None
 
 
+ONE_IS_ENOUGH = pytest.mark.parametrize(
+    "program", ["valkey"], indirect=True
+)  # it is redis-py's part
+
+
 @pytest.fixture
 def pair(program):
     with pair_of(program=program) as pair:
@@ -172,6 +177,7 @@ def test_lease_outlives_the_gap_as_its_clock_stands_still(pair, lane):
 
 
 @pytest.mark.crash
+@ONE_IS_ENOUGH
 def test_ear_says_that_the_master_has_gone_and_listens_to_the_next(pair, lane):
     lane.configure()
     ear = lane.store.listen("w1")
@@ -203,6 +209,7 @@ def test_client_that_still_talks_to_the_old_master_is_told_that_the_store_is_awa
 
 
 @pytest.mark.crash
+@ONE_IS_ENOUGH
 def test_cluster_promotes_a_replica_and_the_ear_alone_finds_it(program):
     """A worker listens before it asks anything else: the ear must not wait for other verbs."""
     at_once = ("--repl-diskless-sync-delay", "0")
