@@ -89,6 +89,13 @@ class Cluster:
                     node.tell("FORGET", identity)
         await_that(self.is_whole)
 
+    def joined_as_replica(self, replica: Node, master: Node) -> None:
+        """Let one more node follow a master, and wait until it has all."""
+        self.nodes.append(replica)
+        self.introduce()
+        replica.tell("REPLICATE", master.id)
+        await_that(lambda: replica.client.info("replication")["master_link_status"] == "up")
+
     def is_whole(self) -> bool:
         """Every node knows every other and serves; all agree on the owner of each slot."""
         views = set()

@@ -81,7 +81,8 @@ def _options() -> dict[str, Any]:
 
 def _one_server(scheme: str, place: str) -> Redis:
     place = place.replace("virtual_host=", "db=").replace("ssl_cert_reqs=CERT_", "ssl_cert_reqs=")
-    return Redis.from_url(f"{scheme}://{_with_lower_cert_reqs(place)}", **_options())
+    place = _with_lower_cert_reqs(place)
+    return Redis.from_url(f"{scheme}://{place}", **_options(), **_tls_options(scheme, place))
 
 
 def _with_lower_cert_reqs(place: str) -> str:
@@ -92,7 +93,14 @@ def _with_lower_cert_reqs(place: str) -> str:
 
 
 def _cluster(scheme: str, place: str) -> RedisCluster:
-    return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{place}", **_options())
+    options = _options() | _tls_options(scheme, place)
+    return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{place}", **options)
+
+
+def _tls_options(scheme: str, place: str) -> dict[str, bool]:
+    """Have host names checked, as redis-py does by itself from 6 on; the url may say otherwise."""
+    is_checked = scheme.startswith("rediss") and "ssl_cert_reqs=none" not in place
+    return {"ssl_check_hostname": True} if is_checked else {}
 
 
 def _sentinel(_scheme: str, place: str) -> Redis:

@@ -35,6 +35,17 @@ PASSING = (
 )
 """What an error from inside a script holds (older servers wrap it) if trying later may help."""
 
+OUT_OF_OFFICE = ("READONLY", "NOREPLICAS", "MASTERDOWN")
+"""What a server says that may have been replaced as master: better find the master again."""
+
+
+def is_out_of_office(error: Exception) -> bool:
+    """Tell whether the server that said this may be no master any more.
+
+    redis-py knows it too and asks the sentinels again, but not from inside a script before Redis 7.
+    """
+    return any(word in str(error) for word in OUT_OF_OFFICE)
+
 
 @contextmanager
 def translated() -> Iterator[None]:

@@ -13,7 +13,9 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
+
+from celery_lanes.store.faults import is_out_of_office
 
 Argument = str | bytes | int | float
 
@@ -43,10 +45,9 @@ class Line:
             if is_new:
                 raise
             answer = _exchange(connection, command)
-        except ReadOnlyError:  # a master no more; its name may lead to the new one
-            connection.disconnect()
-            raise
-        except ResponseError:
+        except ResponseError as error:
+            if is_out_of_office(error):
+                connection.disconnect()
             self._keep(connection)
             raise
         except BaseException:  # a time limit's signal, say: the answer may still come

@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store import lua
-from celery_lanes.store.faults import translated
+from celery_lanes.store.faults import is_out_of_office, translated
 from celery_lanes.store.homes import at_home
 from celery_lanes.store.keys import Keys
 from celery_lanes.store.line import Argument, Line, pack
@@ -142,6 +142,8 @@ def _together(server: Any, *commands: tuple[Argument, ...]) -> list[Any]:
     answers: list[Any] = pipe.execute(raise_on_error=False)
     for answer in answers:
         if isinstance(answer, Exception):
+            if is_out_of_office(answer):
+                server.connection_pool.disconnect(inuse_connections=False)
             raise answer
     return answers
 

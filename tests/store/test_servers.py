@@ -187,6 +187,20 @@ def test_read_only_replica_is_store_unavailable(own_server, program):
         lane.until(is_refused)
 
 
+def test_master_that_has_lost_its_replicas_is_store_unavailable(own_server):
+    """So a master that was replaced, and does not know it yet, grants nothing."""
+    lane = driver(own_server)
+    lane.configure()
+    client = redis_py.Redis(port=own_server.port)
+    if client.info()["redis_version"] < "7":
+        pytest.skip("before Redis 7, scripts may write all the same")
+    client.config_set("min-replicas-to-write", 1)
+
+    for verb in [lane.turn, lane.park, lambda: lane.store.reap(lane.lane)]:
+        with pytest.raises(StoreUnavailable):
+            verb()
+
+
 def test_odd_numbers_are_refused_by_the_script_too(valkey):
     lane = driver(valkey)
     fields = ["c2", "t", "x", "ann", "ann", 0, "nan", 0, 1, 0, b""]

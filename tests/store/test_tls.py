@@ -15,6 +15,7 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
+from tests.clusters import cluster_of
 from tests.store.driving import Driver, RealClock
 
 SECRET = "hunter2-swordfish"
@@ -34,12 +35,16 @@ def certificates(tmp_path_factory) -> Path:
     return folder
 
 
+def settings_of(certificates: Path, *options: str) -> tuple[str, ...]:
+    own = certificates / "server"
+    files = ("--tls-cert-file", f"{own}.crt", "--tls-key-file", f"{own}.key")
+    return (*files, "--tls-ca-cert-file", f"{own}.crt", *options)
+
+
 @contextmanager
 def tls_server(certificates: Path, *options: str):
     """Run a server with a plain port too, by which its start is seen."""
-    own = certificates / "server"
-    files = ("--tls-cert-file", f"{own}.crt", "--tls-key-file", f"{own}.key")
-    settings = (*files, "--tls-ca-cert-file", f"{own}.crt", *options)
+    settings = settings_of(certificates, *options)
     server = EmbeddedValkey(*settings, program=services.redis_program())
     with ExitStack() as running:
         try:
@@ -160,3 +165,22 @@ def test_server_that_wants_a_certificate_of_its_clients_gets_the_one_of_the_url(
         assert store.lanes() == []
         with pytest.raises(StoreUnavailable):
             anonymous.lanes()
+
+
+def test_cluster_is_spoken_to_over_tls(certificates, tls_port):  # tls_port: skips without TLS
+    port = str(services.free_port())
+    ports = ("--tls-port", port, "--tls-cluster", "yes", "--tls-auth-clients", "no")
+    settings = settings_of(certificates, *ports)
+    with cluster_of(1, *settings, program=services.redis_program()):
+        url = f"rediss+cluster://127.0.0.1:{port}?ssl_ca_certs={certificates}/server.crt"
+        lane = Driver(open_store(url), RealClock())
+        lane.configure()
+        ear = lane.store.listen("w1")
+        assert lane.turn().grants == ()
+
+        lane.park()
+
+        lane.until(lambda: ear.drain() == {lane.lane})
+        assert lane.take().call == "c1"
+        assert lane.store.lanes() == [lane.lane]
+        ear.close()
