@@ -97,6 +97,7 @@ class Shop:
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             self._exits.callback(module.app.close)
+            self._exits.callback(_let_results_go, module.app)
             self._module.append(module)
         return self._module[0]
 
@@ -151,6 +152,14 @@ def running(shop: Shop, lane: str = "ollama") -> int:
 
 def waiting(shop: Shop, lane: str = "ollama") -> int:
     return shop.tasks.lanes.store.snapshot(lane).waiting
+
+
+def _let_results_go(app: Any) -> None:
+    """Have results that are collected later not look for the server, which is gone by then.
+
+    Each would try for 20 s, wherever the garbage collector happens to run.
+    """
+    app.backend.remove_pending_result = lambda result: result
 
 
 def _forget_shared_tasks(known: set[Any]) -> None:
