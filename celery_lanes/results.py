@@ -21,6 +21,18 @@ class AttributedBackend:
     ) -> Any:
         make_meta = super()._get_result_meta  # type: ignore[misc] # the mixin's base has it
         meta = make_meta(result, state, traceback, request, **options)
+        return self._attributed(meta, state, request)
+
+    def _to_result(
+        self, task_id: str, state: str, result: Any, traceback: Any, request: Any
+    ) -> Any:
+        """Do the same for ``rpc://``, which in Celery 5.5 composes its messages itself."""
+        make_meta = super()._to_result  # type: ignore[misc] # the mixin's base has it
+        return self._attributed(
+            make_meta(task_id, state, result, traceback, request), state, request
+        )
+
+    def _attributed(self, meta: Any, state: str, request: Any) -> Any:
         info = CallInfo.from_request(request) if request else None
         if info is not None and state in self.EXCEPTION_STATES:  # type: ignore[attr-defined]
             meta[HEADER] = info.to_header()

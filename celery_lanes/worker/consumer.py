@@ -62,6 +62,13 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         if not is_held:
             tasks.consume()
 
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Survive what ends a worker of Celery 5.5: an unknown task's message without an id."""
+        try:
+            super().on_unknown_task(body, message, exc)
+        except KeyError:
+            self.on_unknown_message(body, message)
+
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""
         lanes = self.controller.lanes

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-import tomllib
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
 from tests.services import free_port, unavailable
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 

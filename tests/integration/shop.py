@@ -224,10 +224,13 @@ class Order(BaseModel):
     count: int = 1
 
 
-@app.task(pydantic=True)
-def ordered(model: str, order: Order) -> Order:
+def one_more(model, order):
     """Take and give pydantic models."""
     return Order(item=order.item, count=order.count + 1)
+
+
+one_more.__annotations__ = {"order": Order, "return": Order}  # Celery 5.5 takes no text for a type
+ordered = app.task(pydantic=True, name=f"{__name__}.ordered")(one_more)
 
 
 @app.task
