@@ -304,6 +304,27 @@ def test_urls_of_valkey_and_of_sockets_are_understood(tmp_path):
         assert store.lanes() == ["redis+socket", "unix", "valkey"]
 
 
+@SERVERS
+def test_two_prefixes_on_one_server_are_strangers(kind, request):
+    server = request.getfixturevalue(kind)
+    ours, theirs = driver(server), driver(server)
+    ear = theirs.store.listen("w1")
+    for lane in [ours, theirs]:
+        lane.configure()
+        assert lane.turn().grants == ()
+
+    ours.park(id="c1")
+
+    assert ours.take().call == "c1"
+    assert theirs.counts == (0, 0, 0, 0)
+    theirs.store.set_max_concurrent("gpu", 1)
+    assert ours.store.lanes() == [ours.lane]
+    theirs.park(id="c1")
+    theirs.until(lambda: ear.drain() == {theirs.lane})
+    assert theirs.take().call == "c1"
+    ear.close()
+
+
 def test_server_with_a_password_is_opened_by_the_url():
     with EmbeddedValkey() as server:
         redis_py.Redis(port=server.port).config_set("requirepass", SECRET)
