@@ -8,7 +8,7 @@ from itertools import islice
 from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.figures import Evidence, early_ids, is_duplicate, is_rightful, must_end
 from celery_lanes.chaos.observer import End, Run
-from celery_lanes.chaos.options import SPARE_S, ChaosOptions
+from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S, spans, stale, twice_at_once
 from celery_lanes.chaos.recovery import recoveries
 from celery_lanes.chaos.repeats import Losses, changed, published_twice, reruns
@@ -43,9 +43,8 @@ def _kinds(seen: Evidence, options: ChaosOptions) -> Iterator[tuple[str, Iterabl
     yield "published twice", published_twice(seen.runs)
     bodies = stale(seen.runs, seen.journal)
     yield "went on", (body.run.task_id for body in bodies if body.for_s > GRACE_S)
-    healed = recoveries(seen.runs, seen.ends, seen.journal, options.lease_ttl_s)
-    late = (each for each in healed if each.is_late(options.lease_ttl_s, SPARE_S))
-    yield "late", (each.task_id for each in late)
+    healed = recoveries(seen.runs, seen.ends, seen.journal)
+    yield "late", (each.task_id for each in healed if each.net_s > options.recovery_s)
     yield "changed", sorted(changed(seen.ends))
 
 

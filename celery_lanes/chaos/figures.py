@@ -12,7 +12,7 @@ from typing import Any
 from celery_lanes.chaos.faults import Struck
 from celery_lanes.chaos.load import Published, Shape, accepted_ids
 from celery_lanes.chaos.observer import End, Run
-from celery_lanes.chaos.options import SPARE_S, ChaosOptions
+from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import Span, Stale, highest, over_s, spans, stale, twice_at_once
 from celery_lanes.chaos.recovery import Recovery, recoveries
 from celery_lanes.chaos.repeats import Losses, changed, ended_again, published_twice, reruns
@@ -218,9 +218,8 @@ class Figures:
 
     @cached_property
     def late_recoveries(self) -> int:
-        """Of these, longer than a lease and some seconds; two leases if more workers were lost."""
-        ttl_s = self._options.lease_ttl_s
-        return sum(each.is_late(ttl_s, SPARE_S) for each in self._recoveries)
+        """How many of these took longer than a lease and some seconds."""
+        return sum(each.net_s > self._options.recovery_s for each in self._recoveries)
 
     @cached_property
     def shares(self) -> dict[str, int]:
@@ -279,7 +278,7 @@ class Figures:
     @cached_property
     def _recoveries(self) -> list[Recovery]:
         seen = self._seen
-        return recoveries(seen.runs, seen.ends, seen.journal, self._options.lease_ttl_s)
+        return recoveries(seen.runs, seen.ends, seen.journal)
 
     @cached_property
     def _early(self) -> set[str]:

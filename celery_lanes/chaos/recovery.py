@@ -14,9 +14,6 @@ from celery_lanes.chaos.plan import Kind
 SEEN_WITHIN_S = 1.0
 """How late after a kill the observer may see the client go."""
 
-HOLDS = {Kind.KILL, Kind.QUIT, Kind.PAUSE, Kind.PAUSE_CHILD}
-"""What keeps slots from others for about as long as a lease."""
-
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
@@ -25,23 +22,15 @@ class Recovery:
     Attributes:
         after_s: since the kill.
         net_s: less the time in which nobody could reach the store, or workers had no broker.
-        met_another: another worker was lost meanwhile, or shortly before; its leases, too, held
-            slots until they lapsed.
     """
 
     task_id: str
     after_s: float
     net_s: float
-    met_another: bool
-
-    def is_late(self, lease_ttl_s: float, spare_s: float) -> bool:
-        """Whether it took longer than a lease lasts, or two if another worker was lost."""
-        leases = 2 if self.met_another else 1
-        return self.net_s > leases * lease_ttl_s + spare_s
 
 
 def recoveries(
-    runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck], lease_ttl_s: float
+    runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck]
 ) -> list[Recovery]:
     """Find what each kill interrupted and when that went on."""
     ended_at = {end.task_id: end.at_s for end in sorted(ends, key=lambda end: -end.at_s)}
@@ -55,7 +44,6 @@ def recoveries(
             run.task_id,
             at_s - kill.from_s,
             at_s - kill.from_s - spent_s(away, kill.from_s, at_s),
-            _met_another(kill, at_s, journal, lease_ttl_s),
         )
         for kill in kills
         for run in _interrupted(kill, runs)
@@ -77,13 +65,3 @@ def _went_on(
     if starts:
         return min(starts)
     return ended_at.get(run.task_id)
-
-
-def _met_another(
-    kill: Struck, until_s: float, journal: Iterable[Struck], lease_ttl_s: float
-) -> bool:
-    return any(
-        other.worker != kill.worker and kill.from_s - lease_ttl_s < other.from_s < until_s
-        for other in journal
-        if other.kind in HOLDS
-    )
