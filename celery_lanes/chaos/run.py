@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +18,7 @@ from celery_lanes.chaos.report import lines, report, to_json
 from celery_lanes.chaos.screen import lines_on
 from celery_lanes.chaos.server import address
 from celery_lanes.chaos.stage import Stage, staged
+from celery_lanes.testing.interrupts import ending_on_sigterm
 
 INTERRUPTED = 130
 START_S = 8.0
@@ -36,7 +34,7 @@ def run_chaos(options: ChaosOptions, console: Console | None = None) -> int:
     """Run it; 1 if a promise was broken, 130 if interrupted."""
     console = console or Console(highlight=False)
     try:
-        with _ending_on_sigterm():
+        with ending_on_sigterm():
             return _run(options, console)
     except KeyboardInterrupt:
         console.print("\n  stopped; every process is ended")
@@ -183,17 +181,3 @@ class Storm:
             f"inside {stage.witness.stub.inside}/{self._options.cap}   "
             f"faults {len(self._havoc.journal)}, {self._havoc.left} to come"
         )
-
-
-@contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Clean up on SIGTERM as on Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +13,7 @@ from celery_lanes.demo.screen import CallerReading, Reading, screen_on
 from celery_lanes.demo.shop import POLICIES
 from celery_lanes.demo.stage import Stage, staged
 from celery_lanes.demo.summary import faults, summary
+from celery_lanes.testing.interrupts import ending_on_sigterm
 
 INTERRUPTED = 130
 NARROWEST = 100
@@ -26,7 +23,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> int:
     """Run it; 1 if the cap was exceeded or a call failed, 130 if interrupted."""
     console = console or _console()
     try:
-        with _ending_on_sigterm():
+        with ending_on_sigterm():
             return _run(options, console)
     except KeyboardInterrupt:
         console.print("\n  stopped; every process is ended")
@@ -95,17 +92,3 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
     return console
-
-
-@contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Clean up on SIGTERM as on Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
