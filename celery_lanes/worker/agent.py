@@ -228,7 +228,12 @@ class Agent:
         return self._store
 
     def _tick(self, store: Store, now: float) -> None:
-        for share in list(self._shares.values()):
+        """Look after every lane, first after the one that has waited longest for it.
+
+        So a lane whose node of a cluster is away does not cost the others their leases.
+        """
+        for share in sorted(self._shares.values(), key=lambda share: share.tended_at):
+            share.tended_at = time.monotonic()
             self._look_after(store, share)
             share.wake()
         self._tick_at = now + TICK_S * random.uniform(0.8, 1.2)  # noqa: S311 # jitter, not a secret

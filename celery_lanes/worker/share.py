@@ -33,6 +33,7 @@ class LaneShare:
         is_woken: the store has called; ask even without room, so that it can call another.
         due_at: ask again at this monotonic time.
         served_at: the number of the last turn.
+        tended_at: when its leases were last renewed, or that was tried.
     """
 
     lane: str
@@ -42,6 +43,7 @@ class LaneShare:
     is_configured: bool = False
     due_at: float | None = None
     served_at: int = 0
+    tended_at: float = 0.0
     patience_s: float = 10.0
     attempts: dict[str, Attempt] = field(default_factory=dict)
     closings: dict[str, Closing] = field(default_factory=dict)
