@@ -182,7 +182,7 @@ def test_warm_shutdown_finishes_what_runs_and_leaves_what_waits(make_shop):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 2")
     worker = shop.worker()
     first = [shop.tasks.sleep.delay("ollama/x", 1.0) for _ in range(2)]
-    until(lambda: running(shop) == 2)
+    worker.wait_for_log("begins to sleep", times=2)
     last = shop.tasks.echo.delay("ollama/x", 3)
 
     worker.signal(signal.SIGTERM)
