@@ -1,4 +1,4 @@
-"""``docs/celery.md`` promises a test for every row of its table; here they are."""
+"""``docs/celery.md`` and ``docs/promises.md`` promise tests for their rows; here they are."""
 
 from __future__ import annotations
 
@@ -146,6 +146,27 @@ def test_these_tests_exist():
     }
 
     assert {name for names in SHOWN.values() for name in names} <= exist
+
+
+def test_every_test_that_the_page_of_promises_names_exists():
+    page = (ROOT / "docs/promises.md").read_text()
+    named = set(re.findall(r"`([^`\s]*::[^`]*)`", page))
+    defined = {
+        f"{file.relative_to(ROOT)}::{name}"
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+
+    assert len(named) > 50
+    assert named <= defined
+
+
+def test_the_page_of_promises_has_a_row_for_every_promise_and_finding():
+    page = (ROOT / "docs/promises.md").read_text()
+
+    heads = re.findall(r"^\| ([PF]\d+) \|", page, re.MULTILINE)
+
+    assert heads == [f"P{n}" for n in range(1, 9)] + [f"F{n}" for n in range(1, 38)]
 
 
 def rows() -> list[tuple[str, str]]:
