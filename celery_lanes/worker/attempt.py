@@ -28,6 +28,7 @@ class Attempt:
         self.is_lost = False
         self.is_stopped = False
         self.is_strange = False
+        self.is_silent = False
         self.is_placed = False
         self.outcome = Outcome.BACK
         self._released = released

@@ -42,6 +42,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         """Serve the lane of a queue that is added at run time."""
         super().add_task_queue(queue, *args, **options)
+        queues = self.app.amqp.queues
+        queues.select_add(queues[queue])  # Celery 5.5 leaves out a queue that was cancelled before
         self.controller.lanes.open(self.app.amqp.queues.consume_from)
 
     def cancel_task_queue(self, queue: str) -> None:

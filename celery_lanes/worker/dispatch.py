@@ -143,8 +143,9 @@ class Dispatcher:
         """See to an attempt that has ended, before its lease goes back."""
         self._running.discard(attempt)
         request, goes_back = attempt.request, attempt.is_stopped or attempt.requeue
-        if request in state.active_requests and not goes_back:
-            state.task_ready(request)  # the body ended and nobody told the request
+        is_silent = attempt.is_silent or request in state.active_requests
+        if request is not None and is_silent and not goes_back:
+            state.task_ready(request)  # nobody told it of the end, or its own part of that failed
             write_silent_end(request)
 
     def _cancel(self, attempt: Attempt, _pool: Any, signal: Any = None, **_: Any) -> None:

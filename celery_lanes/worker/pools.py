@@ -87,6 +87,9 @@ class BlockingPrefork:
     def _conclude(self, attempt: Attempt, callback: Any, result: Any) -> None:
         try:
             callback(result)
+        except BaseException:
+            attempt.is_silent = True
+            raise
         finally:  # MemoryError passes through here and stops the worker; the lease must go first
             attempt.note(result)
             self._end(attempt, result)

@@ -296,10 +296,12 @@ def test_a_call_that_its_process_has_not_accepted_yet_survives_a_broker_reconnec
     shop, valkey, observer
 ):
     worker = shop.worker(concurrency=1)
+    assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
+    until(lambda: running(shop) == 0)  # so the process is up, and idle
     (process,) = psutil.Process(worker.pid).children()
     process.suspend()  # it accepts nothing: the job stands in its pipe
     result = shop.tasks.ask_late.delay("ollama/x", observer.url, "hi")
-    worker.wait_for_log("received")
+    worker.wait_for_log("received", times=2)
 
     Redis.from_url(valkey.url(0)).client_kill_filter(_type="normal", skipme=True)
     worker.wait_for_log("Connected to", times=2)
