@@ -179,7 +179,7 @@ class Mutator:
         try:
             body = json.loads(base64.b64decode(payload["body"]))
             spot = self._rng.choice(list(_spots(body)))
-        except (ValueError, IndexError, RecursionError):
+        except (ValueError, IndexError, RecursionError):  # not JSON, nothing in it
             return
         holder, key = spot
         if isinstance(holder, dict) and self._rng.random() < 0.2:
@@ -202,22 +202,16 @@ class Mutator:
 
     def _spoilt(self, raw: bytes) -> bytes:
         rng, at = self._rng, self._rng.randrange(len(raw) + 1)
-        kind = rng.randrange(8)
-        if kind == 0:
-            return b""
-        if kind == 1:
-            return raw[:at]
-        if kind == 2:
-            return raw[at:]
-        if kind == 3:
-            return raw[:at] + rng.randbytes(rng.randint(1, 9)) + raw[at:]
-        if kind == 4:
-            return rng.choice((b"[" * 5_000, b"{" * 99, b"null", b"[[],{}]", b'"\\ud800"', b"NaN"))
-        if kind == 5:
-            return raw + b"x" * 20_000
+        other = rng.choice((b"[" * 5_000, b"{" * 99, b"null", b"[[],{}]", b'"\\ud800"', b"NaN"))
+        inserted = raw[:at] + rng.randbytes(rng.randint(1, 9)) + raw[at:]
+        huge = raw + b"x" * 20_000
+        flips = [self._flipped(raw)] * 3
+        return rng.choice((b"", raw[:at], raw[at:], inserted, other, huge, *flips))
+
+    def _flipped(self, raw: bytes) -> bytes:
         flipped = bytearray(raw)
-        for _ in range(min(len(raw), rng.randint(1, 4))):
-            flipped[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        for _ in range(min(len(raw), self._rng.randint(1, 4))):
+            flipped[self._rng.randrange(len(raw))] ^= 1 << self._rng.randrange(8)
         return bytes(flipped)
 
     def _same(self, raw: bytes) -> bytes:
@@ -252,11 +246,12 @@ def wire_form(payload: Payload) -> bytes:
 
 
 def _spots(value: Any) -> Iterator[tuple[Any, Any]]:
+    if not isinstance(value, (dict, list)):
+        return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         yield value, key
-        if isinstance(inner, (dict, list)):
-            yield from _spots(inner)
+        yield from _spots(inner)
 
 
 def _nested(depth: int) -> Any:
