@@ -29,6 +29,9 @@ def lane_consumer(base: type[Consumer]) -> type[Consumer]:
 class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
     """The behaviour; ``controller.lanes`` is this worker's ``WorkerLanes``."""
 
+    def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **options: Any) -> None:
+        super().__init__(partial(self._start_plain, on_task_request), *args, **options)
+
     def Strategies(self) -> dict[str, Any]:  # noqa: N802 # Celery's name for its dict factory
         """Make a dict of strategies that wraps each in the prelude, also after ``pool_restart``."""
         return Preluded(self)
@@ -88,6 +91,13 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
             if not message.acknowledged:
                 message.reject_log_error(logger, self.connection_errors)
             signals.task_rejected.send(sender=self, message=message, exc=error)
+
+    def _start_plain(self, start: Callable[[Any], None], request: Any) -> None:
+        try:
+            start(request)
+        except MALFORMED:
+            self.controller.lanes.dispatcher.give_up(request)
+            raise
 
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""

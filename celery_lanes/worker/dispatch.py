@@ -143,10 +143,16 @@ class Dispatcher:
             try:
                 attempt.end()
             finally:
-                state.task_ready(request)  # else it takes a place in the pool as long as it lives
+                self.give_up(request)
             raise
         else:
             self._pool.watch(job, attempt)
+
+    def give_up(self, request: Any) -> None:
+        """Give back the place of a request that the pool has not taken; Celery would keep it."""
+        state.task_ready(request)
+        if (semaphore := self._semaphore) is not None:
+            semaphore.release()
 
     def finished(self, attempt: Attempt) -> None:
         """See to an attempt that has ended, before its lease goes back."""
