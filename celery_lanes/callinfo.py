@@ -51,7 +51,9 @@ class CallInfo:
         if not isinstance(header, Mapping):
             return cls()
         known: dict[str, Any] = {
-            k: v for k, v in header.items() if k in _TYPES and isinstance(v, _TYPES[k])
+            k: v
+            for k, v in header.items()
+            if k in _TYPES and isinstance(v, _TYPES[k]) and not isinstance(v, bool)
         }
         return cls(**known)
 

@@ -12,20 +12,15 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
 from celery.app.task import Context
-from celery.exceptions import (
-    InvalidTaskError,
-    NotRegistered,
-    TaskRevokedError,
-    WorkerLostError,
-)
+from celery.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
 from celery.worker.request import Request
 from celery.worker.strategy import proto1_to_proto2
-from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
 from celery_lanes.envelope import Envelope
 from celery_lanes.store.base import Closing, Reason
+from celery_lanes.worker.malformed import MALFORMED
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +31,24 @@ SILENT = "Worker exited prematurely: the task's body ended without a result."
 
 
 def write_result(worker: Any, closing: Closing) -> None:
-    """Write the final state of a closing call, unless the backend already has one."""
-    envelope = Envelope.unpack(closing.envelope)
+    """Write the final state of a closing call, unless the backend already has one.
+
+    A call that no result can be written for ends without one: it would be closing for ever.
+    """
     try:
-        name, task_id = _identity(envelope)
-    except (DecodeError, ContentDisallowed):
-        logger.exception("celery_lanes: a call that cannot be decoded ends without a result")
-        return
+        _write(worker, closing, Envelope.unpack(closing.envelope))
+    except MALFORMED:
+        logger.exception("celery_lanes: %s cannot be read and ends without a result", closing.call)
+
+
+def write_silent_end(request: Any) -> None:
+    """Write the failure of a body that ended without telling the worker anything."""
+    if not _has_result(request):
+        _write_lost(request, SILENT)
+
+
+def _write(worker: Any, closing: Closing, envelope: Envelope) -> None:
+    name, task_id = _identity(envelope)
     context = Context(envelope.headers)  # says whose call it is, also where the body is unreadable
     task = worker.app.tasks.get(name)
     if task is None:
@@ -50,7 +56,7 @@ def write_result(worker: Any, closing: Closing) -> None:
         return
     try:
         request = request_of(worker, task, envelope)
-    except (DecodeError, ContentDisallowed, InvalidTaskError) as error:
+    except MALFORMED as error:
         task.backend.mark_as_failure(task_id, error, request=context)
         return
     if _has_result(request) and not _is_closings_own(request):
@@ -59,12 +65,6 @@ def write_result(worker: Any, closing: Closing) -> None:
         _write_revoked(request, CANCELLED)
     else:
         _write_lost(request, DEAD if closing.reason is Reason.DEAD else LOST)
-
-
-def write_silent_end(request: Any) -> None:
-    """Write the failure of a body that ended without telling the worker anything."""
-    if not _has_result(request):
-        _write_lost(request, SILENT)
 
 
 def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:

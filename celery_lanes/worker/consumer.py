@@ -6,13 +6,19 @@ requests when the broker goes away (throw them out of the pool, cancel them) mus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from celery import signals
+from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 
+from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.prelude import Prelude
+
+logger = get_logger(__name__)
 
 
 def lane_consumer(base: type[Consumer]) -> type[Consumer]:
@@ -22,6 +28,9 @@ def lane_consumer(base: type[Consumer]) -> type[Consumer]:
 
 class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
     """The behaviour; ``controller.lanes`` is this worker's ``WorkerLanes``."""
+
+    def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **options: Any) -> None:
+        super().__init__(partial(self._start_plain, on_task_request), *args, **options)
 
     def Strategies(self) -> dict[str, Any]:  # noqa: N802 # Celery's name for its dict factory
         """Make a dict of strategies that wraps each in the prelude, also after ``pool_restart``."""
@@ -64,12 +73,33 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         if not is_held:
             tasks.consume()
 
-    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Survive what ends a worker of Celery 5.5: an unknown task's message without an id."""
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
+        """Receive as Celery does, and survive the messages that end a worker of plain Celery.
+
+        Without an id, with a list for a task's name or nonsense for a delivery's, for example.
+        """
+        receive = super().create_task_handler(*args, **options)
+        return partial(self._survive, receive)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Survive a message whose body cannot even be described; kombu calls this as well."""
+        self._survive(super().on_decode_error, message, exc)
+
+    def _survive(self, receive: Callable[..., Any], message: Any, *rest: Any) -> None:
         try:
-            super().on_unknown_task(body, message, exc)
-        except KeyError:
-            self.on_unknown_message(body, message)
+            receive(message, *rest)
+        except MALFORMED as error:
+            logger.exception("celery_lanes: cannot read a message; it is dropped")
+            if not message.acknowledged:
+                message.reject_log_error(logger, self.connection_errors)
+            signals.task_rejected.send(sender=self, message=message, exc=error)
+
+    def _start_plain(self, start: Callable[[Any], None], request: Any) -> None:
+        try:
+            start(request)
+        except MALFORMED:
+            self.controller.lanes.dispatcher.give_up(request)
+            raise
 
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""

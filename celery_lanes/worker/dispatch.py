@@ -12,7 +12,7 @@ import logging
 from functools import cached_property, partial
 from typing import Any
 
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import InvalidTaskError, TaskRevokedError
 from celery.worker import state
 from kombu.serialization import prepare_accept_content
 
@@ -23,9 +23,12 @@ from celery_lanes.sender import is_served
 from celery_lanes.store.base import Grant
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.closing import write_silent_end
+from celery_lanes.worker.consumer import LaneConsumer
 from celery_lanes.worker.pools import PoolView
 
 logger = logging.getLogger(__name__)
+
+MAX_LIMIT_S = 1e9
 
 
 class Dispatcher:
@@ -80,6 +83,9 @@ class Dispatcher:
 
     def execute(self, request: Any) -> None:
         """Send a request to the pool; the strategy calls this instead of the worker's handler."""
+        if not _are_time_limits(request.time_limits):
+            state.task_ready(request)
+            raise InvalidTaskError(f"invalid time limits {request.time_limits!r}")
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
@@ -134,10 +140,19 @@ class Dispatcher:
             attempt.end()
         except BaseException:
             attempt.is_strange = request.time_start is None
-            attempt.end()
+            try:
+                attempt.end()
+            finally:
+                self.give_up(request)
             raise
         else:
             self._pool.watch(job, attempt)
+
+    def give_up(self, request: Any) -> None:
+        """Give back the place of a request that the pool has not taken; Celery would keep it."""
+        state.task_ready(request)
+        if (semaphore := self._semaphore) is not None:
+            semaphore.release()
 
     def finished(self, attempt: Attempt) -> None:
         """See to an attempt that has ended, before its lease goes back."""
@@ -199,6 +214,16 @@ class Dispatcher:
         return [settings.hard_timeout_s, settings.exec_timeout_s]
 
 
+def _are_time_limits(limits: Any) -> bool:
+    """Tell [hard, soft] seconds from what would end the event loop when their time has come."""
+    try:
+        hard, soft = limits
+    except (TypeError, ValueError):
+        return False
+    given = [seconds for seconds in (hard, soft) if seconds]
+    return all(isinstance(s, (int, float)) and abs(s) <= MAX_LIMIT_S for s in given)
+
+
 def _give_back(attempt: Attempt) -> None:
     state.task_ready(attempt.request)
     attempt.is_stopped = True
@@ -229,7 +254,7 @@ def receiver(consumer: Any, execute: Any) -> Any:
     view = LaneView(consumer, execute)
     for name, task in consumer.app.tasks.items():
         view.strategies[name] = task.start_strategy(consumer.app, view)
-    return type(consumer).create_task_handler(view)
+    return super(LaneConsumer, type(consumer)).create_task_handler(view)
 
 
 class LaneView:

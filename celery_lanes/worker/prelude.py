@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
 from kombu.message import Message
 
@@ -19,6 +20,8 @@ from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
 from celery_lanes.sender import due_ms
 from celery_lanes.store.base import MAX_CALLER_BYTES, Call
+from celery_lanes.store.checks import check_calls
+from celery_lanes.worker.malformed import MALFORMED
 
 logger = get_logger(__name__)
 
@@ -38,7 +41,7 @@ class Prelude:
         lane = lanes.lane_of(message)
         if lane is None:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
-        call = call_of(message, payload, redelivery_ms=lanes.redelivery_ms)
+        call = checked_call(message, payload, redelivery_ms=lanes.redelivery_ms)
         acknowledge = partial(lanes.postman.deliver, _acknowledge, ack, self._consumer)
         lanes.agent.admit(lane, call, acknowledge)
         return None
@@ -48,13 +51,26 @@ def _acknowledge(ack: Callable[..., Any], consumer: Any) -> None:
     ack(logger, consumer.connection_errors)
 
 
+def checked_call(message: Message, payload: Any, *, redelivery_ms: int) -> Call:
+    """Describe a broker message; leave to Celery what is none, or the store would refuse.
+
+    In the store thread one bad call would hold up all that came with it.
+    """
+    try:
+        call = call_of(message, payload, redelivery_ms=redelivery_ms)
+        check_calls([call])
+    except MALFORMED as error:
+        raise InvalidTaskError(f"no call of a lane: {error!r}") from error
+    return call
+
+
 def call_of(message: Message, payload: Any = None, *, redelivery_ms: int = 0) -> Call:
     """Describe a broker message as a call; what a foreign sender wrote wrongly gets a default."""
     meta = message.headers if "id" in message.headers else payload
     info = CallInfo.from_header(message.headers.get(HEADER))
     is_redelivered = bool((message.delivery_info or {}).get("redelivered"))
     return Call(
-        id=info.nonce or derived_id(message, meta),
+        id=_text(info.nonce) or derived_id(message, meta),
         task_id=_text(meta["id"]),
         task=_text(meta["task"]),
         caller=fitting(info.caller),
@@ -74,7 +90,7 @@ def derived_id(message: Message, meta: Any) -> str:
     brings the very same message again: both are calls of their own.
     """
     raw: Any = message.body or b""
-    body = raw.encode() if isinstance(raw, str) else bytes(raw)
+    body = raw.encode() if isinstance(raw, str) else bytes(memoryview(raw))
     letters: Any = message.headers.get("x-death") or ()
     deaths = sum(int(letter.get("count", 1)) for letter in letters)
     retries, nesting = meta.get("retries") or 0, meta.get("replaced_task_nesting") or 0
@@ -83,17 +99,20 @@ def derived_id(message: Message, meta: Any) -> str:
 
 def fitting(caller: str) -> str:
     """Shorten a caller name that the store would refuse; distinct names stay distinct."""
-    raw = caller.encode(errors="replace")
+    raw = caller.encode(errors="backslashreplace")
     if len(raw) <= MAX_CALLER_BYTES:
         return raw.decode()
     return f"{raw[:200].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
 
 
 def _text(value: object) -> str:
-    """Give text that can be encoded: JSON may hold half a surrogate pair."""
-    return str(value).encode(errors="replace").decode()
+    """Give text that can be encoded: JSON may hold half a surrogate pair.
+
+    Distinct texts stay distinct, or one call would be taken for another's duplicate.
+    """
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def _priority(message: Message) -> int:
     priority = message.properties.get("priority")
-    return priority if isinstance(priority, int) else 0
+    return int(priority) if isinstance(priority, int) else 0

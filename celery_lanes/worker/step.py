@@ -110,7 +110,7 @@ class WorkerLanes:
         tags = getattr(self._worker.consumer.task_consumer, "_active_tags", {})
         named = (queue for queue, tag in tags.items() if tag == info.get("consumer_tag"))
         queue = next(named, info.get("routing_key"))
-        return self._lanes.settings.lane_of_queue(queue) if queue else None
+        return self._lanes.settings.lane_of_queue(queue) if isinstance(queue, str) else None
 
     # -- the agent's hands ----------------------------------------------------------------------
 

@@ -1,0 +1,183 @@
+"""Spoilt messages and envelopes: no worker dies, each ends as a dead letter or stays with Celery.
+
+``LANES_FUZZ=200000`` spoils that many, ``LANES_FUZZ_SEED=7`` others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from celery.concurrency.solo import TaskPool
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu.serialization import prepare_accept_content
+from kombu.transport.virtual.base import Base64, Message
+from kombu.utils.json import loads
+
+from celery_lanes.store.base import Call, Policy
+from celery_lanes.store.memory import MemoryStore
+from celery_lanes.worker.consumer import lane_consumer
+from celery_lanes.worker.dispatch import Dispatcher
+from celery_lanes.worker.pools import Solo
+from celery_lanes.worker.postman import HubPostman
+from celery_lanes.worker.step import WorkerLanes
+from tests.integration.mutants import Mutator, wire_form
+
+MUTANTS = int(os.environ.get("LANES_FUZZ", "0"))
+SEED = int(os.environ.get("LANES_FUZZ_SEED", "1"))
+ACCEPTED = ["json", "pickle", "msgpack", "yaml"]
+LASTING = 'max_leases = 2\ndedupe_ttl = "1d"'
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Celery's, of odd task ids
+
+
+class Channel:
+    """What a message needs of a broker's channel."""
+
+    no_ack_consumers = None
+
+    def decode_body(self, body, encoding=None):
+        return Base64().decode(body) if encoding == "base64" else body
+
+    def basic_ack(self, tag, multiple=False):
+        pass
+
+    def basic_reject(self, tag, requeue=False):
+        pass
+
+
+class OneThread:
+    """A whole worker in the test's thread: real receiving, real store thread's rounds, real bodies.
+
+    Only the broker's channel is made up, and the clock.
+    """
+
+    def __init__(self, tasks):
+        self.now = 1_700_000_000_000
+        self.store = MemoryStore(clock=lambda: self.now)
+        self.admitted = []
+        lanes = tasks.lanes
+        lanes.open_store = lambda: self.store
+        lanes.store = self.store
+        worker = self._worker(tasks.app)
+        self.lanes = worker.lanes = WorkerLanes(worker, lanes)
+        self.lanes.postman = HubPostman()
+        self.lanes._view = Solo()
+        self.lanes.dispatcher = Dispatcher(worker, lanes.settings, self.lanes._view)
+        self.consumer = worker.consumer
+        self.consumer.update_strategies()
+        self.receive = self.consumer.create_task_handler()
+        self.accept = prepare_accept_content(tasks.app.conf.accept_content)
+        self._note_admissions(self.lanes.agent)
+        self.lanes.agent.open(["ollama"])
+
+    def take(self, wire):
+        """Take one message off the queue; say what became of it there."""
+        message = Message(loads(wire), channel=Channel())
+        message.accept = self.accept
+        before = len(self.admitted)
+        if message.errors:
+            message._reraise_error(self.consumer.on_decode_error)
+        else:
+            self.receive(message)
+        if len(self.admitted) > before:
+            return "admitted"
+        assert message.acknowledged, message._raw
+        return "celery"
+
+    def work(self):
+        """Turn until nothing is left to do now."""
+        agent = self.lanes.agent
+        for _ in range(1000):
+            agent._work(heard=False)
+            self.lanes.postman._box.open()
+            if agent._next_share() is None and not agent._mail._letters:
+                return
+        raise AssertionError("the store thread spins")
+
+    def pass_time(self, ms):
+        self.now += ms
+        self.lanes.agent._tick_at = 0
+
+    def left(self):
+        snapshot = self.store.snapshot("ollama")
+        return snapshot.running + snapshot.waiting + snapshot.closing
+
+    def _worker(self, app):
+        worker = SimpleNamespace(
+            app=app, pool=TaskPool(), hostname="fuzz@here", hub=None, semaphore=None,
+            pool_putlocks=False, state=state, use_eventloop=False,
+        )  # fmt: skip
+        consumer = lane_consumer(Consumer)(
+            lambda request: request.execute_using_pool(worker.pool), app=app, pool=worker.pool,
+            hostname=worker.hostname, controller=worker, timer=SimpleNamespace(call_at=None),
+        )  # fmt: skip
+        consumer.task_consumer = consumer.event_dispatcher = consumer.qos = None
+        worker.consumer = consumer
+        return worker
+
+    def _note_admissions(self, agent):
+        admit = agent.admit
+
+        def noting(lane, call, taken):
+            self.admitted.append(call.id)
+            admit(lane, call, taken)
+
+        agent.admit = noting
+
+
+@pytest.fixture
+def one_thread(make_shop):
+    shop = make_shop()
+    shop.broker, shop.backend, shop.store = "memory://", "cache+memory://", "memory://"
+    shop.conf = {"accept_content": ACCEPTED}
+    logging.disable(logging.CRITICAL)
+    yield OneThread(shop.configure(defaults=LASTING).tasks)
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def complaints(monkeypatch):
+    """What must never be logged: a round of the store thread or a letter that has failed."""
+    found = []
+    for module in ("agent", "postman"):
+        logger = logging.getLogger(f"celery_lanes.worker.{module}")
+        monkeypatch.setattr(logger, "exception", lambda *words: found.append(words))
+    return found
+
+
+def test_spoilt_messages_and_envelopes_end_as_dead_letters_or_stay_with_celery(
+    one_thread, complaints
+):
+    mutator, count = Mutator(one_thread.consumer.app, "lanes.ollama", SEED), MUTANTS or 20_000
+    came_to, stored = Counter(), []
+
+    for number in range(count):
+        if number % 4 == 3:
+            stored.append(f"stored-{number}")
+            one_thread.store.admit("ollama", [stray(stored[-1], mutator)], policy=Policy.FAIR)
+        else:
+            came_to[one_thread.take(wire_form(mutator.message()))] += 1
+        if number % 50 == 0:
+            one_thread.pass_time(1500)
+            one_thread.work()
+    for _ in range(10):
+        one_thread.pass_time(1500)
+        one_thread.work()
+
+    assert not complaints
+    assert sum(came_to.values()) + len(stored) == count
+    assert min(came_to["admitted"], came_to["celery"]) > count // 10  # both ways were tried
+    assert one_thread.left() == 0
+    ledger = one_thread.store._lanes["ollama"]
+    assert not {*one_thread.admitted, *stored} - {*ledger.settled, *ledger.delayed}
+    assert one_thread.store.snapshot("ollama").dead > min(count // 100, 500)
+
+
+def stray(name, mutator):
+    """Make a call whose message is none."""
+    return Call(id=name, task_id=name, task="t", envelope=mutator.envelope())
