@@ -29,9 +29,6 @@ def lane_consumer(base: type[Consumer]) -> type[Consumer]:
 class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
     """The behaviour; ``controller.lanes`` is this worker's ``WorkerLanes``."""
 
-    def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **options: Any) -> None:
-        super().__init__(partial(self._start_plain, on_task_request), *args, **options)
-
     def Strategies(self) -> dict[str, Any]:  # noqa: N802 # Celery's name for its dict factory
         """Make a dict of strategies that wraps each in the prelude, also after ``pool_restart``."""
         return Preluded(self)
@@ -86,20 +83,23 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         self._survive(super().on_decode_error, message, exc)
 
     def _survive(self, receive: Callable[..., Any], message: Any, *rest: Any) -> None:
+        """Drop a lane's message that cannot be read; what a plain one raises is plain Celery's."""
         try:
             receive(message, *rest)
         except MALFORMED as error:
+            if not self._is_lanes(message):
+                raise
             logger.exception("celery_lanes: cannot read a message; it is dropped")
             if not message.acknowledged:
                 message.reject_log_error(logger, self.connection_errors)
             signals.task_rejected.send(sender=self, message=message, exc=error)
 
-    def _start_plain(self, start: Callable[[Any], None], request: Any) -> None:
+    def _is_lanes(self, message: Any) -> bool:
+        """Whether a message came on a lane's queue, or is too odd to tell."""
         try:
-            start(request)
+            return self.controller.lanes.lane_of(message) is not None
         except MALFORMED:
-            self.controller.lanes.dispatcher.give_up(request)
-            raise
+            return True
 
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""
