@@ -35,7 +35,7 @@ TYPES = (
     "application/x-yaml", "application/data", "text/plain", "no/such", "",
 )  # fmt: skip
 ENCODINGS = ("utf-8", "binary", "us-ascii", "utf-16", "no-such", "", "rot13", "idna", "zlib_codec")
-TASKS = ("shop.unknown", "celery.chord_unlock", "celery.backend_cleanup", "celery_lanes.generate")
+TASKS = ("shop.unknown", "celery.accumulate", "celery.backend_cleanup", "celery_lanes.generate")
 DEEP = 150
 
 

@@ -1,12 +1,13 @@
 """Spoilt messages and envelopes: no worker dies, each ends as a dead letter or stays with Celery.
 
-``LANES_FUZZ=200000`` spoils that many, ``LANES_FUZZ_SEED=7`` others.
+``LANES_FUZZ=200000`` spoils that many, ``LANES_FUZZ_SEED=7`` others; ``-rP`` shows the counts.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from celery.worker.consumer import Consumer
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual.base import Base64, Message
 from kombu.utils.json import loads
+from redis import Redis
 
 from celery_lanes.store.base import Call, Policy
 from celery_lanes.store.memory import MemoryStore
@@ -25,14 +27,20 @@ from celery_lanes.worker.dispatch import Dispatcher
 from celery_lanes.worker.pools import Solo
 from celery_lanes.worker.postman import HubPostman
 from celery_lanes.worker.step import WorkerLanes
-from tests.integration.mutants import Mutator, wire_form
+from tests.integration.conftest import until
+from tests.integration.mutants import Mutator, payload_of, wire_form
 
 MUTANTS = int(os.environ.get("LANES_FUZZ", "0"))
 SEED = int(os.environ.get("LANES_FUZZ_SEED", "1"))
 ACCEPTED = ["json", "pickle", "msgpack", "yaml"]
 LASTING = 'max_leases = 2\ndedupe_ttl = "1d"'
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Celery's, of odd task ids
+pytestmark = [
+    pytest.mark.timeout(120 + MUTANTS // 100),
+    # Celery's own, about odd task ids and about redis-py
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 class Channel:
@@ -103,10 +111,6 @@ class OneThread:
         self.now += ms
         self.lanes.agent._tick_at = 0
 
-    def left(self):
-        snapshot = self.store.snapshot("ollama")
-        return snapshot.running + snapshot.waiting + snapshot.closing
-
     def _worker(self, app):
         worker = SimpleNamespace(
             app=app, pool=TaskPool(), hostname="fuzz@here", hub=None, semaphore=None,
@@ -169,10 +173,11 @@ def test_spoilt_messages_and_envelopes_end_as_dead_letters_or_stay_with_celery(
         one_thread.pass_time(1500)
         one_thread.work()
 
+    sys.stdout.write(f"{came_to}, {len(stored)} stored: {one_thread.store.snapshot('ollama')}\n")
     assert not complaints
     assert sum(came_to.values()) + len(stored) == count
     assert min(came_to["admitted"], came_to["celery"]) > count // 10  # both ways were tried
-    assert one_thread.left() == 0
+    assert busy(one_thread.store) == 0
     ledger = one_thread.store._lanes["ollama"]
     assert not {*one_thread.admitted, *stored} - {*ledger.settled, *ledger.delayed}
     assert one_thread.store.snapshot("ollama").dead > min(count // 100, 500)
@@ -181,3 +186,55 @@ def test_spoilt_messages_and_envelopes_end_as_dead_letters_or_stay_with_celery(
 def stray(name, mutator):
     """Make a call whose message is none."""
     return Call(id=name, task_id=name, task="t", envelope=mutator.envelope())
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_real_worker_outlives_spoilt_messages_and_serves_the_good_ones_between(make_shop, pool):
+    shop = make_shop(defaults=LASTING.replace("2", "1", 1))
+    shop.conf = {"accept_content": ["json", "msgpack", "yaml"]}  # Celery lets root read no pickle
+    tasks, queue = shop.tasks, shop.queue("ollama")
+    store = tasks.lanes.open_store()
+    broker, kept = Redis.from_url(shop.broker), Redis.from_url(shop.store)
+    mutator, count = Mutator(tasks.app, queue, SEED), (MUTANTS // 4) or 1_500
+    worker = shop.worker(pool=pool)
+    pid, good, stored, wires = worker.pid, [], [], []
+
+    for number in range(count):
+        if number % 4 == 3:
+            stored.append(f"stored-{number}")
+            store.admit("ollama", [stray(stored[-1], mutator)], policy=Policy.FAIR)
+        else:
+            wires.append(wire_form(mutator.message()))
+            broker.lpush(queue, wires[-1])
+        if number % 50 == 0:
+            good.append(tasks.app.AsyncResult(f"good-{number}"))
+            message = tasks.app.amqp.as_task_v2(good[-1].id, tasks.echo.name, ("ollama/x", number))
+            broker.lpush(queue, wire_form(payload_of(message, queue, "json", None, mutator._rng)))
+    expected = {*admitted_of(tasks, wires), *stored}
+
+    for result in good:
+        assert f"good-{result.get(timeout=30 + count / 50)}" == result.id
+    until(lambda: broker.llen(queue) + broker.hlen("unacked") + busy(store) == 0, timeout_s=60)
+    assert worker.exit_code is None
+    assert worker.pid == pid
+    assert "the store thread failed" not in worker.log()
+    sys.stdout.write(f"{len(expected)} of {count} were calls: {store.snapshot('ollama')}\n")
+    settled = kept.zrange("{lanes:ollama}:settled", 0, -1)
+    delayed = kept.zrange("{lanes:ollama}:delayed", 0, -1)
+    assert not expected - {call.decode() for call in (*settled, *delayed)}
+    assert store.snapshot("ollama").dead > min(len(stored) // 4, 500)
+
+
+def admitted_of(tasks, wires):
+    """Say which of the messages are calls: the rest stays with Celery."""
+    logging.disable(logging.CRITICAL)
+    oracle = OneThread(tasks)
+    for wire in wires:
+        oracle.take(wire)
+    logging.disable(logging.NOTSET)
+    return oracle.admitted
+
+
+def busy(store):
+    snapshot = store.snapshot("ollama")
+    return snapshot.running + snapshot.waiting + snapshot.closing
