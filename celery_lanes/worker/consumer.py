@@ -83,23 +83,25 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         self._survive(super().on_decode_error, message, exc)
 
     def _survive(self, receive: Callable[..., Any], message: Any, *rest: Any) -> None:
-        """Drop a lane's message that cannot be read; what a plain one raises is plain Celery's."""
+        """Drop what cannot be read; any other error about a plain message is plain Celery's."""
         try:
             receive(message, *rest)
         except MALFORMED as error:
-            if not self._is_lanes(message):
+            if self._is_plain(message):
                 raise
             logger.exception("celery_lanes: cannot read a message; it is dropped")
             if not message.acknowledged:
                 message.reject_log_error(logger, self.connection_errors)
             signals.task_rejected.send(sender=self, message=message, exc=error)
 
-    def _is_lanes(self, message: Any) -> bool:
-        """Whether a message came on a lane's queue, or is too odd to tell."""
+    def _is_plain(self, message: Any) -> bool:
+        """Whether a message can be read, and came on no lane's queue."""
         try:
-            return self.controller.lanes.lane_of(message) is not None
+            message.decode()
+            hash(message.headers.get("task"))
+            return self.controller.lanes.lane_of(message) is None
         except MALFORMED:
-            return True
+            return False
 
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""

@@ -24,6 +24,7 @@ from celery_lanes.store.base import Call, Policy
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
+from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.pools import Solo
 from celery_lanes.worker.postman import HubPostman
 from celery_lanes.worker.step import WorkerLanes
@@ -88,10 +89,15 @@ class OneThread:
         message = Message(loads(wire), channel=Channel())
         message.accept = self.accept
         before = len(self.admitted)
-        if message.errors:
-            message._reraise_error(self.consumer.on_decode_error)
-        else:
-            self.receive(message)
+        try:
+            if message.errors:
+                message._reraise_error(self.consumer.on_decode_error)
+            else:
+                self.receive(message)
+        except MALFORMED:  # readable, and its routing key names no lane: plain Celery's affair
+            assert self.consumer._is_plain(message)
+            state.reserved_requests.clear()
+            return "celery"
         if len(self.admitted) > before:
             return "admitted"
         assert message.acknowledged, message._raw
