@@ -36,9 +36,9 @@ class Envelope:
         )
 
     def pack(self) -> bytes:
-        """Give the bytes that ``unpack`` reads."""
+        """Give the bytes that ``unpack`` reads; ``TypeError`` for a body that is a number, say."""
         is_text = isinstance(self.body, str)
-        body = self.body.encode() if isinstance(self.body, str) else bytes(self.body)
+        body = self.body.encode() if isinstance(self.body, str) else bytes(memoryview(self.body))
         head = [is_text, self.content_type, self.content_encoding, self.headers, self.properties]
         line: str = json.dumps(head)
         return line.encode() + b"\n" + body

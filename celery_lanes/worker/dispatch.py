@@ -302,6 +302,10 @@ class LaneView:
         )
         message.attempt.is_strange = True
 
+    def on_unknown_message(self, body: Any, message: LaneMessage) -> None:
+        """Do the same: Celery rejects what is no task at all, and nobody would hear of the call."""
+        self.on_invalid_task(body, message, InvalidTaskError("it is no task's message"))
+
     def on_decode_error(self, message: LaneMessage, exc: Exception) -> None:
         """Do the same."""
         self.on_invalid_task(None, message, exc)

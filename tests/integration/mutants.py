@@ -124,7 +124,12 @@ class Mutator:
     # -- one thing each ------------------------------------------------------------------------
 
     def _body(self, payload: Payload) -> None:
-        raw = base64.b64decode(payload["body"]) if isinstance(payload["body"], str) else b""
+        if self._rng.random() < 0.1:  # JSON holds more than text
+            payload["body"] = self._odd()
+            payload["properties"].pop("body_encoding", None)
+            return
+        raw = _body_of(payload)
+        payload["properties"]["body_encoding"] = "base64"
         payload["body"] = base64.b64encode(self._spoilt(raw)).decode()
 
     def _kind(self, payload: Payload) -> None:
@@ -177,9 +182,9 @@ class Mutator:
     def _embed(self, payload: Payload) -> None:
         """Spoil what is inside a JSON body: arguments, callbacks, a chord; protocol 1's fields."""
         try:
-            body = json.loads(base64.b64decode(payload["body"]))
+            body = json.loads(_body_of(payload))
             spot = self._rng.choice(list(_spots(body)))
-        except (ValueError, IndexError, RecursionError):  # not JSON, nothing in it
+        except (TypeError, ValueError, IndexError, RecursionError):  # not JSON, nothing in it
             return
         holder, key = spot
         if isinstance(holder, dict) and self._rng.random() < 0.2:
@@ -232,7 +237,7 @@ class Mutator:
 
     def _packed(self, payload: Payload) -> bytes:
         return Envelope(
-            body=base64.b64decode(payload["body"]),
+            body=_body_of(payload),
             content_type=payload.get("content-type"),
             content_encoding=payload.get("content-encoding"),
             headers=payload["headers"],
@@ -243,6 +248,11 @@ class Mutator:
 def wire_form(payload: Payload) -> bytes:
     """Give the bytes that a Redis list holds."""
     return json.dumps(payload).encode()
+
+
+def _body_of(payload: Payload) -> bytes:
+    is_whole = payload["properties"].get("body_encoding") == "base64"
+    return base64.b64decode(payload["body"]) if is_whole else b""
 
 
 def _spots(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import random
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -113,6 +115,17 @@ class OneThread:
                 return
         raise AssertionError("the store thread spins")
 
+    def work_on(self):
+        """Let the time pass that strange calls wait for."""
+        for _ in range(10):
+            self.pass_time(1500)
+            self.work()
+
+    def close(self):
+        self.lanes.agent._disconnect()
+        self.lanes.agent._mail.close()
+        self.lanes.postman._box.close()
+
     def pass_time(self, ms):
         self.now += ms
         self.lanes.agent._tick_at = 0
@@ -146,7 +159,9 @@ def one_thread(make_shop):
     shop.broker, shop.backend, shop.store = "memory://", "cache+memory://", "memory://"
     shop.conf = {"accept_content": ACCEPTED}
     logging.disable(logging.CRITICAL)
-    yield OneThread(shop.configure(defaults=LASTING).tasks)
+    worker = OneThread(shop.configure(defaults=LASTING).tasks)
+    yield worker
+    worker.close()
     logging.disable(logging.NOTSET)
 
 
@@ -175,9 +190,7 @@ def test_spoilt_messages_and_envelopes_end_as_dead_letters_or_stay_with_celery(
         if number % 50 == 0:
             one_thread.pass_time(1500)
             one_thread.work()
-    for _ in range(10):
-        one_thread.pass_time(1500)
-        one_thread.work()
+    one_thread.work_on()
 
     sys.stdout.write(f"{came_to}, {len(stored)} stored: {one_thread.store.snapshot('ollama')}\n")
     assert not complaints
@@ -192,6 +205,92 @@ def test_spoilt_messages_and_envelopes_end_as_dead_letters_or_stay_with_celery(
 def stray(name, mutator):
     """Make a call whose message is none."""
     return Call(id=name, task_id=name, task="t", envelope=mutator.envelope())
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        pytest.param("headers", {"id": ...}, id="no-id"),
+        pytest.param("headers", {"task": []}, id="task-is-a-list"),
+        pytest.param("headers", {"timelimit": ["a", "b"]}, id="time-limits-are-text"),
+        pytest.param("headers", {"timelimit": [math.nan, None]}, id="time-limit-is-nan"),
+        pytest.param("headers", {"stamped_headers": 0.5}, id="stamped-headers-are-a-number"),
+        pytest.param("headers", {"x-death": 7, "lanes": ...}, id="x-death-is-a-number"),
+        pytest.param("headers", {"lanes": {"priority": True}}, id="priority-is-true"),
+        pytest.param("headers", {"lanes": {"cost": 10**400}}, id="cost-is-huge"),
+        pytest.param("headers", {"lanes": {"nonce": "\ud800"}}, id="nonce-is-half-a-character"),
+        pytest.param("properties", {"priority": True}, id="broker-priority-is-true"),
+        pytest.param(
+            "properties",
+            {"delivery_info": {"exchange": "", "routing_key": [7]}},
+            id="routing-key-is-a-list",
+        ),
+        pytest.param("properties", {"body_encoding": ...}, id="body-is-a-number"),
+    ],
+)
+def test_a_message_with_one_thing_wrong_holds_up_nothing(one_thread, complaints, part, values):
+    message, good = (message_of(one_thread.consumer.app, name) for name in ("odd", "good"))
+    message[part].update(values)
+    message[part] = {k: v for k, v in message[part].items() if v is not ...}
+    if "body_encoding" in values:
+        message["body"] = 10**12
+
+    for payload in (message, good):
+        one_thread.take(wire_form(payload))
+    one_thread.work_on()
+
+    assert not complaints
+    assert busy(one_thread.store) == 0
+    assert one_thread.lanes.free() == 1
+    assert one_thread.consumer.app.AsyncResult("good").get(timeout=1) == "fine"
+
+
+def test_distinct_nonces_that_cannot_be_encoded_stay_distinct_calls(one_thread):
+    for name, nonce in (("a", "\ud800"), ("b", "\udfff")):
+        message = message_of(one_thread.consumer.app, name)
+        message["headers"]["lanes"] = {"nonce": nonce}
+        one_thread.take(wire_form(message))
+    one_thread.work_on()
+
+    assert one_thread.consumer.app.AsyncResult("a").get(timeout=1) == "fine"
+    assert one_thread.consumer.app.AsyncResult("b").get(timeout=1) == "fine"
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [b"", b"[]\nx", b'[false,null,null,[],{}]\n{"a":1}', b'[false,null,null,{"id":""},{}]\n'],
+    ids=["empty", "list", "no-headers", "no-task"],
+)
+def test_a_stored_message_that_is_none_becomes_a_dead_letter(one_thread, complaints, envelope):
+    call = Call(id="c", task_id="t", task="t", envelope=envelope)
+    one_thread.store.admit("ollama", [call], policy=Policy.FAIR)
+
+    one_thread.work_on()
+
+    assert not complaints
+    assert busy(one_thread.store) == 0
+    assert one_thread.store.snapshot("ollama").dead == 1
+
+
+def test_calls_that_the_pool_refuses_give_their_slots_of_the_pool_back(make_shop):
+    shop = make_shop(defaults="max_leases = 1")
+    shop.worker(pool="prefork", concurrency=1)
+    broker, app = Redis.from_url(shop.broker), shop.tasks.app
+
+    for name in ("odd-1", "odd-2", "good"):
+        message = message_of(app, name)
+        if name != "good":
+            message["headers"]["stamped_headers"] = 0.5
+        broker.lpush(shop.queue("ollama"), wire_form(message))
+
+    assert app.AsyncResult("good").get(timeout=15) == "fine"
+
+
+def message_of(app, task_id):
+    """Make a good message as kombu puts it on the lane's queue."""
+    echo = "tests.integration.shop.echo"
+    message = app.amqp.as_task_v2(task_id, echo, ("ollama/x", "fine"))
+    return payload_of(message, "lanes.ollama", "json", None, random.Random(task_id))
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
@@ -214,12 +313,11 @@ def test_a_real_worker_outlives_spoilt_messages_and_serves_the_good_ones_between
             broker.lpush(queue, wires[-1])
         if number % 50 == 0:
             good.append(tasks.app.AsyncResult(f"good-{number}"))
-            message = tasks.app.amqp.as_task_v2(good[-1].id, tasks.echo.name, ("ollama/x", number))
-            broker.lpush(queue, wire_form(payload_of(message, queue, "json", None, mutator._rng)))
+            broker.lpush(queue, wire_form(message_of(tasks.app, good[-1].id)))
     expected = {*admitted_of(tasks, wires), *stored}
 
     for result in good:
-        assert f"good-{result.get(timeout=30 + count / 50)}" == result.id
+        assert result.get(timeout=30 + count / 50) == "fine"
     until(lambda: broker.llen(queue) + broker.hlen("unacked") + busy(store) == 0, timeout_s=60)
     assert worker.exit_code is None
     assert worker.pid == pid
@@ -237,6 +335,7 @@ def admitted_of(tasks, wires):
     oracle = OneThread(tasks)
     for wire in wires:
         oracle.take(wire)
+    oracle.close()
     logging.disable(logging.NOTSET)
     return oracle.admitted
 

@@ -116,6 +116,10 @@ SHOWN = {
         "test_signed_messages_keep_their_signature_on_the_way_through_the_lane",
         "test_a_serializer_that_no_worker_accepts_makes_a_dead_letter_and_a_failure",
     ],
+    "messages that are none: no id, fields of the wrong type, spoilt bodies": [
+        "test_a_message_with_one_thing_wrong_holds_up_nothing",
+        "test_a_real_worker_outlives_spoilt_messages_and_serves_the_good_ones_between",
+    ],
     "`@app.task(pydantic=True)`": ["test_pydantic_tasks_take_and_give_models"],
     "task handlers (`before_start`, `after_return`, ...), a task's own `Request` class": [
         "test_a_tasks_handlers_and_its_own_request_class_are_called",
