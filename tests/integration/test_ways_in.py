@@ -68,7 +68,9 @@ def by_link(tasks: Any) -> Any:
 def by_parent(tasks: Any) -> Any:
     with call_context(caller="alice", run_id="run-17"):
         child = tasks.parent.delay("ollama/x").get(timeout=15)
-    return tasks.app.AsyncResult(child).get(timeout=15)
+    result = tasks.app.AsyncResult(child)
+    until(result.ready)  # asks each time: another result object of this id may unsubscribe from it
+    return result.result
 
 
 def by_replace(tasks: Any) -> Any:
