@@ -83,7 +83,7 @@ class RedisStore:
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
             arguments = [field for call in batch for field in _call_fields(call, policy)]
-            answer = self._wire.admit(lane, arguments)
+            answer = self._wire.admit(lane, arguments).split()
             verdicts += [_verdict(*pair) for pair in zip(answer[::2], answer[1::2], strict=True)]
         return verdicts
 
@@ -271,10 +271,10 @@ def _bucket_field(bucket: Bucket | None) -> str:
     return "" if bucket is None else f"{bucket.period_ms / bucket.count!r} {bucket.burst!r}"
 
 
-def _verdict(kind: bytes, value: int | bytes) -> Verdict:
-    if isinstance(value, bytes):
+def _verdict(kind: bytes, value: bytes) -> Verdict:
+    if kind == b"duplicate":
         return Duplicate(value.decode())
-    return Parked(value) if kind == b"parked" else Delayed(value)
+    return Parked(int(value)) if kind == b"parked" else Delayed(int(value))
 
 
 def _turn(grants: list[bytes], closings: list[list[Any]], due_in_ms: int) -> Turn:
