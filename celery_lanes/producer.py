@@ -1,4 +1,4 @@
-"""Kombu producers as a lane needs them: one that sends one message elsewhere, one that is not needed.
+"""Kombu's producer as a lane needs it: its message goes elsewhere, or it is not needed at all.
 
 A call that goes into the lane store needs no broker. Celery takes a producer out of its pool for
 every publish all the same, and binds it to a channel, which takes longer than the publish.
@@ -73,7 +73,7 @@ class LazyProducer:
         """Give the real producer back, if there is one."""
         self.__exit__(None, None, None)
 
-    def __enter__(self) -> LazyProducer:
+    def __enter__(self) -> LazyProducer:  # noqa: PYI034 # Python 3.10 has no Self
         return self
 
     def __exit__(self, *error: object) -> None:
