@@ -39,7 +39,8 @@ class Conversation:
 
     def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
         """Tell the store all news of the lane, and ask for calls."""
-        self._ask(store, share, share.ask(want, can_close=self._owner.is_open))
+        if want or share.must_ask:
+            self._ask(store, share, share.ask(want, can_close=self._owner.is_open))
         self._send_written(store, share)
         self._send_arrivals(store, share)  # last: a store at maxmemory refuses these alone
 
@@ -69,6 +70,7 @@ class Conversation:
             del share.arrivals[: len(batch)]
             for _, taken in batch:
                 taken()
+            share.is_ready = True  # perhaps for one of these
 
     def _send_written(self, store: Store, share: LaneShare) -> None:
         while share.written:

@@ -60,14 +60,16 @@ else
   free, unheld = free - #grants_out, unheld - #closings_out
 end
 local is_idle = #reply.grants < wanted
+local says_if_idle = reply.request and wanted > 0
 
+-- A request for no calls leaves a worker as idle as it was.
 -- Wake somebody else if there is more; never so that two idle workers wake each other for ever.
-if last.idle and reply.request then redis.call('ZREM', idle, worker) end
+if last.idle and says_if_idle then redis.call('ZREM', idle, worker) end
 local is_grant_left = free > 0 and not is_idle and not blocked_until and redis.call('ZCARD', ring) > 0
 if unheld > 0 and (#reply.closings > 0 or not is_idle) or is_grant_left then wake(1) end
 if is_idle then redis.call('ZADD', idle, now, worker) end
 if reply.request then
-  reply.idle = is_idle
+  reply.idle = is_idle or last.idle and not says_if_idle
   save_lane(reply_field, cmsgpack.pack(reply))
 else
   save_lane()
