@@ -82,11 +82,13 @@ def test_a_lane_whose_node_is_away_does_not_cost_the_others_their_leases():
 
 def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room():
     agent = agent_of(MemoryStore(), "a")
+    agent.open(["b"])
+    for _ in range(3):
+        agent._work(heard=False)
     agent._tick_at = float("inf")  # nothing else would make it ask
     taken = []
 
     agent.admit("b", Call(id="b", task_id="b", task="x"), lambda: taken.append("b"))
-    agent.open(["b"])
     for _ in range(3):
         agent._work(heard=agent._sleep())
     agent._disconnect()
