@@ -6,7 +6,9 @@
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
 -- USES: fair moves releases grants
--- RETURNS: {grant...} as told_grant tells them, {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
+-- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
+--   them; if there are results to write, {that string, {call, token, reason, envelope}...};
+--   '' without rules
 -- COST: O((releases + grants) log n)
 
 -- Every 16th request forgets what is old, and each that adds more than 12 things to forget.
@@ -32,7 +34,7 @@ if not last.seen or math.abs(now - last.seen) >= 1000 then
 end
 if not rules.max_concurrent then
   save_lane()
-  return {}
+  return ''
 end
 
 local reply, due, blocked_until = last, nil, nil
@@ -77,4 +79,6 @@ end
 
 local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
 local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge)
-return { grants_out, closings_out, soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now)) }
+local due_in = soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
+local told = string.format('%d\n', due_in) .. table.concat(grants_out)
+return #closings_out == 0 and told or { told, unpack(closings_out) }
