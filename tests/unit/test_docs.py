@@ -95,6 +95,7 @@ SHOWN = {
     "cold shutdown (QUIT)": [
         "test_cold_shutdown_gives_late_acknowledged_calls_back_at_once",
         "test_cold_shutdown_ends_early_acknowledged_calls_as_lost",
+        "test_cold_shutdown_stops_a_call_whose_beginning_it_has_not_heard",
     ],
     "soft shutdown (`worker_soft_shutdown_timeout`)": [
         "test_soft_shutdown_waits_for_what_ends_in_time_and_gives_the_rest_back",
