@@ -104,12 +104,11 @@ class WorkerLanes:
     def lane_of(self, message: Message) -> str | None:
         """Name the lane on whose queue a broker message came, or ``None``.
 
-        The routing key need not be the queue's name: native delayed delivery has its own.
+        It is asked while the message is being received.
         """
-        info = message.delivery_info or {}
-        tags = getattr(self._worker.consumer.task_consumer, "_active_tags", {})
-        named = (queue for queue, tag in tags.items() if tag == info.get("consumer_tag"))
-        queue = next(named, info.get("routing_key"))
+        queue = getattr(self._worker.consumer.task_consumer, "queue_at_hand", None)
+        if queue is None:  # a consumer that is not ours
+            queue = (message.delivery_info or {}).get("routing_key")
         return self._lanes.settings.lane_of_queue(queue) if isinstance(queue, str) else None
 
     # -- the agent's hands ----------------------------------------------------------------------

@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from random import Random
 
 import pytest
 from celery.exceptions import NotRegistered
 from kombu import Connection, Producer
+from redis import Redis
 
 from celery_lanes.errors import StoreUnavailable
 from tests.integration.conftest import ROOT, running, until, waiting
+from tests.integration.mutants import payload_of, wire_form
 
 ODD_CALLERS = ["", "{}", "a:b;c", "Łukasz 🦊", "\n\t", "*", "x" * 256]
 
@@ -79,6 +82,20 @@ def test_a_header_that_names_an_unknown_lane_changes_nothing(shop):
     seen = shop.tasks.whose.apply_async(("ollama/x",), headers=headers).get(timeout=10)
 
     assert (seen["lane"], seen["caller"]) == ("ollama", "")
+
+
+def test_a_message_that_was_meant_for_another_queue_runs_in_the_lane_that_it_came_to(shop):
+    shop.worker(queues=["plain"])
+    app, broker, lane = shop.tasks.app, Redis.from_url(shop.broker), shop.queue("ollama")
+
+    for came_to, meant_for in ((lane, "plain"), ("plain", lane)):
+        message = app.amqp.as_task_v2(f"on-{came_to}", shop.tasks.whose.name, ("ollama/x",))
+        payload = payload_of(message, meant_for, "json", None, Random(came_to))
+        payload["headers"]["lanes"] = {"caller": "alice"}
+        broker.lpush(came_to, wire_form(payload))
+
+    seen = [app.AsyncResult(f"on-{queue}").get(timeout=10)["lane"] for queue in (lane, "plain")]
+    assert seen == ["ollama", ""]
 
 
 def test_a_task_that_no_worker_knows_ends_as_not_registered_after_other_workers_had_a_chance(
