@@ -317,5 +317,8 @@ class Store(Protocol):
     def warnings(self) -> list[str]:
         """Say what in the server's settings endangers the promises (persistence, eviction)."""
 
+    def prove_durability(self) -> None:
+        """Raise ``ConfigError`` if the server cannot do what ``durability`` asks of it."""
+
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""

@@ -223,6 +223,9 @@ class MemoryStore:
         """Say what endangers the promises."""
         return ["the store is this process's memory: what waits is lost when it ends"]
 
+    def prove_durability(self) -> None:
+        """Do nothing: ``warnings`` says how durable it is."""
+
     def disconnect(self) -> None:
         """Do nothing: there is no connection."""
 

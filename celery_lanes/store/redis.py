@@ -187,6 +187,10 @@ class RedisStore:
         """Say what in the server's settings endangers the promises."""
         return self._wire.ask(self._keys.lanes, health.warnings)
 
+    def prove_durability(self) -> None:
+        """Raise ``ConfigError`` if the server cannot do what ``durability`` asks of it."""
+        self._wire.prove_durability(self._keys.lanes)
+
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""
         self._wire.close()

@@ -13,9 +13,12 @@ from celery.exceptions import NotRegistered
 from kombu import Connection, Producer
 from redis import Redis
 
-from celery_lanes.errors import StoreUnavailable
+from celery_lanes.cli.check import check_app
+from celery_lanes.errors import ConfigError, StoreUnavailable
+from celery_lanes.testing.embedded import EmbeddedValkey
 from tests.integration.conftest import ROOT, running, until, waiting
 from tests.integration.mutants import payload_of, wire_form
+from tests.services import redis_program
 
 ODD_CALLERS = ["", "{}", "a:b;c", "Łukasz 🦊", "\n\t", "*", "x" * 256]
 
@@ -134,6 +137,24 @@ def test_a_worker_with_a_broken_file_says_so_in_one_line_and_does_not_start(shop
     assert len(lines) == 1, ended.stderr
     assert words in lines[0]
     assert "Traceback" not in ended.stderr
+
+
+def test_a_durability_that_the_store_cannot_give_is_refused_by_worker_publish_and_check(make_shop):
+    with EmbeddedValkey(program=redis_program()) as store:  # with no append-only file
+        shop = make_shop()
+        shop.store = store.url(0)
+        tasks = shop.configure(store='durability = "aof"').tasks
+
+        with pytest.raises(RuntimeError) as ended:
+            shop.worker()
+        with pytest.raises(ConfigError, match='durability = "aof" to be served'):
+            tasks.echo.delay("ollama/x", 1)
+
+        (line,) = [row for row in str(ended.value).splitlines() if row.startswith("celery_lanes:")]
+        assert 'expected store.durability = "aof" to be served' in line
+        assert "Traceback" not in str(ended.value)
+        assert 'durability = "aof" to be served' in check_app(tasks.lanes, timeout_s=0.1)[0].text
+        assert waiting(shop) == 0
 
 
 def test_publishing_without_a_store_fails_closed_and_says_so(make_shop):
