@@ -59,6 +59,7 @@ SHOWN = {
     ],
     "`reject_on_worker_lost`": [
         "test_reject_on_worker_lost_goes_back_and_is_a_dead_letter_at_last",
+        "test_a_dead_letter_that_is_tried_again_ends_with_its_result",
         "test_a_lost_process_runs_again_if_celery_is_told_so_for_all_tasks",
     ],
     "`retry_on_worker_lost` (5.7)": [
