@@ -34,6 +34,7 @@ class LaneShare:
         due_at: ask again at this monotonic time.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
+        rests_until: no turn before this monotonic time, for the store has refused one.
     """
 
     lane: str
@@ -44,6 +45,7 @@ class LaneShare:
     due_at: float | None = None
     served_at: int = 0
     tended_at: float = 0.0
+    rests_until: float = 0.0
     patience_s: float = 10.0
     attempts: dict[str, Attempt] = field(default_factory=dict)
     closings: dict[str, Closing] = field(default_factory=dict)
