@@ -43,13 +43,14 @@ def test_eventlet_is_refused_in_one_line(shop):
 def test_waiting_calls_take_no_place_in_the_prefetch_window(make_shop):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1", defaults='intake = "broker"')
     conf = {"worker_prefetch_multiplier": 1, "worker_disable_prefetch": True}
-    shop.worker(queues=["plain"], concurrency=2, conf=conf)
+    worker = shop.worker(queues=["plain"], concurrency=2, conf=conf)
     for _ in range(30):
         shop.tasks.sleep.delay("ollama/x", 30)
     until(lambda: (running(shop), waiting(shop)) == (1, 29))
 
     assert shop.tasks.plain.delay().get(timeout=10) == "plain"
     assert (running(shop), waiting(shop)) == (1, 29)
+    worker.kill()  # it would wait for the call that runs
 
 
 def test_the_limit_on_etas_in_a_workers_memory_does_not_concern_the_lane(shop):
@@ -105,7 +106,7 @@ def test_gevent_stops_a_body_that_is_revoked(shop):
 
 def test_a_waiting_call_that_is_cancelled_ends_at_once(make_shop):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1")
-    shop.worker(concurrency=2)
+    worker = shop.worker(concurrency=2)
     running_call = shop.tasks.sleep.delay("ollama/x", 30)
     until(lambda: running(shop) == 1)
     result = shop.tasks.echo.apply_async(("ollama/x", 1), caller="alice")
@@ -116,6 +117,7 @@ def test_a_waiting_call_that_is_cancelled_ends_at_once(make_shop):
         result.get(timeout=10)
     assert CallInfo.from_error(caught.value).caller == "alice"
     assert not running_call.ready()
+    worker.kill()  # it would wait for that
 
 
 def test_a_lost_process_runs_again_if_celery_is_told_so_for_all_tasks(shop):
