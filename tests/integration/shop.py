@@ -143,6 +143,15 @@ def sleep_late(model: str, seconds: float) -> str:
 
 
 @app.task
+def spin(model: str, seconds: float) -> None:
+    """Compute, and never yield to another greenlet."""
+    logger.info("begins to spin")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@app.task
 def refuse(model: str) -> None:
     """Reject the message."""
     raise Reject("no", requeue=False)

@@ -17,6 +17,7 @@ from celery.exceptions import (
 from packaging.version import Version
 
 from celery_lanes import CallInfo
+from celery_lanes.store.base import Reaped
 from tests.integration.conftest import listening, running, until, waiting
 
 CELERY = Version(version("celery"))
@@ -102,6 +103,19 @@ def test_gevent_stops_a_body_that_is_revoked(shop):
         result.get(timeout=10)
     assert CallInfo.from_error(caught.value).caller == "alice"
     until(lambda: running(shop) == 0)
+
+
+def test_gevent_keeps_the_lease_of_a_body_that_never_yields(make_shop):
+    shop = make_shop(lease_ttl="3s")
+    worker = shop.worker(pool="gevent")
+    store = shop.tasks.lanes.store
+    call = shop.tasks.spin.delay("ollama/x", 3.5)
+    worker.wait_for_log("begins to spin")
+
+    until(lambda: store.reap("ollama") != Reaped() or call.ready())
+
+    assert call.ready()
+    worker.kill()  # quicker than its warm stop
 
 
 def test_a_waiting_call_that_is_cancelled_ends_at_once(make_shop):
