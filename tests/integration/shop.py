@@ -170,6 +170,12 @@ def leave(model: str) -> None:
 
 
 @app.task
+def exhaust(model: str) -> None:
+    """Run out of memory."""
+    raise MemoryError("too much")
+
+
+@app.task
 def die(model: str) -> None:
     """Kill the pool process."""
     os.kill(os.getpid(), 9)
@@ -212,12 +218,12 @@ def fail_dropped(model: str) -> None:
 
 
 @app.task(bind=True, acks_late=True)
-def refuse_once(self, model: str) -> int:
-    """Reject the message at the first attempt, to have it again."""
+def refuse_once(self, model: str) -> list:
+    """Reject the message at the first attempt, to have it again; say how it came then."""
     attempt = CallInfo.from_request(self.request).attempt
-    if attempt == 1:
+    if attempt == 1 and not self.request.delivery_info["redelivered"]:
         raise Reject("again", requeue=True)
-    return attempt
+    return [attempt, self.request.delivery_info["redelivered"]]
 
 
 @app.task(bind=True)

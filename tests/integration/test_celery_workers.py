@@ -54,6 +54,31 @@ def test_waiting_calls_take_no_place_in_the_prefetch_window(make_shop):
     worker.kill()  # it would wait for the call that runs
 
 
+def test_a_lane_call_is_not_granted_into_a_process_that_a_plain_task_has(shop):
+    worker = shop.worker(concurrency=1, queues=["plain"])
+    plain = shop.tasks.sleep.apply_async(("x", 1), queue="plain")
+    worker.wait_for_log("begins to sleep")
+    call, seen = shop.tasks.echo.delay("ollama/x", 1), []
+
+    until(lambda: seen.append(running(shop)) or plain.ready())
+
+    assert set(seen[:-1]) == {0}  # at the last look the task may have just ended
+    assert call.get(timeout=10) == 1
+
+
+def test_a_body_that_runs_out_of_memory_gives_its_slot_back(make_shop):
+    shop = make_shop(lease_ttl="60s")
+    worker = shop.worker(concurrency=1)
+
+    call = shop.tasks.exhaust.apply_async(("ollama/x",), caller="alice")
+
+    with pytest.raises(MemoryError) as caught:
+        call.get(timeout=10)
+    assert CallInfo.from_error(caught.value).caller == "alice"
+    worker.wait()  # that is what Celery does: the worker ends
+    assert (running(shop), waiting(shop)) == (0, 0)
+
+
 def test_the_limit_on_etas_in_a_workers_memory_does_not_concern_the_lane(shop):
     shop.worker(conf={"worker_eta_task_limit": 1})
     eta = datetime.now(timezone.utc) + timedelta(seconds=1)
