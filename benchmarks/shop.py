@@ -16,7 +16,7 @@ IN_LANES = os.environ.get("BENCH_LANES") == "1"
 app = Celery("bench", broker=f"{SERVER}/0", backend=f"{SERVER}/1")
 app.conf.update(
     task_default_queue="plain",
-    task_ignore_result=True,
+    task_ignore_result=os.environ.get("BENCH_RESULTS") != "1",
     worker_hijack_root_logger=True,
     broker_connection_retry_on_startup=True,
 )
@@ -33,10 +33,10 @@ def work(model: str, number: int) -> None:  # noqa: ARG001 # a lane reads the mo
 
 
 @app.task
-def turn(model: str) -> None:  # noqa: ARG001 # the same
-    """Hold the only slot for 10 ms; note when that began and ended."""
+def turn(model: str, seconds: float) -> None:  # noqa: ARG001 # the same
+    """Hold a slot for so long; note when that began and ended."""
     began = time.time()
-    time.sleep(0.01)
+    time.sleep(seconds)
     marks.rpush("turns", f"{began} {time.time()}")
 
 

@@ -21,6 +21,7 @@ from kombu.utils.functional import retry_over_time
 from celery_lanes.callinfo import HEADER, CallInfo, current_call
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
+from celery_lanes.producer import AdmittingProducer, LazyProducers
 from celery_lanes.router import MODEL_OPTION, LaneRouter
 from celery_lanes.store.base import Call
 
@@ -42,6 +43,11 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
         super().flush_routes()
         users: list[Any] = self._rtable  # type: ignore[has-type] # celery is not typed
         self._rtable = [LaneRouter(lambda: self._lanes.settings), *users]
+
+    @property
+    def producer_pool(self) -> LazyProducers:
+        """Give the app's producers; what goes into a lane will not need one."""
+        return LazyProducers(super().producer_pool)
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
@@ -163,31 +169,6 @@ def _delayed_to(options: Mapping[str, Any]) -> str | None:
     if getattr(options.get("exchange"), "name", None) != DELAYED_EXCHANGE:
         return None
     return str(options["routing_key"]).split(".", DELAY_LEVELS)[-1]
-
-
-class AdmittingProducer:
-    """A kombu producer whose next publish goes to the lane store; later ones to the broker.
-
-    Celery's event dispatcher publishes ``task-sent`` with the very same producer, so exactly one
-    publish is ours. A publish that failed is still ours when it is tried again.
-    """
-
-    def __init__(self, producer: Any, admit: Admission) -> None:
-        self._producer = producer
-        self._admit: Admission | None = admit
-
-    def publish(self, body: Any, **options: Any) -> Any:
-        """Admit the first publish, pass on the rest."""
-        if self._admit is None:
-            return self._producer.publish(body, **options)
-        if not self._admit(body, **options):
-            self._producer.publish(body, **options)
-        self._admit = None
-        return None
-
-    def __getattr__(self, name: str) -> Any:
-        """Be the real producer in everything else."""
-        return getattr(self._producer, name)
 
 
 class Admission:

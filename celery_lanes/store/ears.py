@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
+from typing import Any
 
 from redis.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -77,10 +78,14 @@ class RedisEar:
         if self._pid != os.getpid():
             self._pid, self._pubsub = os.getpid(), self._subscribe()
         heard: set[str] = set()
+        connection: Any = self._pubsub.connection  # get_message() takes five times as long
         with translated(), suppress(RedisTimeoutError):  # half a message: the rest comes later
-            while (message := self._pubsub.get_message()) is not None:
-                if message["type"] == "message":
-                    heard.add(message["data"].decode())
+            while connection.can_read():
+                kind, *_, told = connection.read_response(
+                    disconnect_on_error=False, push_request=True
+                )
+                if kind == b"message":
+                    heard.add(told.decode())
         return heard
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from celery_lanes.store.base import Policy
@@ -28,6 +29,7 @@ KINDS = (
 )
 
 
+@lru_cache(maxsize=1000)
 def quoted(text: str) -> str:
     """Quote any text so that it holds no separator."""
     return quote(text, safe="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from itertools import accumulate, pairwise
@@ -83,7 +83,7 @@ class RedisStore:
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
             arguments = [field for call in batch for field in _call_fields(call, policy)]
-            answer = self._wire.admit(lane, arguments)
+            answer = self._wire.admit(lane, arguments).split()
             verdicts += [_verdict(*pair) for pair in zip(answer[::2], answer[1::2], strict=True)]
         return verdicts
 
@@ -107,7 +107,7 @@ class RedisStore:
         answer = self._next(lane, worker, request, last, wants)
         if not answer:
             raise LaneNotConfigured
-        return _turn(*answer)
+        return _turn(answer)
 
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
         """Extend exactly the named leases; put back what the worker has not named for 5 s."""
@@ -271,26 +271,31 @@ def _bucket_field(bucket: Bucket | None) -> str:
     return "" if bucket is None else f"{bucket.period_ms / bucket.count!r} {bucket.burst!r}"
 
 
-def _verdict(kind: bytes, value: int | bytes) -> Verdict:
-    if isinstance(value, bytes):
+def _verdict(kind: bytes, value: bytes) -> Verdict:
+    if kind == b"duplicate":
         return Duplicate(value.decode())
-    return Parked(value) if kind == b"parked" else Delayed(value)
+    return Parked(int(value)) if kind == b"parked" else Delayed(int(value))
 
 
-def _turn(grants: list[bytes], closings: list[list[Any]], due_in_ms: int) -> Turn:
+def _turn(answer: bytes | list[Any]) -> Turn:
+    told, *closings = [answer] if isinstance(answer, bytes) else answer
+    due_in_ms, _, grants = told.partition(b"\n")
     return Turn(
-        tuple(map(_grant, grants)),
+        tuple(_grants(grants)),
         tuple(_closing(*fields) for fields in closings),
-        None if due_in_ms < 0 else due_in_ms,
+        None if due_in_ms == b"-1" else int(due_in_ms),
     )
 
 
-def _grant(told: bytes) -> Grant:
-    head, _, rest = told.partition(b"\n")
-    of_call, of_token, of_caller, attempt, wait_ms = map(int, head.split())
-    ends = list(accumulate((of_call, of_token, of_caller)))
-    call, token, caller = (rest[a:b].decode() for a, b in pairwise((0, *ends)))
-    return Grant(call, token, caller, attempt, wait_ms, rest[ends[-1] :])
+def _grants(told: bytes) -> Iterator[Grant]:
+    at = 0
+    while at < len(told):
+        head_end = told.index(b"\n", at) + 1
+        attempt, wait_ms, *lengths = map(int, told[at:head_end].split())
+        ends = list(accumulate(lengths, initial=head_end))
+        call, token, caller, envelope = (told[a:b] for a, b in pairwise(ends))
+        yield Grant(call.decode(), token.decode(), caller.decode(), attempt, wait_ms, envelope)
+        at = ends[-1]
 
 
 def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closing:

@@ -43,7 +43,7 @@ def take_turn(ledger: Ledger, wish: Wish) -> Turn:
     else:
         reply, blocked_until = _serve(ledger, wish)
         wanted = wish.want
-    if wish.request >= last.request:
+    if wish.request >= last.request and wish.want:  # else it is as idle as it was
         ledger.idle.pop(wish.worker, None)
     is_idle = len(reply.grants) < wanted
     if _is_another_needed(ledger, reply, is_idle=is_idle, is_blocked=blocked_until is not None):

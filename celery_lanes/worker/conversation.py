@@ -39,8 +39,9 @@ class Conversation:
 
     def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
         """Tell the store all news of the lane, and ask for calls."""
-        ask = share.ask(want, now=time.monotonic(), can_close=self._owner.is_open)
-        self._ask(store, share, ask)
+        if want or share.must_ask:
+            ask = share.ask(want, now=time.monotonic(), can_close=self._owner.is_open)
+            self._ask(store, share, ask)
         self._send_written(store, share)
         self._send_arrivals(store, share)  # last: a store at maxmemory refuses these alone
 
@@ -70,6 +71,7 @@ class Conversation:
             del share.arrivals[: len(batch)]
             for _, taken in batch:
                 taken()
+            share.is_ready = True  # perhaps for one of these
 
     def _send_written(self, store: Store, share: LaneShare) -> None:
         while share.written:

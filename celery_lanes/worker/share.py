@@ -64,8 +64,12 @@ class LaneShare:
     @property
     def has_news(self) -> bool:
         """Whether the store must hear from us, room or no room."""
-        news = self.releases or self.arrivals or self.written or self._pending
-        return bool(news) or (self.is_woken and self.is_served)
+        return bool(self.arrivals or self.written) or self.must_ask
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether the next turn must be asked for, room or no room."""
+        return bool(self.releases or self._pending) or (self.is_woken and self.is_served)
 
     @property
     def may_grant(self) -> bool:

@@ -108,6 +108,7 @@ def test_there_are_more_processes_than_slots():
         assert options.workers * options.processes > options.cap
 
 
+@pytest.mark.alone
 def test_the_demo_shows_the_main_job():
     shown = subprocess.run(
         _demo(*SMALL), capture_output=True, text=True, timeout=90, check=False, cwd=ROOT

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from celery import _state
@@ -89,7 +90,7 @@ class Shop:
     def tasks(self) -> Any:
         """The shop's module, loaded into this process as a producer."""
         if not self._module:
-            os.environ.update(self.env)
+            self._exits.enter_context(patch.dict(os.environ, self.env))
             path = ROOT / "tests/integration/shop.py"
             spec = importlib.util.spec_from_file_location("tests.integration.shop", path)
             module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.alone
+
 
 def test_three_workers_of_four_processes_never_exceed_a_cap_of_five(make_shop, observer):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 5")

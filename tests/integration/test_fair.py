@@ -6,8 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import pytest
+
 from celery_lanes.tasks import generate
 from tests.integration.conftest import until
+
+pytestmark = pytest.mark.alone
 
 CAP = 4
 

@@ -88,6 +88,18 @@ def test_late_twin_does_not_wake_a_worker_from_its_waiting(lane):
     ear.close()
 
 
+def test_request_for_no_calls_leaves_a_worker_waiting_for_one(lane):
+    lane.configure()
+    ear = lane.store.listen("w1")
+    lane.turn(1)
+
+    lane.turn(0)
+    lane.park()
+
+    lane.until(lambda: ear.drain() == {lane.lane})
+    ear.close()
+
+
 def test_repeated_request_gets_the_same_results_to_write_again(lane):
     lane.configure()
     lane.park(task_id="t")

@@ -18,11 +18,11 @@ local function lane_ready_at(cost)
   return math.max(ready_at(rules.rate, lane.rate_full, 1), ready_at(rules.tokens, lane.tokens_full, cost))
 end
 
--- A grant is told in one string, for a client parses many small answers slowly: the lengths of
--- call, token and caller, attempt and wait_ms in one line; then call, token, caller and envelope.
+-- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms and
+-- the lengths of call, token, caller and envelope in one line; then these four.
 local function told_grant(r, envelope)
   local wait = math.max(0, r.granted - r.since)
-  return string.format('%d %d %d %d %d\n', #r.id, #r.token, #r.caller, r.attempts, wait)
+  return string.format('%d %d %d %d %d %d\n', r.attempts, wait, #r.id, #r.token, #r.caller, #envelope)
     .. r.id .. r.token .. r.caller .. envelope
 end
 

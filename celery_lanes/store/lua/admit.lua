@@ -6,8 +6,8 @@
 --   of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
 --   remember (0 or 1), redelivery_ms, envelope
 -- USES: fair moves
--- RETURNS: of each call 'parked' and how many waited before it, 'delayed' and when it is due,
---   or 'duplicate' and its state
+-- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
+--   'delayed' and when it is due, or 'duplicate' and its state
 -- COST: O(calls log n)
 
 local FIELDS = 11
@@ -59,22 +59,21 @@ end
 local verdicts, is_worth_waking = {}, false
 for i = rest, #ARGV, FIELDS do
   local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1')
-  local kind, value, due = 'duplicate', state, tonumber(ARGV[i + 7])
+  local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
   if not state then
     local r = new_call(i)
     if due > now then
-      kind, value = 'delayed', due
+      verdict = string.format('delayed %.0f', due)
       is_worth_waking = is_worth_waking or redis.call('ZCOUNT', delayed, '-inf', due) == 0
       begin_delay(r, due)
     else
-      kind, value, is_worth_waking = 'parked', redis.call('ZCARD', queue), true
+      verdict, is_worth_waking = 'parked ' .. redis.call('ZCARD', queue), true
       begin_to_wait(r)
     end
     keep_new(r, ARGV[i + 10], ids)
   end
-  verdicts[#verdicts + 1] = kind
-  verdicts[#verdicts + 1] = value
+  verdicts[#verdicts + 1] = verdict
 end
 save_lane()
 if is_worth_waking and free_slots() > 0 then wake(1) end
-return verdicts
+return table.concat(verdicts, ' ')

@@ -6,7 +6,9 @@
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
 -- USES: fair moves releases grants
--- RETURNS: {grant...} as told_grant tells them, {{call, token, reason, envelope}...}, ms until something is due or -1; {} without rules
+-- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
+--   them; if there are results to write, {that string, {call, token, reason, envelope}...};
+--   '' without rules
 -- COST: O((releases + grants) log n)
 
 -- Every 16th request forgets what is old, and each that adds more than 12 things to forget.
@@ -32,7 +34,7 @@ if not last.seen or math.abs(now - last.seen) >= 1000 then
 end
 if not rules.max_concurrent then
   save_lane()
-  return {}
+  return ''
 end
 
 local reply, due, blocked_until = last, nil, nil
@@ -60,14 +62,16 @@ else
   free, unheld = free - #grants_out, unheld - #closings_out
 end
 local is_idle = #reply.grants < wanted
+local says_if_idle = reply.request and wanted > 0
 
+-- A request for no calls leaves a worker as idle as it was.
 -- Wake somebody else if there is more; never so that two idle workers wake each other for ever.
-if last.idle and reply.request then redis.call('ZREM', idle, worker) end
+if last.idle and says_if_idle then redis.call('ZREM', idle, worker) end
 local is_grant_left = free > 0 and not is_idle and not blocked_until and redis.call('ZCARD', ring) > 0
 if unheld > 0 and (#reply.closings > 0 or not is_idle) or is_grant_left then wake(1) end
 if is_idle then redis.call('ZADD', idle, now, worker) end
 if reply.request then
-  reply.idle = is_idle
+  reply.idle = is_idle or last.idle and not says_if_idle
   save_lane(reply_field, cmsgpack.pack(reply))
 else
   save_lane()
@@ -75,4 +79,6 @@ end
 
 local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
 local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge)
-return { grants_out, closings_out, soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now)) }
+local due_in = soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
+local told = string.format('%d\n', due_in) .. table.concat(grants_out)
+return #closings_out == 0 and told or { told, unpack(closings_out) }

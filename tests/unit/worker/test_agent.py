@@ -250,6 +250,18 @@ def test_a_place_that_a_plain_task_has_left_is_asked_for_at_once(agent_of, hands
     assert len(hands.started) == 1
 
 
+def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room(agent_of, hands):
+    agent, taken = agent_of(MemoryStore(), "a"), []
+    work(agent)
+    agent._tick_at = float("inf")  # nothing else would make it ask
+
+    agent.admit("a", Call(id="a", task_id="a", task="x"), lambda: taken.append("a"))
+    work(agent, 3, is_tick=False)
+
+    assert taken == ["a"]
+    assert len(hands.started) == 1
+
+
 # -- jobs that a pool has dropped
 
 
