@@ -258,8 +258,9 @@ class Agent:
 
     def _next_share(self) -> LaneShare | None:
         """Pick the lane to talk to: it has news, or may have calls for a free process."""
-        can_take = self.is_open and self._free() > 0
-        due = [s for s in self._shares.values() if s.has_news or (can_take and s.may_grant)]
+        can_take, now = self.is_open and self._free() > 0, time.monotonic()
+        awake = (share for share in self._shares.values() if share.rests_until <= now)
+        due = [s for s in awake if s.has_news or (can_take and s.may_grant)]
         return min(due, key=lambda s: s.served_at, default=None)
 
     def _free(self) -> int:
@@ -278,7 +279,13 @@ class Agent:
     def _turn(self, store: Store, share: LaneShare) -> None:
         self._turns += 1
         share.served_at = self._turns
-        self._talk.take_turn(store, share, want=self._want(share))
+        try:
+            self._talk.take_turn(store, share, want=self._want(share))
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            logger.exception("celery_lanes: %s was refused its turn; again in 1 s", share.lane)
+            share.rests_until = time.monotonic() + TICK_S
 
     # -- outages -----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any
 from celery import signals
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
+from kombu.message import Message
 
 from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.prelude import Prelude
@@ -27,7 +28,16 @@ def lane_consumer(base: type[Consumer]) -> type[Consumer]:
 
 
 class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
-    """The behaviour; ``controller.lanes`` is this worker's ``WorkerLanes``."""
+    """The behaviour; ``controller.lanes`` is this worker's ``WorkerLanes``.
+
+    Attributes:
+        unadmitted: the lanes' messages that the store has not got yet, so not acknowledged.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.unadmitted: set[Message] = set()
+        self._widened_by = 0
+        super().__init__(*args, **options)
 
     def Strategies(self) -> dict[str, Any]:  # noqa: N802 # Celery's name for its dict factory
         """Make a dict of strategies that wraps each in the prelude, also after ``pool_restart``."""
@@ -67,8 +77,21 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
                 tasks.cancel_by_queue(name)
             elif not tasks.consuming_from(name):
                 tasks.add_queue(queue)
+        self._widen_window(len(self.unadmitted) if is_held else 0)
         if not is_held:
             tasks.consume()
+
+    def _widen_window(self, by: int) -> None:
+        """Let in so many more messages than Celery would.
+
+        What waits for the store may fill the prefetch window, and nothing else would come in.
+        """
+        if by > self._widened_by:
+            self.qos.increment_eventually(by - self._widened_by)
+        else:
+            self.qos.decrement_eventually(self._widened_by - by)
+        self._widened_by = by
+        self.qos.update()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
         """Receive as Celery does, and survive the messages that end a worker of plain Celery.
@@ -107,6 +130,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         """Keep lane jobs in the pool while Celery clears it of broker messages."""
         lanes = self.controller.lanes
         lanes.agent.shut()
+        self.unadmitted.clear()  # the broker will bring them again; the window is made anew
+        self._widened_by = 0
         with jobs_kept(self.pool, lanes.dispatcher.jobs()):
             super().on_close()
 

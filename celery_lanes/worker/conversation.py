@@ -40,7 +40,8 @@ class Conversation:
     def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
         """Tell the store all news of the lane, and ask for calls."""
         if want or share.must_ask:
-            self._ask(store, share, share.ask(want, can_close=self._owner.is_open))
+            ask = share.ask(want, now=time.monotonic(), can_close=self._owner.is_open)
+            self._ask(store, share, ask)
         self._send_written(store, share)
         self._send_arrivals(store, share)  # last: a store at maxmemory refuses these alone
 
@@ -80,7 +81,6 @@ class Conversation:
             share.closings.pop(closing.call, None)
 
     def _ask(self, store: Store, share: LaneShare, ask: Ask) -> None:
-        sent_at = time.monotonic()
         try:
             turn = store.next(
                 share.lane,
@@ -94,7 +94,7 @@ class Conversation:
             self._configure(store, share)
             return
         share.answered(ask, turn)
-        self._take(share, turn, is_fresh=time.monotonic() - sent_at < share.patience_s)
+        self._take(share, turn, is_fresh=time.monotonic() - ask.sent_at < share.patience_s)
 
     def _take(self, share: LaneShare, turn: Turn, *, is_fresh: bool) -> None:
         """Dispatch what was granted; a late reply may name leases that are no longer ours."""

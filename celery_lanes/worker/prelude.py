@@ -42,13 +42,15 @@ class Prelude:
         if lane is None:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
         call = checked_call(message, payload, redelivery_ms=lanes.redelivery_ms)
-        acknowledge = partial(lanes.postman.deliver, _acknowledge, ack, self._consumer)
-        lanes.agent.admit(lane, call, acknowledge)
+        self._consumer.unadmitted.add(message)
+        lanes.agent.admit(
+            lane, call, partial(lanes.postman.deliver, self._acknowledge, message, ack)
+        )
         return None
 
-
-def _acknowledge(ack: Callable[..., Any], consumer: Any) -> None:
-    ack(logger, consumer.connection_errors)
+    def _acknowledge(self, message: Message, ack: Callable[..., Any]) -> None:
+        self._consumer.unadmitted.discard(message)
+        ack(logger, self._consumer.connection_errors)
 
 
 def checked_call(message: Message, payload: Any, *, redelivery_ms: int) -> Call:

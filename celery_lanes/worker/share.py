@@ -15,9 +15,13 @@ MAX_RELEASES = 200
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request to the store; repeated under the same number until it is answered."""
+    """One request to the store; repeated under the same number until it is answered.
+
+    ``sent_at``: when it was first sent. What it was granted may be as old as that.
+    """
 
     request: int
+    sent_at: float
     want: int
     closings: int
     releases: tuple[Release, ...]
@@ -34,6 +38,7 @@ class LaneShare:
         due_at: ask again at this monotonic time.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
+        rests_until: no turn before this monotonic time, for the store has refused one.
     """
 
     lane: str
@@ -44,6 +49,7 @@ class LaneShare:
     due_at: float | None = None
     served_at: int = 0
     tended_at: float = 0.0
+    rests_until: float = 0.0
     patience_s: float = 10.0
     attempts: dict[str, Attempt] = field(default_factory=dict)
     closings: dict[str, Closing] = field(default_factory=dict)
@@ -99,14 +105,14 @@ class LaneShare:
             self.due_at = None
             self.wake()
 
-    def ask(self, want: int, *, can_close: bool) -> Ask:
+    def ask(self, want: int, *, now: float, can_close: bool) -> Ask:
         """Compose the next request, or repeat the one that has had no answer."""
         if self._pending is None:
             self._request += 1
             releases = tuple(self.releases[:MAX_RELEASES])
             del self.releases[: len(releases)]
             room = MAX_CLOSINGS - len(self.closings) if can_close and self.is_served else 0
-            self._pending = Ask(self._request, want, max(0, room), releases)
+            self._pending = Ask(self._request, now, want, max(0, room), releases)
         return self._pending
 
     def answered(self, ask: Ask, turn: Turn) -> None:

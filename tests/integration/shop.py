@@ -143,6 +143,15 @@ def sleep_late(model: str, seconds: float) -> str:
 
 
 @app.task
+def spin(model: str, seconds: float) -> None:
+    """Compute, and never yield to another greenlet."""
+    logger.info("begins to spin")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@app.task
 def refuse(model: str) -> None:
     """Reject the message."""
     raise Reject("no", requeue=False)
@@ -158,6 +167,12 @@ def ignore(model: str) -> None:
 def leave(model: str) -> None:
     """Raise SystemExit."""
     raise SystemExit(3)
+
+
+@app.task
+def exhaust(model: str) -> None:
+    """Run out of memory."""
+    raise MemoryError("too much")
 
 
 @app.task
@@ -203,12 +218,12 @@ def fail_dropped(model: str) -> None:
 
 
 @app.task(bind=True, acks_late=True)
-def refuse_once(self, model: str) -> int:
-    """Reject the message at the first attempt, to have it again."""
+def refuse_once(self, model: str) -> list:
+    """Reject the message at the first attempt, to have it again; say how it came then."""
     attempt = CallInfo.from_request(self.request).attempt
-    if attempt == 1:
+    if attempt == 1 and not self.request.delivery_info["redelivered"]:
         raise Reject("again", requeue=True)
-    return attempt
+    return [attempt, self.request.delivery_info["redelivered"]]
 
 
 @app.task(bind=True)

@@ -18,6 +18,7 @@ from celery.exceptions import (
 from packaging.version import Version
 
 from celery_lanes import CallInfo
+from celery_lanes.store.base import Reaped
 from tests.integration.conftest import listening, running, until, waiting
 
 CELERY = Version(version("celery"))
@@ -44,13 +45,39 @@ def test_eventlet_is_refused_in_one_line(shop):
 def test_waiting_calls_take_no_place_in_the_prefetch_window(make_shop):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1", defaults='intake = "broker"')
     conf = {"worker_prefetch_multiplier": 1, "worker_disable_prefetch": True}
-    shop.worker(queues=["plain"], concurrency=2, conf=conf)
+    worker = shop.worker(queues=["plain"], concurrency=2, conf=conf)
     for _ in range(30):
         shop.tasks.sleep.delay("ollama/x", 30)
     until(lambda: (running(shop), waiting(shop)) == (1, 29))
 
     assert shop.tasks.plain.delay().get(timeout=10) == "plain"
     assert (running(shop), waiting(shop)) == (1, 29)
+    worker.kill()  # it would wait for the call that runs
+
+
+def test_a_lane_call_is_not_granted_into_a_process_that_a_plain_task_has(shop):
+    worker = shop.worker(concurrency=1, queues=["plain"])
+    plain = shop.tasks.sleep.apply_async(("x", 1), queue="plain")
+    worker.wait_for_log("begins to sleep")
+    call, seen = shop.tasks.echo.delay("ollama/x", 1), []
+
+    until(lambda: seen.append(running(shop)) or plain.ready())
+
+    assert set(seen[:-1]) == {0}  # at the last look the task may have just ended
+    assert call.get(timeout=10) == 1
+
+
+def test_a_body_that_runs_out_of_memory_gives_its_slot_back(make_shop):
+    shop = make_shop(lease_ttl="60s")
+    worker = shop.worker(concurrency=1)
+
+    call = shop.tasks.exhaust.apply_async(("ollama/x",), caller="alice")
+
+    with pytest.raises(MemoryError) as caught:
+        call.get(timeout=10)
+    assert CallInfo.from_error(caught.value).caller == "alice"
+    worker.wait()  # that is what Celery does: the worker ends
+    assert (running(shop), waiting(shop)) == (0, 0)
 
 
 def test_the_limit_on_etas_in_a_workers_memory_does_not_concern_the_lane(shop):
@@ -104,9 +131,22 @@ def test_gevent_stops_a_body_that_is_revoked(shop):
     until(lambda: running(shop) == 0)
 
 
+def test_gevent_keeps_the_lease_of_a_body_that_never_yields(make_shop):
+    shop = make_shop(lease_ttl="3s")
+    worker = shop.worker(pool="gevent")
+    store = shop.tasks.lanes.store
+    call = shop.tasks.spin.delay("ollama/x", 3.5)
+    worker.wait_for_log("begins to spin")
+
+    until(lambda: store.reap("ollama") != Reaped() or call.ready())
+
+    assert call.ready()
+    worker.kill()  # quicker than its warm stop
+
+
 def test_a_waiting_call_that_is_cancelled_ends_at_once(make_shop):
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1")
-    shop.worker(concurrency=2)
+    worker = shop.worker(concurrency=2)
     running_call = shop.tasks.sleep.delay("ollama/x", 30)
     until(lambda: running(shop) == 1)
     result = shop.tasks.echo.apply_async(("ollama/x", 1), caller="alice")
@@ -117,6 +157,7 @@ def test_a_waiting_call_that_is_cancelled_ends_at_once(make_shop):
         result.get(timeout=10)
     assert CallInfo.from_error(caught.value).caller == "alice"
     assert not running_call.ready()
+    worker.kill()  # it would wait for that
 
 
 def test_a_lost_process_runs_again_if_celery_is_told_so_for_all_tasks(shop):

@@ -134,3 +134,24 @@ def test_no_message_is_acknowledged_before_the_store_has_it(make_shop, make_stor
     shop.worker()
 
     assert result.get(timeout=20) == 2
+
+
+def test_plain_tasks_go_on_while_more_lane_messages_than_fit_wait_for_the_store(
+    make_shop, make_store
+):
+    store, shop = make_store(), make_shop()
+    shop.store = store.url(0)
+    shop.configure(defaults='intake = "broker"')
+    window = {"worker_prefetch_multiplier": 1}
+    worker = shop.worker(queues=["plain"], pool="threads", concurrency=2, conf=window)
+    assert shop.tasks.echo.delay("ollama/x", 0).get(timeout=10) == 0
+
+    os.kill(store.pid, signal.SIGSTOP)
+    early = [shop.tasks.echo.delay("ollama/x", n) for n in range(5)]
+    worker.wait_for_log("is away")
+    late = [shop.tasks.echo.delay("ollama/x", n) for n in range(5)]
+    plain = [shop.tasks.plain.delay().get(timeout=10) for _ in range(3)]
+    os.kill(store.pid, signal.SIGCONT)
+
+    assert plain == ["plain"] * 3
+    assert [result.get(timeout=15) for result in early + late] == [*range(5), *range(5)]

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 import redis as redis_py
@@ -199,6 +200,15 @@ def test_master_that_has_lost_its_replicas_is_store_unavailable(own_server):
     for verb in [lane.turn, lane.park, lambda: lane.store.reap(lane.lane)]:
         with pytest.raises(StoreUnavailable):
             verb()
+
+
+def test_every_script_reads_the_clock_once():
+    """Within a script of Redis 7.0 the time goes on."""
+    verbs = [file.stem for file in Path(lua.__file__).parent.glob("[!_]*.lua")]
+
+    assert {verb: lua.load(verb).source.count("'TIME'") for verb in verbs} == dict.fromkeys(
+        verbs, 1
+    )
 
 
 def test_odd_numbers_are_refused_by_the_script_too(valkey):

@@ -1,14 +1,142 @@
-"""What the sender makes of a publish's options."""
+"""What the sender makes of a publish: of its options, of a store that fails, of another app."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pytest
+from celery import Celery
 from kombu import Exchange
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
+from celery_lanes import Lanes, call_context
+from celery_lanes.callinfo import HEADER
+from celery_lanes.config import Settings
+from celery_lanes.envelope import Envelope
+from celery_lanes.errors import StoreUnavailable
 from celery_lanes.sender import DELAYED_EXCHANGE, _delayed_to, due_ms, is_served
+from celery_lanes.store.base import Grant, LaneRules
+from celery_lanes.store.memory import MemoryStore
+
+AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+class Lossy(MemoryStore):
+    """A store that loses the answers to the first admits."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__()
+        self.losses, self.heard = losses, 0
+
+    def admit(self, lane, calls, *, policy):
+        self.heard += 1
+        verdicts = super().admit(lane, calls, policy=policy)
+        if self.heard <= self.losses:
+            raise StoreUnavailable
+        return verdicts
+
+
+def app_of(name: str, **lanes: dict) -> Celery:
+    """Make an app with a broker and a store of its own, in this process's memory."""
+    url = f"memory://{name}-{uuid.uuid4().hex}"
+    app = Celery(name, broker=url, set_as_current=False)
+    Lanes(app, Settings.parse({"store": {"url": url, "prefix": name}, **lanes}))
+
+    @app.task(name="ask", shared=False)
+    def ask(model):
+        pass
+
+    return app
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = app_of("shop")
+    yield app
+    app.close()
+
+
+def taken(app: Celery, lane: str) -> list[Grant]:
+    """Grant what waits in a lane."""
+    store = app.lanes.store
+    store.configure(lane, LaneRules(max_concurrent=9))
+    return list(store.next(lane, worker="w", request=1, want=9).grants)
+
+
+# -- a store that fails
+
+
+def test_a_publish_is_tried_again_as_its_retry_policy_says_and_is_one_call(app):
+    store = app.lanes.store = Lossy(losses=3)
+
+    app.tasks["ask"].apply_async(("ollama/x",), retry=True, retry_policy=AT_ONCE)
+
+    assert store.heard == 4
+    assert store.snapshot("ollama").waiting == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "tries"),
+    [
+        ({"retry": False}, 1),
+        ({"retry": True, "retry_policy": {**AT_ONCE, "max_retries": 1}}, 2),
+    ],
+    ids=["no retry", "one retry"],
+)
+def test_a_publish_gives_up_when_its_retry_policy_says_so(app, options, tries):
+    store = app.lanes.store = Lossy(losses=9)
+
+    with pytest.raises(StoreUnavailable):
+        app.tasks["ask"].apply_async(("ollama/x",), **options)
+
+    assert store.heard == tries
+
+
+# -- two apps in one process
+
+
+def test_each_app_of_a_process_publishes_into_its_own_lanes():
+    one = app_of("one", rules=[{"match": "*", "lane": "one"}])
+    two = app_of("two", rules=[{"match": "*", "lane": "two"}])
+
+    with call_context(caller="alice"):
+        one.tasks["ask"].delay("ollama/x")
+        two.tasks["ask"].delay("ollama/x")
+
+    for app, lane in [(one, "one"), (two, "two")]:
+        (grant,) = taken(app, lane)
+        header = Envelope.unpack(grant.envelope).headers[HEADER]
+        assert (header["lane"], header["caller"]) == (lane, "alice")
+        assert app.lanes.store.lanes() == [lane]
+        app.close()
+
+
+def test_an_app_without_lanes_is_left_alone_by_one_that_has_them(app):
+    plain = Celery("plain", broker=f"memory://plain-{uuid.uuid4().hex}", set_as_current=False)
+
+    with plain.connection() as connection, call_context(caller="alice"):
+        plain.send_task("ask", ("ollama/x",), queue="lanes.ollama", connection=connection)
+        app.tasks["ask"].delay("ollama/x")
+        message = connection.SimpleQueue("lanes.ollama").get(block=False)
+
+    assert HEADER not in message.headers
+    assert app.lanes.store.snapshot("ollama").waiting == 1
+    plain.close()
+
+
+def test_typed_headers_keep_their_types_on_the_way_into_the_lane(app):
+    when = datetime(2026, 2, 28, tzinfo=timezone.utc)
+
+    app.tasks["ask"].apply_async(("ollama/x",), headers={"when": when, "order": uuid.UUID(int=17)})
+
+    (grant,) = taken(app, "ollama")
+    headers = Envelope.unpack(grant.envelope).headers
+    assert (headers["when"], headers["order"]) == (when, uuid.UUID(int=17))
+
+
+# -- options
 
 
 def test_the_queue_behind_native_delayed_delivery_is_found():

@@ -1,33 +1,81 @@
-"""The store thread's rounds, one by one."""
+"""The store thread's rounds, one by one: what one lane's trouble must not do to the others."""
 
 from __future__ import annotations
 
+import select
 from collections import Counter
+from collections.abc import Callable, Iterator
 
-from celery_lanes.errors import StoreUnavailable
+import pytest
+from billiard.pool import ApplyResult
+
+from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.base import Call, LaneRules, Policy
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.worker import conversation
 from celery_lanes.worker.agent import Agent
 
+PATIENCE_S = 10.0
+"""A third of ``Source``'s leases."""
 
-class HalfAStore(MemoryStore):
-    """A cluster of which one node, with one lane, is away."""
+
+class Odd(MemoryStore):
+    """A store that answers one verb of one lane with an error; it counts what it hears."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.away = ""
-        self.renewed = Counter()
+        self.refused, self.error = ("", ""), None
+        self.heard = Counter()
 
     def renew(self, lane, **named):
-        if lane == self.away:
-            raise StoreUnavailable
-        self.renewed[lane] += 1
+        self._note("renew", lane)
         return super().renew(lane, **named)
+
+    def next(self, lane, **asked):
+        self._note("next", lane)
+        return super().next(lane, **asked)
+
+    def _note(self, *said: str) -> None:
+        self.heard[said] += 1
+        if said == self.refused:
+            raise self.error
+
+
+class Slow(MemoryStore):
+    """A store whose answers to ``next`` are late, or lost."""
+
+    def __init__(self, seconds: Seconds) -> None:
+        super().__init__()
+        self.delay_s, self.is_lost = 0.0, False
+        self._seconds = seconds
+
+    def next(self, lane, **asked):
+        turn = super().next(lane, **asked)
+        self._seconds.now += self.delay_s
+        if self.is_lost:
+            raise StoreUnavailable
+        return turn
+
+
+class Mute(MemoryStore):
+    """A store whose wake-ups are lost on the way."""
+
+    def _publish(self, worker, lane):
+        return True
+
+
+class Seconds:
+    """The worker's own clock, as the test says."""
+
+    now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Source:
     def rules(self, lane):
-        return LaneRules(max_concurrent=1)
+        return LaneRules(max_concurrent=1, lease_ttl_ms=30_000)
 
     def policy(self, lane):
         return Policy.FAIR
@@ -37,15 +85,19 @@ class Hands:
     """A pool that takes everything and ends nothing."""
 
     def __init__(self) -> None:
+        self.room = 9
         self.started = []
 
     def free(self):
-        return 9
+        return self.room
 
     def dispatch(self, attempt):
         attempt.claim()
         attempt.is_placed = True
         self.started.append(attempt)
+
+    def finished(self, attempt):
+        pass
 
     def grow(self):
         pass
@@ -54,44 +106,216 @@ class Hands:
         pass
 
 
-def agent_of(store: MemoryStore, *lanes: str) -> Agent:
-    """Have an agent that runs a call of each lane."""
-    hands = Hands()
+def park(store: MemoryStore, *lanes: str) -> None:
     for lane in lanes:
         store.admit(lane, [Call(id=lane, task_id=lane, task="x")], policy=Policy.FAIR)
-    agent = Agent(open_store=lambda: store, source=Source(), hands=hands)
-    agent.open(lanes)
-    while len(hands.started) < len(lanes):
+
+
+@pytest.fixture
+def hands() -> Hands:
+    return Hands()
+
+
+@pytest.fixture
+def agent_of(hands: Hands) -> Iterator[Callable[..., Agent]]:
+    """Make an agent that asks a store for calls of these lanes; the test takes its rounds."""
+    agents = []
+
+    def make(store: MemoryStore, *lanes: str) -> Agent:
+        agent = Agent(open_store=lambda: store, source=Source(), hands=hands)
+        agent.open(lanes)
+        agents.append(agent)
+        return agent
+
+    yield make
+    for agent in agents:
+        agent._disconnect()
+
+
+def work(agent: Agent, rounds: int = 4, *, is_tick: bool = True) -> None:
+    """Take rounds without waiting for their time."""
+    for _ in range(rounds):
+        agent._retry_at = 0.0
+        if is_tick:
+            agent._tick_at = 0.0
         agent._work(heard=False)
-    return agent
 
 
-def test_a_lane_whose_node_is_away_does_not_cost_the_others_their_leases():
-    store = HalfAStore()
+def work_until(agent: Agent, is_so: Callable[[], bool]) -> None:
+    for _ in range(20):
+        if is_so():
+            return
+        work(agent, 1, is_tick=False)
+    pytest.fail("it did not come to pass in 20 rounds")
+
+
+def test_a_lane_whose_node_is_away_does_not_cost_the_others_their_leases(agent_of, hands):
+    store = Odd()
     agent = agent_of(store, "a", "b", "c")
-    store.renewed.clear()
-    store.away = "a"
+    park(store, "a", "b", "c")
+    work_until(agent, lambda: len(hands.started) == 3)
+    store.heard.clear()
+    store.refused, store.error = ("renew", "a"), StoreUnavailable("away")
 
-    for _ in range(4):
-        agent._tick_at = agent._retry_at = 0.0
+    work(agent)
+
+    assert store.heard["renew", "b"] >= 3
+    assert store.heard["renew", "c"] >= 3
+
+
+# -- refusals
+
+
+def test_a_lane_that_is_refused_its_renewal_is_passed_over_in_the_same_tick(agent_of, hands):
+    store = Odd()
+    agent = agent_of(store, "a", "b", "c")
+    park(store, "a", "b", "c")
+    work_until(agent, lambda: len(hands.started) == 3)
+    store.heard.clear()
+    store.refused, store.error = ("renew", "a"), StoreError("WRONGTYPE")
+
+    work(agent, 1)
+
+    assert [store.heard["renew", lane] for lane in "abc"] == [1, 1, 1]
+
+
+def test_a_lane_that_is_refused_its_turns_holds_up_no_other(agent_of, hands):
+    store = Odd()
+    agent = agent_of(store, "a", "b", "c")
+    store.refused, store.error = ("next", "a"), StoreError("WRONGTYPE")
+    park(store, "a", "b", "c")
+
+    for _ in range(20):
         agent._work(heard=False)
 
-    assert store.renewed["b"] >= 3
-    assert store.renewed["c"] >= 3
+    assert sorted(attempt.lane for attempt in hands.started) == ["b", "c"]
+    assert store.heard["next", "a"] == 1  # nor is the store asked again and again
 
 
-def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room():
-    agent = agent_of(MemoryStore(), "a")
-    agent.open(["b"])
-    for _ in range(3):
-        agent._work(heard=False)
+def test_a_lane_that_was_refused_a_turn_is_served_when_it_may_be_again(agent_of, hands):
+    store = Odd()
+    agent = agent_of(store, "a")
+    store.refused, store.error = ("next", "a"), StoreError("WRONGTYPE")
+    park(store, "a")
+    work(agent)
+
+    store.refused = ("", "")
+    agent._share("a").rests_until = 0.0
+
+    work_until(agent, lambda: hands.started)
+
+
+def test_whatever_goes_wrong_in_a_round_the_thread_goes_on(agent_of, hands):
+    store = Odd()
+    agent = agent_of(store, "a")
+    store.refused, store.error = ("next", "a"), RuntimeError("a bug")
+    park(store, "a")
+    work(agent)
+
+    store.refused = ("", "")
+
+    work(agent)
+    assert len(hands.started) == 1
+
+
+# -- asking again
+
+
+def test_a_call_whose_wake_up_was_lost_is_found_by_the_tick(agent_of, hands):
+    store = Mute()
+    agent = agent_of(store, "a")
+    work(agent)
+    park(store, "a")
+    work(agent, is_tick=False)
+    assert hands.started == []
+
+    work(agent, 1)
+
+    assert len(hands.started) == 1
+
+
+def test_a_place_that_a_plain_task_has_left_is_asked_for_at_once(agent_of, hands):
+    store = MemoryStore()
+    agent = agent_of(store, "a")
+    hands.room = 0
+    park(store, "a")
+    work(agent)
+    assert hands.started == []
+
+    hands.room = 1
+    agent.nudge()
+
+    assert select.select([agent._mail], [], [], 0)[0]
+    work(agent, 1, is_tick=False)
+    assert len(hands.started) == 1
+
+
+def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room(agent_of, hands):
+    agent, taken = agent_of(MemoryStore(), "a"), []
+    work(agent)
     agent._tick_at = float("inf")  # nothing else would make it ask
-    taken = []
 
-    agent.admit("b", Call(id="b", task_id="b", task="x"), lambda: taken.append("b"))
-    for _ in range(3):
-        agent._work(heard=agent._sleep())
-    agent._disconnect()
+    agent.admit("a", Call(id="a", task_id="a", task="x"), lambda: taken.append("a"))
+    work(agent, 3, is_tick=False)
 
-    assert taken == ["b"]
-    assert [attempt.lane for attempt in agent._hands.started] == ["a", "b"]
+    assert taken == ["a"]
+    assert len(hands.started) == 1
+
+
+# -- jobs that a pool has dropped
+
+
+def test_a_call_whose_job_has_vanished_from_the_pool_runs_again(agent_of, hands, monkeypatch):
+    monkeypatch.setattr(conversation, "LOST_AFTER_S", 0.0)
+    store, cache = MemoryStore(), {}
+    agent = agent_of(store, "a")
+    park(store, "a")
+    work_until(agent, lambda: hands.started)
+    job = hands.started[0].job = ApplyResult(cache, callback=None)
+    work(agent)
+    assert store.snapshot("a").running == 1
+
+    job.discard()
+    work(agent)
+
+    assert [attempt.grant.attempt for attempt in hands.started] == [1, 2]
+
+
+# -- late replies
+
+
+@pytest.fixture
+def seconds(monkeypatch) -> Seconds:
+    seconds = Seconds()
+    monkeypatch.setattr(conversation, "time", seconds)
+    return seconds
+
+
+def test_a_call_whose_grant_came_late_is_not_started_but_given_back(agent_of, hands, seconds):
+    store = Slow(seconds)
+    agent = agent_of(store, "a")
+    park(store, "a")
+
+    store.delay_s = PATIENCE_S + 1
+    work_until(agent, lambda: store.snapshot("a").running == 1)
+    assert hands.started == []
+
+    store.delay_s = 0.0
+    work_until(agent, lambda: hands.started)
+    assert [attempt.grant.attempt for attempt in hands.started] == [2]
+
+
+def test_a_grant_is_as_old_as_the_first_request_for_it_whose_reply_was_lost(
+    agent_of, hands, seconds
+):
+    store = Slow(seconds)
+    agent = agent_of(store, "a")
+    park(store, "a")
+
+    store.is_lost = True
+    work_until(agent, lambda: store.snapshot("a").running == 1)
+    seconds.now += PATIENCE_S + 1
+    store.is_lost = False
+
+    work_until(agent, lambda: hands.started)
+    assert [attempt.grant.attempt for attempt in hands.started] == [2]
