@@ -7,7 +7,7 @@ bookkeeping around a command is left out, which takes longer than the command.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -76,6 +76,11 @@ class Line:
             self._idle.append(connection)
         else:
             connection.disconnect()
+
+
+def packed(command: Sequence[Argument]) -> bytes:
+    """Write a whole command."""
+    return b"*%d\r\n%b" % (len(command), pack(command))
 
 
 def pack(arguments: Iterable[Argument]) -> bytes:

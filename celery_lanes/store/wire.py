@@ -1,4 +1,4 @@
-"""How scripts are sent: their keys, EVALSHA, and how sure an admit must be before it counts."""
+"""How verbs are sent: their keys, the server's dialect, and how sure an admit must be to count."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import Any, TypeVar
 
 from redis import Redis
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError
+from redis.exceptions import ResponseError
 
 from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
 from celery_lanes.store import lua
+from celery_lanes.store.dialect import Dialect, Functions, Scripts, has_no_functions
 from celery_lanes.store.faults import is_out_of_office, translated
 from celery_lanes.store.homes import at_home
 from celery_lanes.store.keys import Keys
-from celery_lanes.store.line import Argument, Line, pack
+from celery_lanes.store.line import Argument, Line, pack, packed
 
 Client = Redis | RedisCluster
 T = TypeVar("T")
 
 WAIT_MS = 800
 """Less than the socket's own patience, so that a late replica is told from a dead server."""
+
+LESSONS = 3
+"""A server may have no functions, and then not know the script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Head:
 
 
 class Wire:
-    """Sends a lane's scripts over one client."""
+    """Sends a lane's verbs over one client."""
 
     def __init__(self, client: Client, keys: Keys, durability: str) -> None:
         self.client: Any = client  # redis-py's commands are typed for sync and async in one
@@ -65,23 +69,26 @@ class Wire:
         self._proven: set[str] = set()
         self._line = None if isinstance(client, RedisCluster) else Line(client)
         self._wake_tries = 10 if self._line else 1  # a cluster cannot say whether a worker heard
+        self._dialect: Dialect = Functions()
         self._heads: dict[tuple[str, str], Head] = {}
 
+    def speak(self, dialect: Dialect) -> None:
+        """Ask in this dialect from now on."""
+        self._dialect, self._heads = dialect, {}
+
     def run(self, verb: str, lane: str, *arguments: Argument) -> Any:
-        """Run a script; what it returns is the script's header's business."""
+        """Run a verb; what it returns is its script's header's business."""
         with translated():
-            if self._line is None:
+            if (line := self._line) is None:
                 return self._evaluate(verb, lane, arguments)[0]
-            head = self._heads.get((verb, lane)) or self._remember_head(verb, lane)
-            count, tail = head.count + len(arguments), pack(arguments)
-            try:
-                return self._line.ask(b"*%d\r\n%b%b" % (count, head.packed, tail))
-            except NoScriptError:
-                head = self._head("EVAL", lua.load(verb).source, verb, lane)
-                return self._line.ask(b"*%d\r\n%b%b" % (count, head.packed, tail))
+            return self._understood(
+                verb,
+                say=lambda: line.ask(self._packed(verb, lane, arguments)),
+                teach=lambda lesson: line.ask(packed(lesson)),
+            )
 
     def run_waking(self, verb: str, lane: str, *arguments: Argument) -> Any:
-        """Run a script that may wake workers."""
+        """Run a verb that may wake workers."""
         return self.run(verb, lane, *self._waking(lane), *arguments)
 
     def admit(self, lane: str, arguments: Sequence[Argument]) -> Any:
@@ -130,28 +137,59 @@ class Wire:
     def _evaluate(
         self, verb: str, lane: str, arguments: Sequence[Argument], *then: tuple[Argument, ...]
     ) -> list[Any]:
-        """Run a script and further commands on one connection to the server that has the lane."""
-        script = lua.load(verb)
-        names = self.keys.of_lane(lane, script.kinds)
-        rest = (len(names), *names, *arguments)
-
-        def send(server: Any) -> list[Any]:
-            try:
-                return _together(server, ("EVALSHA", script.sha, *rest), *then)
-            except NoScriptError:
-                return _together(server, ("EVAL", script.source, *rest), *then)
-
-        return self.ask(names[0], send)
-
-    def _remember_head(self, verb: str, lane: str) -> Head:
-        head = self._head("EVALSHA", lua.load(verb).sha, verb, lane)
-        self._heads[verb, lane] = head
-        return head
-
-    def _head(self, command: str, script: str, verb: str, lane: str) -> Head:
+        """Run a verb and further commands on one connection to the server that has the lane."""
         names = self.keys.of_lane(lane, lua.load(verb).kinds)
-        words: list[Argument] = [command, script, len(names), *names]
-        return Head(len(words), pack(words))
+        rest = (len(names), *names, *arguments)
+        return self.ask(
+            names[0],
+            lambda server: self._understood(
+                verb,
+                say=lambda: _together(server, (*self._dialect.words(verb), *rest), *then),
+                teach=lambda lesson: server.execute_command(*lesson),
+            ),
+        )
+
+    def _understood(
+        self,
+        verb: str,
+        *,
+        say: Callable[[], T],
+        teach: Callable[[tuple[Argument, ...]], object],
+    ) -> T:
+        """Say it, and again when the server has learnt the verb or we speak as it does."""
+        for _ in range(LESSONS):
+            try:
+                return say()
+            except ResponseError as error:
+                self._make_understood(verb, error, teach)
+        return say()
+
+    def _make_understood(
+        self,
+        verb: str,
+        error: ResponseError,
+        teach: Callable[[tuple[Argument, ...]], object],
+    ) -> None:
+        dialect = self._dialect
+        try:
+            if not dialect.is_unknown(error):
+                raise error
+            teach(dialect.lesson(verb))
+        except ResponseError as refusal:
+            if isinstance(dialect, Scripts) or not has_no_functions(refusal):
+                raise
+            self.speak(Scripts())
+
+    def _packed(self, verb: str, lane: str, arguments: Sequence[Argument]) -> bytes:
+        head = self._heads.get((verb, lane)) or self._head(verb, lane)
+        count = head.count + len(arguments)
+        return b"*%d\r\n%b%b" % (count, head.packed, pack(arguments))
+
+    def _head(self, verb: str, lane: str) -> Head:
+        names = self.keys.of_lane(lane, lua.load(verb).kinds)
+        words = (*self._dialect.words(verb), len(names), *names)
+        head = self._heads[verb, lane] = Head(len(words), pack(words))
+        return head
 
     def _waking(self, lane: str) -> tuple[str, int, str]:
         return self.keys.channel, self._wake_tries, lane

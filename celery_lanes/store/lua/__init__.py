@@ -2,18 +2,32 @@
 
 A script's header says what it works with::
 
-    -- KEYS: calls queue meta          the lane's keys, bound to these local names in this order
-    -- ARGV: worker request ...        its first arguments, the same way; "rest" is what follows
-    -- USES: fair moves                shared files to put before it, besides ``_prelude.lua``
+    -- FLAGS: allow-oom              what it is as a function of the server: "allow-oom" goes on at
+                                     maxmemory, "no-writes" only reads
+    -- KEYS: calls queue meta        the lane's keys, bound to these names in this order
+    -- ARGV: worker request ...      its first arguments, the same way; "rest" is what follows
+    -- USES: fair moves              shared files to put before it, besides ``_prelude.lua``
+
+A verb is sent as a script, or all verbs at once as a library of functions: there the shared files
+are read once and not at each call, which takes half of a call's time.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
+
+from celery_lanes.store.keys import KINDS
+
+SHARED = ("prelude", "fair", "moves", "releases", "grants")
+"""Each may use what stands before it."""
+
+SHARED_ARGUMENTS = ("channel", "tries", "lane_name")
+"""What shared functions want of a verb's arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +39,88 @@ class Script:
     sha: str
 
 
+@dataclass(frozen=True, slots=True)
+class Library:
+    """All verbs, ready for FUNCTION LOAD; the name is the content's, so versions live side by side."""
+
+    name: str
+    source: str
+
+    def function(self, verb: str) -> str:
+        """Name a verb's function."""
+        return f"{self.name}_{verb}"
+
+
 @cache
 def load(verb: str) -> Script:
     """Read a verb's script, its shared functions, and its names bound as its header says."""
-    body = _read(f"{verb}.lua")
-    kinds, names = _header(body, "KEYS"), [n for n in _header(body, "ARGV") if n != "..."]
-    shared = [_read(f"_{name}.lua") for name in ("prelude", *_header(body, "USES"))]
-    bound = [_bind(kinds, "KEYS"), _bind(names, "ARGV"), f"local rest = {len(names) + 1}"]
-    source = "\n".join([*bound, *shared, body])
-    return Script(tuple(kinds), source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+    body = _read(verb)
+    kinds, names = _header(body, "KEYS"), _arguments(body)
+    shared = (_read(f"_{name}") for name in ("prelude", *_header(body, "USES")))
+    bound = [_bound(kinds, "KEYS"), _bound(names, "ARGV"), _rest(names)]
+    source = "\n".join([*bound, *shared, "begin()", body])
+    return Script(tuple(kinds), source, _sha(source))
 
 
-def _bind(names: list[str], table: str) -> str:
+@cache
+def library() -> Library:
+    """Put all verbs into one library."""
+    shared = [_read(f"_{name}") for name in SHARED]
+    declared = f"local {', '.join((*KINDS, *SHARED_ARGUMENTS))}"
+    source = "\n".join([declared, *shared, *map(_function, verbs())])
+    name = f"lanes_{_sha(source)[:16]}"
+    return Library(name, f"#!lua name={name}\n" + source.replace(_NAME, name))
+
+
+def verbs() -> list[str]:
+    """Name every verb."""
+    names = (file.name for file in files(__name__).iterdir())
+    return sorted(n[:-4] for n in names if n.endswith(".lua") and not n.startswith("_"))
+
+
+_NAME = "@name@"
+
+
+def _function(verb: str) -> str:
+    body = _read(verb)
+    return "\n".join(
+        [
+            "redis.register_function{",
+            f"function_name = '{_NAME}_{verb}',",
+            f"flags = {{ {', '.join(repr(flag) for flag in _header(body, 'FLAGS'))} }},",
+            "callback = function(KEYS, ARGV)",
+            *_assigned(_header(body, "KEYS"), KINDS, "KEYS"),
+            *_assigned(_arguments(body), SHARED_ARGUMENTS, "ARGV"),
+            "begin()",
+            body,
+            "end }",
+        ]
+    )
+
+
+def _assigned(names: list[str], shared: tuple[str, ...], table: str) -> Iterator[str]:
+    """Bind names anew at each call: the shared ones for all functions, or none if not declared."""
+    at = {name: f"{table}[{number}]" for number, name in enumerate(names, 1)}
+    yield f"{', '.join(shared)} = {', '.join(at.pop(name, 'nil') for name in shared)}"
+    if at:
+        yield f"local {', '.join(at)} = {', '.join(at.values())}"
+    if table == "ARGV":
+        yield _rest(names)
+
+
+def _bound(names: list[str], table: str) -> str:
     if not names:
         return ""
     values = ", ".join(f"{table}[{at}]" for at in range(1, len(names) + 1))
     return f"local {', '.join(names)} = {values}"
+
+
+def _rest(names: list[str]) -> str:
+    return f"local rest = {len(names) + 1}"
+
+
+def _arguments(body: str) -> list[str]:
+    return [name for name in _header(body, "ARGV") if name != "..."]
 
 
 def _header(body: str, word: str) -> list[str]:
@@ -49,4 +129,8 @@ def _header(body: str, word: str) -> list[str]:
 
 
 def _read(name: str) -> str:
-    return (files(__name__) / name).read_text(encoding="utf-8")
+    return (files(__name__) / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _sha(source: str) -> str:
+    return sha1(source.encode(), usedforsecurity=False).hexdigest()

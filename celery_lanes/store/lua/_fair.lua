@@ -1,8 +1,6 @@
 -- Weighted fair queueing, step by step as in fairness.py, where it is explained.
 -- A waiting call's place in "queue" is account:priority:seq:call, its account's in "ring" seq:account.
 
-local weights_known = {}
-
 local function weight_of(account)
   if not rules.has_accounts then return 1 end
   if not weights_known[account] then

@@ -1,9 +1,15 @@
--- Shared by all scripts. The loader has bound the keys and the first arguments to local names, as
--- each script's "KEYS:" and "ARGV:" lines say; "rest" is the index of the first argument after them.
+-- Shared by all scripts. The loader has declared the keys and arguments, as each script's "KEYS:" and
+-- "ARGV:" lines say; "rest" is the index of the first argument after them. It calls begin() before a
+-- verb: as a function of the server, this file is read once, and its variables outlive a call.
 -- Numbers go to redis.call as numbers: it writes all 17 digits, ".." only 14.
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now, weights_known
+
+local function begin()
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+  weights_known = {}
+end
 
 -- A script whose first write is a deletion may go on at maxmemory, even if there is nothing to delete.
 local function delete_first()

@@ -1,14 +1,11 @@
 -- What a worker says of the ends of its attempts, as in ledger.py.
 
-local ended = 0
-
 local outcomes = {}
 
 function outcomes.done(r, cost)
   if cost then correct(r, math.max(1, cost)) end
   finish_charge(r)
   settle(r)
-  ended = ended + 1
 end
 
 outcomes.back = put_back
@@ -21,15 +18,17 @@ function outcomes.strange(r)
   delay(r, now + 1000 * 2 ^ math.min(r.losses - 1, 12))
 end
 
+-- Ends an attempt; gives how many calls have ended with it.
 local function release(id, token, outcome, cost)
   local r = record_of(id)
-  if not r or r.state ~= 'running' or r.token ~= token then return end
+  if not r or r.state ~= 'running' or r.token ~= token then return 0 end
   unlease(r)
   outcomes[outcome](r, cost)
+  return outcome == 'done' and 1 or 0
 end
 
 -- Counts this second's ended calls; a second that is over goes into one of 60 fields.
-local function count_ended()
+local function count_ended(ended)
   if ended == 0 then return end
   local second = math.floor(now / 1000)
   if lane.second ~= second then

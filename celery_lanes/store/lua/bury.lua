@@ -1,5 +1,6 @@
 -- Forgets a dead letter. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: dead meta
 -- ARGV: call
 -- RETURNS: 1, or 0 if there is none

@@ -1,5 +1,6 @@
 -- Moves the waiting and delayed calls of a task id to closing. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: calls queue ring tags refill delayed leases closing idle meta
 -- ARGV: channel tries lane_name task_id
 -- USES: fair moves

@@ -1,5 +1,6 @@
 -- Settles a closing call whose result has been written; a dead letter is kept. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: calls closing leases settled dead meta
 -- ARGV: call token
 -- USES: moves

@@ -1,5 +1,6 @@
 -- Writes a lane's rules; new weights and buckets hold for what waits already. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: queue ring tags refill leases idle meta
 -- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens accounts ...
 --   version: names these rules; the same again change nothing. Times in ms; a bucket is

@@ -1,5 +1,6 @@
 -- Reads the youngest dead letters, the youngest first. One consistent reading.
 --
+-- FLAGS: no-writes
 -- KEYS: dead
 -- ARGV: limit
 -- RETURNS: of each {ms when it was closed, {call, task id, task, caller, how it last ended},

@@ -1,5 +1,6 @@
 -- Ends attempts, then gives a worker calls to start and results to write. All of it is atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: calls queue ring tags refill delayed leases closing idle workers settled meta
 -- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
@@ -21,11 +22,12 @@ local last = packed and cmsgpack.unpack(packed) or { request = 0, grants = {}, c
 request, wanted, closings = tonumber(request), tonumber(wanted), tonumber(closings)
 tick()
 
+local ended = 0
 for i = rest, #ARGV, 4 do
-  release(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
+  ended = ended + release(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
 end
 if #ARGV >= rest then
-  count_ended()
+  count_ended(ended)
   settle_down()
 end
 if not last.seen or math.abs(now - last.seen) >= 1000 then

@@ -1,5 +1,6 @@
 -- Stops or resumes grants. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: queue leases idle meta
 -- ARGV: channel tries lane_name is_wanted
 --   is_wanted: '1' or '0'

@@ -1,6 +1,7 @@
 -- Deals with expired leases, unless the store was away: then it extends them all instead. Forgets
 -- what is old. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: calls queue ring tags delayed leases closing idle workers settled dead meta
 -- ARGV: channel tries lane_name
 -- USES: fair moves

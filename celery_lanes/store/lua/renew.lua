@@ -1,6 +1,7 @@
 -- Extends exactly the named leases; takes back what the worker has not named for 5 s. Atomic.
 -- A lease's expiry tells when it was last named: those named in this call are fresh.
 --
+-- FLAGS: allow-oom
 -- KEYS: calls queue ring tags delayed leases closing idle workers meta
 -- ARGV: channel tries lane_name worker is_last ...
 --   is_last: '0' if more names follow in another call; then of each lease: call, token

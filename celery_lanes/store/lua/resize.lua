@@ -1,5 +1,6 @@
 -- Changes the cap in force for the whole cluster, at once. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: queue leases idle meta
 -- ARGV: channel tries lane_name slots
 --   slots: '' = as configured

@@ -1,5 +1,6 @@
 -- Charges what a running call really cost; the last word wins. Atomic.
 --
+-- FLAGS: allow-oom
 -- KEYS: calls queue ring tags meta
 -- ARGV: call token cost
 -- USES: fair

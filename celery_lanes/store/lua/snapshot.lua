@@ -1,5 +1,6 @@
 -- Reads a lane. One consistent reading.
 --
+-- FLAGS: no-writes
 -- KEYS: calls queue ring refill delayed leases closing workers dead meta
 -- RETURNS: {cap or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
 --   oldest wait in ms, done in the last minute, workers}
