@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -108,12 +109,10 @@ def measure(kind: Kind, calls: int) -> dict[str, float]:
         env = environment(kind, server, Path(folder), cap=2)
         marks = redis.Redis.from_url(server.url(3))
         published = float(run(PUBLISH, env, str(calls), str(CALLERS)))
-        worker = quiet_worker(env, "lanes.bench" if kind.lanes else "plain")
-        worker.spawn()
-        drained = drain(marks, calls)
-        run(START, env)
-        starts = sorted(float(value) for value in marks.lrange("starts", 0, -1))
-        worker.stop()
+        with quiet_worker(env, "lanes.bench" if kind.lanes else "plain"):
+            drained = drain(marks, calls)
+            run(START, env)
+            starts = sorted(float(value) for value in marks.lrange("starts", 0, -1))
     return {
         "publish /s": published,
         "drain /s": drained,
@@ -175,11 +174,14 @@ def turned(
     return sorted(tuple(map(float, t.split())) for t in marks.lrange("turns", 0, -1))
 
 
-def quiet_worker(env: dict[str, str], queue: str, processes: int = 2) -> WorkerProcess:
-    """Make a worker that logs warnings only."""
+@contextmanager
+def quiet_worker(env: dict[str, str], queue: str, processes: int = 2) -> Iterator[None]:
+    """Run a worker that logs warnings only; nothing says when it is ready."""
     worker = WorkerProcess("benchmarks.shop:app", [queue], concurrency=processes, env=env, cwd=ROOT)
     worker.command[worker.command.index("INFO")] = "WARNING"
-    return worker
+    worker.spawn()
+    yield
+    worker.stop()
 
 
 def environment(kind: Kind, server: EmbeddedValkey, folder: Path, *, cap: int) -> dict[str, str]:

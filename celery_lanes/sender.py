@@ -24,6 +24,7 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.producer import AdmittingProducer, LazyProducers
 from celery_lanes.router import MODEL_OPTION, LaneRouter
 from celery_lanes.store.base import Call
+from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -37,6 +38,8 @@ DELAY_LEVELS = 28
 
 class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
     """Celery's AMQP with lanes: routes by model, stamps CallInfo, admits to the store."""
+
+    Consumer = LaneQueueConsumer
 
     def flush_routes(self) -> None:
         """Put the lane router before the user's own routes, which stay in force for other tasks."""

@@ -32,7 +32,8 @@ def check_app(lanes: Lanes, *, timeout_s: float = 1.0) -> list[Finding]:
 
 
 def check_store(lanes: Lanes) -> Iterator[Finding]:
-    """Ask the store whether it may lose what it holds."""
+    """Ask the store whether it may lose what it holds, or cannot hold it as it should."""
+    lanes.store.prove_durability()
     yield from map(warning, lanes.store.warnings())
 
 

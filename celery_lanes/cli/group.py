@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_lanes.cli import control, status
+from celery_lanes.cli import control, dead, status
 from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
-from celery_lanes.store.checks import MAX_SLOTS
+from celery_lanes.store.checks import MAX_LETTERS, MAX_SLOTS
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -47,7 +47,7 @@ def _status(ctx: click.Context, /, *, as_json: bool) -> None:
     if as_json:
         click.echo(status.to_json(snapshots))
     else:
-        status.print_table(snapshots, is_plain=ctx.obj.no_color)
+        status.print_table(status.table(snapshots), is_plain=ctx.obj.no_color)
 
 
 @lanes.command(name="route")
@@ -103,6 +103,31 @@ def _resume(ctx: click.Context, /, lane: str) -> None:
 def _cancel(ctx: click.Context, /, task_id: str) -> None:
     """Take a waiting call off its lane; its result becomes REVOKED."""
     click.echo(control.cancel(_lanes(ctx), task_id))
+
+
+@lanes.command(name="dead")
+@click.argument("lane")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, MAX_LETTERS),
+              help="Show so many, the youngest first.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+@click.option("--retry", "task_id", metavar="TASK_ID|all", help="Let these calls wait again.")
+@click.pass_context
+def _dead(
+    ctx: click.Context, /, lane: str, limit: int, task_id: str | None, *, as_json: bool
+) -> None:
+    """Show the calls of LANE that were given up after max_leases lost leases.
+
+    The youngest 1,000 are kept, for 7 days. A call that is tried again may run a second time: what
+    took its workers down may have come after its work was done.
+    """
+    found = _lanes(ctx)
+    if task_id is not None:
+        click.echo(dead.retry(found, lane, task_id))
+    elif as_json:
+        click.echo(dead.to_json(dead.read(found, lane, limit)))
+    else:
+        letters = dead.read(found, lane, limit)
+        status.print_table(dead.table(letters), is_plain=ctx.obj.no_color, width=dead.MIN_WIDTH)
 
 
 @lanes.command(name="check")

@@ -21,7 +21,7 @@ _WORDS = {"lane", "state"}
 _RARE = {"delayed", "dead", "state"}
 _MINUTE_S = 60
 _HOUR_S = 3600
-_MIN_WIDTH = 96
+MIN_WIDTH = 96
 
 
 def read(lanes: Lanes) -> list[Snapshot]:
@@ -35,12 +35,12 @@ def to_json(snapshots: Sequence[Snapshot]) -> str:
     return json.dumps([asdict(snapshot) for snapshot in snapshots], indent=2, ensure_ascii=False)
 
 
-def print_table(snapshots: Sequence[Snapshot], *, is_plain: bool = False) -> None:
-    """Print one row for each lane; wide enough for all columns where there is no terminal."""
+def print_table(drawn: Table, *, is_plain: bool = False, width: int = MIN_WIDTH) -> None:
+    """Print a table; wide enough for all its columns where there is no terminal."""
     console = Console(no_color=is_plain or None, highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, _MIN_WIDTH)
-    console.print(table(snapshots))
+        console.width = max(console.width, width)
+    console.print(drawn)
 
 
 def table(snapshots: Sequence[Snapshot]) -> Table:

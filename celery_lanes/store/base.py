@@ -184,6 +184,23 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A call that has been given up; it may be admitted anew, under another id.
+
+    Attributes:
+        call: as it was admitted, but due at once.
+        attempts: how often it was granted.
+        reason: how its last attempt ended, ``LOST`` or ``STRANGE``.
+        died_ms: when its failure had been written.
+    """
+
+    call: Call
+    attempts: int
+    reason: Outcome
+    died_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What ``next`` answers. ``due_in_ms``: ask again then, even unwoken; ``None`` = when woken."""
 
@@ -293,6 +310,12 @@ class Store(Protocol):
     def close(self, lane: str, *, call: str, token: str) -> bool:
         """Settle a closing call, its result being written; False if the token is not its own."""
 
+    def dead_letters(self, lane: str, limit: int) -> list[DeadLetter]:
+        """Read the youngest dead letters, the youngest first; 1,000 are kept, for 7 days."""
+
+    def bury(self, lane: str, call: str) -> bool:
+        """Forget a dead letter by its call's id; False if there is none."""
+
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
 
@@ -316,6 +339,9 @@ class Store(Protocol):
 
     def warnings(self) -> list[str]:
         """Say what in the server's settings endangers the promises (persistence, eviction)."""
+
+    def prove_durability(self) -> None:
+        """Raise ``ConfigError`` if the server cannot do what ``durability`` asks of it."""
 
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""

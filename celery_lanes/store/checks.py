@@ -22,6 +22,7 @@ MAX_COST = 1e9
 MAX_TIME_MS = 2**52
 MAX_SLOTS = 100_000
 MAX_PRIORITY = 1000
+MAX_LETTERS = 1000
 
 Item = TypeVar("Item")
 
@@ -68,6 +69,11 @@ def check_rules(rules: LaneRules) -> None:
 def check_slots(slots: int, *, least: int) -> None:
     """Refuse a cap that is no whole number from ``least`` on."""
     _check_number(slots, least, MAX_SLOTS, "max_concurrent", is_whole=True)
+
+
+def check_limit(limit: int) -> None:
+    """Refuse to read fewer dead letters than one, or more than are kept."""
+    _check_number(limit, 1, MAX_LETTERS, "the number of dead letters", is_whole=True)
 
 
 def _check_call(call: Call) -> None:

@@ -32,6 +32,7 @@ PASSING = (
     "CLUSTERDOWN",
     "TRYAGAIN",
     "UNBLOCKED",
+    "cannot be used with replica",
 )
 """What an error from inside a script holds (older servers wrap it) if trying later may help."""
 

@@ -50,6 +50,7 @@ class Record:
     worker: str = ""
     granted_at_ms: int = 0
     reason: Reason = Reason.LOST
+    last_end: Outcome = Outcome.LOST
     charge: Charge = field(default_factory=lambda: Charge(0, 1, 1))
 
     @property
@@ -203,7 +204,7 @@ class Ledger:
         if record.is_early:
             self._give_up(record, Reason.LOST)
             return False
-        if self._is_dead(record):
+        if self._is_dead(record, Outcome.LOST):
             return False
         self.put_back(record)
         return True
@@ -244,13 +245,14 @@ class Ledger:
             del self.done[min(self.done)]
 
     def _estrange(self, record: Record) -> None:
-        if self._is_dead(record):
+        if self._is_dead(record, Outcome.STRANGE):
             return
         self.recharge(record, 0)
         self.delay(record, self.now + 1000 * 2 ** min(record.losses - 1, 12))
 
-    def _is_dead(self, record: Record) -> bool:
+    def _is_dead(self, record: Record, end: Outcome) -> bool:
         record.losses += 1
+        record.last_end = end
         if record.losses < (self.rules.max_leases if self.rules else DEFAULT_MAX_LEASES):
             return False
         self._give_up(record, Reason.DEAD)

@@ -16,6 +16,7 @@ from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.base import (
     MAX_BATCH,
     Call,
+    DeadLetter,
     Delayed,
     Duplicate,
     LaneRules,
@@ -31,6 +32,7 @@ from celery_lanes.store.base import (
 )
 from celery_lanes.store.checks import (
     check_calls,
+    check_limit,
     check_real_cost,
     check_releases,
     check_rules,
@@ -164,6 +166,20 @@ class MemoryStore:
             ledger.settle(record)
             return True
 
+    def dead_letters(self, lane: str, limit: int) -> list[DeadLetter]:
+        """Read the youngest dead letters, the youngest first."""
+        check_limit(limit)
+        with self._open(lane) as ledger:
+            return [_letter(died_ms, record) for died_ms, record in ledger.dead[: -limit - 1 : -1]]
+
+    def bury(self, lane: str, call: str) -> bool:
+        """Forget a dead letter by its call's id."""
+        with self._open(lane) as ledger:
+            kept = [letter for letter in ledger.dead if letter[1].call.id != call]
+            is_found = len(kept) < len(ledger.dead)
+            ledger.dead = kept
+            return is_found
+
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
         check_real_cost(cost, call)
@@ -223,6 +239,9 @@ class MemoryStore:
         """Say what endangers the promises."""
         return ["the store is this process's memory: what waits is lost when it ends"]
 
+    def prove_durability(self) -> None:
+        """Do nothing: ``warnings`` says how durable it is."""
+
     def disconnect(self) -> None:
         """Do nothing: there is no connection."""
 
@@ -257,6 +276,11 @@ def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
     ahead = len(ledger.queue)
     ledger.park(record)
     return Parked(ahead)
+
+
+def _letter(died_ms: int, record: Record) -> DeadLetter:
+    call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0)
+    return DeadLetter(call, record.attempts, record.last_end, died_ms)
 
 
 def _is_cancelled(record: Record) -> bool:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from hashlib import sha1
 from itertools import accumulate, pairwise
 from typing import Any
+from urllib.parse import unquote
 
 from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
@@ -18,6 +19,7 @@ from celery_lanes.store.base import (
     Bucket,
     Call,
     Closing,
+    DeadLetter,
     Delayed,
     Duplicate,
     Grant,
@@ -35,6 +37,7 @@ from celery_lanes.store.base import (
 )
 from celery_lanes.store.checks import (
     check_calls,
+    check_limit,
     check_real_cost,
     check_releases,
     check_rules,
@@ -136,6 +139,17 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("close", lane, call, token))
 
+    def dead_letters(self, lane: str, limit: int) -> list[DeadLetter]:
+        """Read the youngest dead letters, the youngest first."""
+        check_limit(limit)
+        checked_name(lane, "the lane's name")
+        return [_letter(*fields) for fields in self._wire.run("dead_letters", lane, limit)]
+
+    def bury(self, lane: str, call: str) -> bool:
+        """Forget a dead letter by its call's id."""
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run("bury", lane, call))
+
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
         check_real_cost(cost, call)
@@ -186,6 +200,10 @@ class RedisStore:
     def warnings(self) -> list[str]:
         """Say what in the server's settings endangers the promises."""
         return self._wire.ask(self._keys.lanes, health.warnings)
+
+    def prove_durability(self) -> None:
+        """Raise ``ConfigError`` if the server cannot do what ``durability`` asks of it."""
+        self._wire.prove_durability(self._keys.lanes)
 
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""
@@ -300,3 +318,19 @@ def _grants(told: bytes) -> Iterator[Grant]:
 
 def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closing:
     return Closing(call.decode(), token.decode(), Reason(reason.decode()), envelope)
+
+
+def _letter(
+    died_ms: int, texts: list[bytes], priority: int, attempts: int, cost: bytes, envelope: bytes
+) -> DeadLetter:
+    call, task_id, task, caller, reason = (text.decode() for text in texts)
+    message = Call(
+        id=call,
+        task_id=unquote(task_id),
+        task=task,
+        caller=caller,
+        priority=priority,
+        cost=float(cost),
+        envelope=envelope,
+    )
+    return DeadLetter(message, attempts, Outcome(reason), died_ms)

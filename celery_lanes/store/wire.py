@@ -11,7 +11,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
-from celery_lanes.errors import StoreUnavailable
+from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
 from celery_lanes.store import lua
 from celery_lanes.store.faults import is_out_of_office, translated
 from celery_lanes.store.homes import at_home
@@ -62,6 +62,7 @@ class Wire:
         self.client: Any = client  # redis-py's commands are typed for sync and async in one
         self.keys = keys
         self._durable = parse_durability(durability)
+        self._proven: set[str] = set()
         self._line = None if isinstance(client, RedisCluster) else Line(client)
         self._wake_tries = 10 if self._line else 1  # a cluster cannot say whether a worker heard
         self._heads: dict[tuple[str, str], Head] = {}
@@ -87,10 +88,30 @@ class Wire:
         """Run the admit; with more durability, wait for it on the same connection."""
         if self._durable is None:
             return self.run_waking("admit", lane, *arguments)
+        self.prove_durability(self.keys.of_lane(lane, ("calls",))[0])
         words = (*self._waking(lane), *arguments)
         answer, acks = self._evaluate("admit", lane, words, self._durable.command)
         _check_acks(acks, self._durable.acks)
         return answer
+
+    def prove_durability(self, key: str) -> None:
+        """Have the server of a key wait for its disk once: too late, once a call is in.
+
+        ``ConfigError`` if it knows no WAITAOF or has no append-only file. Every server can WAIT.
+        """
+        if self._durable is None or self._durable.command[0] == "WAIT" or key in self._proven:
+            return
+        command = self._durable.command
+        try:
+            self.ask(key, lambda server: server.execute_command(*command))
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            raise ConfigError(
+                'expected store.durability = "aof" to be served by Redis 7.2 or later or Valkey,'
+                f" with appendonly yes: {error}"
+            ) from error
+        self._proven.add(key)
 
     def ask(self, key: str, question: Callable[[Any], T]) -> T:
         """Ask the one server that has a key, by its own client."""
@@ -98,7 +119,8 @@ class Wire:
             return question(self.client) if self._line else at_home(self.client, key, question)
 
     def close(self) -> None:
-        """Close all connections; the next verb opens them again."""
+        """Close all connections; the next verb opens them again, perhaps to another server."""
+        self._proven.clear()
         if self._line is None:
             self.client.disconnect_connection_pools()
         else:

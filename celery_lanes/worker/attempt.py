@@ -66,8 +66,9 @@ class Attempt:
         return job is not None and not job.ready() and job._job not in job._cache
 
     def note(self, result: Any) -> None:
-        """See from a pool result whether the body's process was lost."""
+        """See from a pool result whether the body ended by itself, or its process was lost."""
         error = getattr(result, "exception", None)
+        self.is_stopped = self.is_stopped and error is not None
         self.is_lost = isinstance(getattr(error, "exc", error), WorkerLostError)
 
     def release(self) -> Release:

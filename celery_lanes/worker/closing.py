@@ -20,7 +20,7 @@ from kombu.serialization import prepare_accept_content
 
 from celery_lanes.envelope import Envelope
 from celery_lanes.store.base import Closing, Reason
-from celery_lanes.worker.malformed import MALFORMED
+from celery_lanes.worker.malformed import MALFORMED, is_data_refused
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,12 @@ def write_result(worker: Any, closing: Closing) -> None:
     """
     try:
         _write(worker, closing, Envelope.unpack(closing.envelope))
-    except MALFORMED:
-        logger.exception("celery_lanes: %s cannot be read and ends without a result", closing.call)
+    except Exception as error:
+        if not (isinstance(error, MALFORMED) or is_data_refused(error)):
+            raise
+        logger.exception(
+            "celery_lanes: %s cannot be read or written; it ends without a result", closing.call
+        )
 
 
 def write_silent_end(request: Any) -> None:
@@ -74,7 +78,7 @@ def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:
         body=envelope.body,
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
-        headers=envelope.headers,
+        headers=_placed(envelope.headers),
         properties=envelope.properties,
         accept=prepare_accept_content(app.conf.accept_content),
     )
@@ -90,6 +94,12 @@ def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:
         eventer=getattr(consumer, "event_dispatcher", None),
         **fields,
     )
+
+
+def _placed(headers: dict[str, Any]) -> dict[str, Any]:
+    """Take a spoilt place in a chord for none: the Redis backend would refuse the whole part."""
+    is_place = type(headers.get("group_index")) is int
+    return headers if is_place else {**headers, "group_index": None}
 
 
 def _identity(envelope: Envelope) -> tuple[str, str]:

@@ -137,12 +137,12 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
 
     def cancel_active_requests(self) -> None:
         """Stop lane calls, too, at a cold shutdown; they go back to the lane."""
-        self.controller.lanes.dispatcher.is_cold = True
+        self.controller.lanes.dispatcher.go_cold()
         super().cancel_active_requests()
 
     def cancel_all_unacked_requests(self) -> None:
         """Do the same under the name it had in Celery 5.5."""
-        self.controller.lanes.dispatcher.is_cold = True
+        self.controller.lanes.dispatcher.go_cold()
         super().cancel_all_unacked_requests()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from functools import cached_property, partial
+from signal import SIGTERM
 from typing import Any
 
 from celery.exceptions import InvalidTaskError, TaskRevokedError
@@ -64,6 +65,18 @@ class Dispatcher:
                 job.discard()
                 _give_back(attempt)
 
+    def go_cold(self) -> None:
+        """Stop, at a cold shutdown, also what Celery has not heard a process begin.
+
+        Celery cancels the requests that it knows as active. A body whose first message still
+        stands in the pool's pipe would run on, the worker waiting for it or leaving it behind.
+        """
+        self.is_cold = True
+        self.shut()
+        for attempt in list(self._running):
+            if attempt.request not in state.active_requests:
+                self._end_stopped(attempt)
+
     def start(self, attempt: Attempt) -> None:
         """Hand a granted call to Celery, unless it has been given back meanwhile."""
         if not attempt.claim():
@@ -112,13 +125,10 @@ class Dispatcher:
         The loop waits for a broker, or for the pool to drain in a warm shutdown; the lease is
         another's by now. A job that no process has been sent yet is left to the loop.
         """
-        request, job = attempt.request, attempt.job
-        process = getattr(job, "_write_to", None)
         if attempt.claim():
             attempt.end()
-        elif process is not None and not job.ready() and attempt.claim_kill():
-            attempt.is_stopped = request._already_cancelled = True
-            self._worker.pool.terminate_job(process.pid)
+        else:
+            self._end_stopped(attempt)
 
     @cached_property
     def _accept(self) -> Any:
@@ -162,6 +172,19 @@ class Dispatcher:
         if request is not None and is_silent and not goes_back:
             state.task_ready(request)  # nobody told it of the end, or its own part of that failed
             write_silent_end(request)
+
+    def _end_stopped(self, attempt: Attempt) -> None:
+        """Kill the process that has been sent a call; the attempt ends when the pool notices.
+
+        Nothing says whether the body has begun. The pool counts such a job as accepted, so that
+        an early acknowledged call ends as lost, and only a late one runs again.
+        """
+        request, job = attempt.request, attempt.job
+        process = getattr(job, "_write_to", None) or getattr(job, "_scheduled_for", None)
+        if process is not None and not job.ready() and attempt.claim_kill():
+            attempt.is_stopped = request._already_cancelled = True
+            job.terminate(SIGTERM)  # not to be sent to another process
+            self._worker.pool.terminate_job(process.pid)
 
     def _cancel(self, attempt: Attempt, _pool: Any, signal: Any = None, **_: Any) -> None:
         """Take the place of ``Request.cancel``: a lost broker does not concern a lane call."""

@@ -17,3 +17,11 @@ MALFORMED = (
     ValueError,
 )
 """Trying again will not help, nor will another worker; no client of a server raises these."""
+
+
+def is_data_refused(error: Exception) -> bool:
+    """Tell that a result backend refuses what it is to write, whatever backend it is.
+
+    PEP 249 has the name, and with it every SQL driver, SQLAlchemy, Django and redis-py.
+    """
+    return any(cls.__name__ == "DataError" for cls in type(error).__mro__)

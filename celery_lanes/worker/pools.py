@@ -6,6 +6,7 @@ the buffer of a busy child: it would hold a slot there without running.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ def pool_view(worker: Any, postman: Postman) -> PoolView:
     if isinstance(pool, thread.TaskPool):
         return Threads(pool)
     if isinstance(pool, solo.TaskPool):
-        return Solo()
+        return Solo(pool)
     return Green(pool)
 
 
@@ -142,14 +143,19 @@ class Prefork(BlockingPrefork):
 
 
 class Threads:
-    """A thread pool. Free = threads without a request of any kind."""
+    """A thread pool. Free = threads without a job of any kind, that is without a live future.
+
+    Celery's own count of reserved requests keeps those whose callbacks have failed.
+    """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._live: set[Any] = set()
+        pool.on_apply = partial(self._apply, pool.on_apply)
 
     def free(self) -> int:
         """Count idle threads."""
-        return int(max(0, self._pool.limit - len(state.reserved_requests)))
+        return int(max(0, self._pool.limit - len(self._live)))
 
     def watch(self, job: Any, attempt: Attempt) -> None:
         """End with the future, which also ends when a callback has raised."""
@@ -157,6 +163,13 @@ class Threads:
 
     def grow(self) -> None:
         """Threads do not grow."""
+
+    def _apply(self, apply: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Take the place of the pool's ``on_apply``: every job goes through it."""
+        job = apply(*args, **options)
+        self._live.add(job.f)
+        job.f.add_done_callback(self._live.discard)
+        return job
 
     def _end(self, attempt: Attempt, future: Any) -> None:
         """End; a future that a shutdown has cancelled never ran."""
@@ -186,9 +199,13 @@ class Green:
 class Solo:
     """The worker's own thread runs the task."""
 
+    def __init__(self, pool: Any) -> None:
+        self._running: list[str] = []
+        pool.on_apply = partial(self._apply, pool.on_apply)
+
     def free(self) -> int:
         """One, unless a task runs."""
-        return 0 if state.reserved_requests else 1
+        return 0 if self._running else 1
 
     def watch(self, job: Any, attempt: Attempt) -> None:  # noqa: ARG002 # the pool's signature
         """End at once: the body has run when the pool returns."""
@@ -196,3 +213,11 @@ class Solo:
 
     def grow(self) -> None:
         """One thread is all there is."""
+
+    def _apply(self, apply: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Take the place of the pool's ``on_apply``; on some brokers two threads come here."""
+        self._running.append("a task")
+        try:
+            return apply(*args, **options)
+        finally:
+            self._running.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from threading import Timer
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from kombu.message import Message
 
-from celery_lanes.errors import ConfigError
+from celery_lanes.errors import ConfigError, StoreUnavailable
 from celery_lanes.worker.agent import Agent
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.closing import write_result
@@ -104,12 +105,11 @@ class WorkerLanes:
     def lane_of(self, message: Message) -> str | None:
         """Name the lane on whose queue a broker message came, or ``None``.
 
-        The routing key need not be the queue's name: native delayed delivery has its own.
+        It is asked while the message is being received.
         """
-        info = message.delivery_info or {}
-        tags = getattr(self._worker.consumer.task_consumer, "_active_tags", {})
-        named = (queue for queue, tag in tags.items() if tag == info.get("consumer_tag"))
-        queue = next(named, info.get("routing_key"))
+        queue = getattr(self._worker.consumer.task_consumer, "queue_at_hand", None)
+        if queue is None:  # a consumer that is not ours
+            queue = (message.delivery_info or {}).get("routing_key")
         return self._lanes.settings.lane_of_queue(queue) if isinstance(queue, str) else None
 
     # -- the agent's hands ----------------------------------------------------------------------
@@ -183,6 +183,7 @@ def _checked(worker: Any) -> bool:
         _refuse_rate_limits(lanes, worker.app.amqp.queues.consume_from)
         _refuse_spawn(getattr(worker, "pool_start_method", "fork"))
         refuse_unknown_pool(worker.pool_cls)
+        _refuse_durability(lanes)
     except ConfigError as error:
         sys.exit(f"celery_lanes: {error}")
     return True
@@ -194,6 +195,14 @@ def _refuse_spawn(start_method: str) -> None:
             'expected worker_pool_start_method to be "fork", got "spawn": a spawned process has'
             " no lanes yet"
         )
+
+
+def _refuse_durability(lanes: Lanes) -> None:
+    """Refuse what the store cannot give; one that is away now will be asked before each intake."""
+    store = lanes.open_store()
+    with suppress(StoreUnavailable):
+        store.prove_durability()
+    store.disconnect()
 
 
 def _refuse_rate_limits(lanes: Lanes, queues: Iterable[str]) -> None:

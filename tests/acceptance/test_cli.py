@@ -17,7 +17,7 @@ from celery_lanes import Lanes, Settings
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli import main
 from celery_lanes.cli.status import duration, to_json
-from celery_lanes.store.base import Call, Policy, Snapshot
+from celery_lanes.store.base import Call, LaneRules, Outcome, Policy, Release, Snapshot
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]
@@ -228,6 +228,51 @@ def test_cancel_of_what_does_not_wait_is_refused(shell):
 
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert "b waits in no lane" in shown.stderr
+
+
+def test_dead_lists_the_dead_letters_of_a_lane(shell):
+    kill(shell, Call(id="n1", task_id="t-1", task="shop.ask", caller="alice"))
+
+    shown = shell("dead", "ollama")
+    told = json.loads(shell("dead", "ollama", "--json").output)
+
+    assert shown.output.splitlines()[1].split() == HEADS
+    assert shown.output.splitlines()[3].split()[2:] == [
+        "shop.ask", "t-1", "alice", "1", "lost", "its", "worker",
+    ]  # fmt: skip
+    assert [(row["task_id"], row["attempts"], row["reason"]) for row in told] == [
+        ("t-1", 1, "lost")
+    ]
+
+
+@pytest.mark.parametrize("words", ["t-1", "all"])
+def test_dead_retry_lets_a_call_wait_again_and_buries_its_letter(shell, words):
+    kill(shell, Call(id="n1", task_id="t-1", task="shop.ask", envelope=b"as it came"))
+
+    done = shell("dead", "ollama", "--retry", words)
+    again = shell("dead", "ollama", "--retry", words)
+
+    assert (done.exit_code, done.output) == (0, "ollama: 1 call waits again\n")
+    assert (again.exit_code, again.output) == (
+        1, f"celery lanes: ollama has no dead letter of {words}\n",
+    )  # fmt: skip
+    assert json.loads(shell("dead", "ollama", "--json").output) == []
+    (grant,) = shell.store.next("ollama", worker="w", request=9, want=1).grants
+    assert (grant.envelope, grant.attempt) == (b"as it came", 1)
+
+
+HEADS = ["died", "task", "task", "id", "caller", "attempts", "reason"]
+
+
+def kill(shell, call):
+    """Have a call lose its only worker, and its failure written."""
+    store = shell.store
+    store.configure("ollama", LaneRules(max_concurrent=1, max_leases=1))
+    store.admit("ollama", [call], policy=Policy.FAIR)
+    (grant,) = store.next("ollama", worker="w", request=1, want=1).grants
+    lost = Release(grant.call, grant.token, Outcome.LOST)
+    turn = store.next("ollama", worker="w", request=2, want=0, releases=[lost], closings=1)
+    store.close("ollama", call=call.id, token=turn.closings[0].token)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from random import Random
 
 import pytest
 from celery.exceptions import NotRegistered
 from kombu import Connection, Producer
+from redis import Redis
 
-from celery_lanes.errors import StoreUnavailable
+from celery_lanes.cli.check import check_app
+from celery_lanes.errors import ConfigError, StoreUnavailable
+from celery_lanes.testing.embedded import EmbeddedValkey
 from tests.integration.conftest import ROOT, running, until, waiting
+from tests.integration.mutants import payload_of, wire_form
+from tests.services import redis_program
 
 ODD_CALLERS = ["", "{}", "a:b;c", "Łukasz 🦊", "\n\t", "*", "x" * 256]
 
@@ -81,6 +87,20 @@ def test_a_header_that_names_an_unknown_lane_changes_nothing(shop):
     assert (seen["lane"], seen["caller"]) == ("ollama", "")
 
 
+def test_a_message_that_was_meant_for_another_queue_runs_in_the_lane_that_it_came_to(shop):
+    shop.worker(queues=["plain"])
+    app, broker, lane = shop.tasks.app, Redis.from_url(shop.broker), shop.queue("ollama")
+
+    for came_to, meant_for in ((lane, "plain"), ("plain", lane)):
+        message = app.amqp.as_task_v2(f"on-{came_to}", shop.tasks.whose.name, ("ollama/x",))
+        payload = payload_of(message, meant_for, "json", None, Random(came_to))
+        payload["headers"]["lanes"] = {"caller": "alice"}
+        broker.lpush(came_to, wire_form(payload))
+
+    seen = [app.AsyncResult(f"on-{queue}").get(timeout=10)["lane"] for queue in (lane, "plain")]
+    assert seen == ["ollama", ""]
+
+
 def test_a_task_that_no_worker_knows_ends_as_not_registered_after_other_workers_had_a_chance(
     make_shop,
 ):
@@ -117,6 +137,24 @@ def test_a_worker_with_a_broken_file_says_so_in_one_line_and_does_not_start(shop
     assert len(lines) == 1, ended.stderr
     assert words in lines[0]
     assert "Traceback" not in ended.stderr
+
+
+def test_a_durability_that_the_store_cannot_give_is_refused_by_worker_publish_and_check(make_shop):
+    with EmbeddedValkey(program=redis_program()) as store:  # with no append-only file
+        shop = make_shop()
+        shop.store = store.url(0)
+        tasks = shop.configure(store='durability = "aof"').tasks
+
+        with pytest.raises(RuntimeError) as ended:
+            shop.worker()
+        with pytest.raises(ConfigError, match='durability = "aof" to be served'):
+            tasks.echo.delay("ollama/x", 1)
+
+        (line,) = [row for row in str(ended.value).splitlines() if row.startswith("celery_lanes:")]
+        assert 'expected store.durability = "aof" to be served' in line
+        assert "Traceback" not in str(ended.value)
+        assert 'durability = "aof" to be served' in check_app(tasks.lanes, timeout_s=0.1)[0].text
+        assert waiting(shop) == 0
 
 
 def test_publishing_without_a_store_fails_closed_and_says_so(make_shop):

@@ -16,6 +16,7 @@ from celery.exceptions import (
 from redis import Redis
 
 from celery_lanes import CallInfo, call_context
+from celery_lanes.cli.dead import retry
 from tests.integration.conftest import running, until, waiting
 
 
@@ -118,6 +119,24 @@ def test_reject_on_worker_lost_goes_back_and_is_a_dead_letter_at_last(make_shop)
         result.get(timeout=40)
     assert CallInfo.from_error(caught.value).caller == "erin"
     until(lambda: shop.tasks.lanes.store.snapshot("ollama").dead == 1)
+
+
+def test_a_dead_letter_that_is_tried_again_ends_with_its_result(make_shop, observer):
+    shop, observer.service = make_shop(defaults="max_leases = 1"), 60
+    worker = shop.worker(concurrency=1)
+    result = shop.tasks.ask_late.apply_async(("ollama/x", observer.url), caller="erin")
+    observer.wait_until(lambda: observer.inside == 1)
+    psutil.Process(worker.pid).children()[0].kill()
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=20)
+    until(lambda: shop.tasks.lanes.store.snapshot("ollama").dead == 1)
+    observer.service = 0
+
+    retry(shop.tasks.lanes, "ollama", result.id)
+
+    end = shop.tasks.app.AsyncResult  # a new one each time: the old one keeps its failure
+    until(lambda: end(result.id).state == "SUCCESS")
+    assert shop.tasks.lanes.store.snapshot("ollama").dead == 0
 
 
 def test_reject_and_ignore_settle_the_call(shop):

@@ -6,6 +6,7 @@ import signal
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 
+import psutil
 import pytest
 from celery import chord
 from celery.exceptions import (
@@ -216,6 +217,75 @@ def test_cold_shutdown_ends_early_acknowledged_calls_as_lost(make_shop):
     with pytest.raises(WorkerLostError) as caught:
         result.get(timeout=15)
     assert CallInfo.from_error(caught.value).caller == "alice"
+
+
+@pytest.mark.parametrize("kind", ["early", "late"])
+def test_cold_shutdown_stops_a_call_whose_beginning_it_has_not_heard(unheard, observer, kind):
+    observer.service = 30
+    shop, worker, process, result = unheard(
+        lambda tasks: tasks.ask if kind == "early" else tasks.ask_late, observer.url
+    )
+    process.resume()
+    observer.wait_until(lambda: observer.inside == 1)
+
+    worker.signal(signal.SIGQUIT)
+    worker.signal(signal.SIGCONT)
+    observer.wait_until(lambda: observer.inside == 0, timeout_s=5)
+    worker.wait()
+    observer.service = 0
+    shop.worker()
+
+    if kind == "late":
+        assert result.get(timeout=15) == ""  # it ran again
+    else:
+        with pytest.raises(WorkerLostError):
+            result.get(timeout=15)
+    assert [record.status for record in observer.log] == [None, 200][: 1 + (kind == "late")]
+
+
+def test_cold_shutdown_gives_a_call_back_that_its_process_has_not_read(unheard):
+    shop, worker, process, result = unheard(lambda tasks: tasks.sleep_late, 0)
+
+    worker.signal(signal.SIGQUIT)
+    worker.signal(signal.SIGCONT)
+    worker.wait_for_log("Hitting Ctrl+C again")
+    process.resume()
+    worker.wait()
+    shop.worker()
+
+    assert result.get(timeout=15) == "slept"
+
+
+def test_cold_shutdown_leaves_a_call_be_that_has_ended_unheard(unheard):
+    shop, worker, process, _ = unheard(lambda tasks: tasks.mark, "ran")
+    process.resume()
+    until(lambda: shop.tasks.marked() == ["ran"])
+
+    worker.signal(signal.SIGQUIT)
+    worker.signal(signal.SIGCONT)
+    worker.wait()
+
+    left = shop.tasks.lanes.store.snapshot("ollama")
+    assert (left.running, left.waiting, left.closing) == (0, 0, 0)
+
+
+@pytest.fixture
+def unheard(make_shop):
+    """Make a paused worker whose paused process has been sent a call and has not read it."""
+
+    def make(task_of, *args):
+        shop = make_shop(lease_ttl="60s")
+        worker = shop.worker(concurrency=1)
+        assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
+        until(lambda: running(shop) == 0)  # so the process is up, and idle
+        (process,) = psutil.Process(worker.pid).children()
+        process.suspend()
+        result = task_of(shop.tasks).delay("ollama/x", *args)
+        worker.wait_for_log("received", times=2)
+        worker.signal(signal.SIGSTOP)
+        return shop, worker, process, result
+
+    return make
 
 
 def test_soft_shutdown_waits_for_what_ends_in_time_and_gives_the_rest_back(make_shop):

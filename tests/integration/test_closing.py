@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import redis
+import sqlalchemy.exc
 from celery import chord, states
 from celery.exceptions import ChordError, WorkerLostError
 
+from celery_lanes.envelope import Envelope
 from celery_lanes.store.base import Closing, Reason
 from celery_lanes.worker.closing import write_result
 from tests.integration.conftest import until
@@ -57,6 +62,41 @@ def test_a_result_that_the_body_wrote_stays(shop):
 
     assert (done.state, done.result) == (states.SUCCESS, 1)
     assert isinstance(lost.result, WorkerLostError)
+
+
+@pytest.mark.parametrize(
+    "index", [["a"], {}, True, "first", ""], ids=["list", "dict", "true", "text", "empty"]
+)
+def test_a_lost_part_with_a_spoilt_place_in_its_chord_fails_the_chord(shop, index):
+    tasks = shop.tasks
+    worker = SimpleNamespace(app=tasks.app, hostname="w@here", consumer=None)
+    body = chord([tasks.add.s("ollama/x", 1)], tasks.total.s()).apply_async()
+    (closing,) = closings_of(tasks)
+    envelope = Envelope.unpack(closing.envelope)
+    envelope.headers["group_index"] = index
+
+    write_result(worker, replace(closing, envelope=envelope.pack()))
+
+    until(lambda: body.state == states.FAILURE)
+    assert isinstance(body.result, ChordError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [redis.DataError("a list"), sqlalchemy.exc.DataError("INSERT", {}, ValueError("too long"))],
+    ids=["redis", "sqlalchemy"],
+)
+def test_a_call_whose_data_the_backend_refuses_is_not_tried_for_ever(shop, monkeypatch, error):
+    tasks = shop.tasks
+    worker = SimpleNamespace(app=tasks.app, hostname="w@here", consumer=None)
+    tasks.add.delay("ollama/x", 1)
+    (closing,) = closings_of(tasks)
+    refused = Mock(side_effect=error)
+    monkeypatch.setattr(tasks.app.backend, "mark_as_failure", refused)
+
+    write_result(worker, closing)  # raises nothing: the caller would let another worker try
+
+    refused.assert_called_once()
 
 
 def _fail(*_: object, **__: object) -> None:

@@ -77,7 +77,7 @@ class OneThread:
         worker = self._worker(tasks.app)
         self.lanes = worker.lanes = WorkerLanes(worker, lanes)
         self.lanes.postman = HubPostman()
-        self.lanes._view = Solo()
+        self.lanes._view = Solo(worker.pool)
         self.lanes.dispatcher = Dispatcher(worker, lanes.settings, self.lanes._view)
         self.consumer = worker.consumer
         self.consumer.update_strategies()

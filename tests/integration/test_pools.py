@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+from celery.concurrency import solo, thread
+from celery.worker import state
 
+from celery_lanes.worker.pools import pool_view
 from tests.integration.accept import accept
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, until
 
 POOLS = ["prefork", "threads", "gevent", "solo"]
 
@@ -43,3 +49,21 @@ def test_lanes_work_within_one_process_on_the_memory_broker(make_shop, pool, int
     )  # fmt: skip
 
     assert (ran.returncode, ran.stdout) == (0, "accepted\n"), ran.stderr
+
+
+@pytest.mark.parametrize("kind", ["threads", "solo"])
+def test_a_request_that_celery_forgets_to_settle_costs_no_place(kind):
+    pool, stray = (thread if kind == "threads" else solo).TaskPool(1), Mock(id="stray")
+    view = pool_view(SimpleNamespace(pool=pool), None)
+    pool.start()
+    fail = Mock(side_effect=MemoryError)
+
+    with suppress(MemoryError):
+        pool.apply_async(lambda: until(lambda: view.free() == 0), callback=fail)
+    until(lambda: fail.called and view.free() == 1)
+    state.task_reserved(stray)  # its callback has failed, and somebody keeps it
+    left = view.free()
+    state.task_ready(stray)
+    pool.stop()
+
+    assert left == 1

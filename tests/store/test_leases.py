@@ -272,6 +272,47 @@ def test_late_release_of_an_expired_lease_changes_nothing(lane):
     assert lane.counts == (1, 0, 0, 0)
 
 
+def bring_about_death(lane, call, outcome=Outcome.LOST):
+    lane.admit(call)
+    lane.until(
+        lambda: (grants := lane.turn().grants) and (lane.release(grants[0], outcome) or True)
+    )
+    closing = lane.closing()
+    assert lane.store.close(lane.lane, call=closing.call, token=closing.token)
+
+
+def test_dead_letters_are_read_the_youngest_first_and_hold_the_whole_call(lane):
+    lane.configure(max_leases=1)
+    odd = lane.call("Łukasz", task_id="a b/ü", priority=-7, cost=2.5, envelope=b"\0\xff")
+    for call, outcome in ((odd, Outcome.LOST), (lane.call(), Outcome.STRANGE)):
+        bring_about_death(lane, call, outcome)
+        lane.clock.sleep_ms(2)
+
+    young, old = lane.store.dead_letters(lane.lane, 10)
+
+    assert (young.call.id, young.reason, young.attempts) == ("c2", Outcome.STRANGE, 1)
+    assert (old.call, old.reason, old.attempts) == (odd, Outcome.LOST, 1)
+    assert 0 < old.died_ms < young.died_ms <= lane.clock()
+    assert lane.store.dead_letters(lane.lane, 1) == [young]
+    assert lane.store.dead_letters("another", 1) == []
+
+
+def test_a_dead_letter_is_buried_once(lane):
+    lane.configure(max_leases=1)
+    for call in lane.call(), lane.call():
+        bring_about_death(lane, call)
+
+    assert [lane.store.bury(lane.lane, "c1") for _ in range(2)] == [True, False]
+
+    assert [letter.call.id for letter in lane.store.dead_letters(lane.lane, 9)] == ["c2"]
+
+
+@pytest.mark.parametrize("limit", [0, 1001, 1.5])
+def test_an_odd_number_of_dead_letters_is_refused(lane, limit):
+    with pytest.raises(ValueError, match="the number of dead letters"):
+        lane.store.dead_letters(lane.lane, limit)
+
+
 @MEMORY
 def test_dead_letters_and_old_workers_are_bounded(lane):
     lane.configure(max_leases=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from celery_lanes.errors import StoreError, StoreUnavailable
+from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
 from celery_lanes.store import lua
 from celery_lanes.store.base import Outcome, Parked, Policy, Release, Renewal
 from celery_lanes.store.connect import open_store
@@ -233,11 +233,23 @@ def test_admit_waits_for_the_append_only_file():
         assert lane.admit(lane.call()) == [Parked(1)]
 
 
-def test_admit_says_so_if_the_append_only_file_is_off(own_server):
+def test_nothing_is_admitted_where_the_append_only_file_cannot_be_waited_for(own_server):
     lane = driver(own_server, durability="aof")
 
-    with pytest.raises(StoreError, match=r"appendonly|WAITAOF"):  # Redis 7.0 does not know it
+    with pytest.raises(ConfigError, match=r"appendonly|WAITAOF"):  # Redis 7.0 does not know it
         lane.park()
+
+    assert lane.counts == (0, 0, 0, 0)
+    with pytest.raises(ConfigError, match='durability = "aof" to be served'):
+        lane.store.prove_durability()
+
+
+def test_a_replica_is_no_reason_to_call_the_durability_wrong(valkey):
+    with EmbeddedValkey(*replica_of(valkey), "--appendonly", "yes") as replica:
+        lane = driver(replica, durability="aof")
+
+        with pytest.raises(StoreUnavailable, match="replica"):
+            lane.store.prove_durability()
 
 
 def test_admit_fails_without_enough_replicas_and_its_repeat_is_no_double(own_server, program):

@@ -59,6 +59,7 @@ SHOWN = {
     ],
     "`reject_on_worker_lost`": [
         "test_reject_on_worker_lost_goes_back_and_is_a_dead_letter_at_last",
+        "test_a_dead_letter_that_is_tried_again_ends_with_its_result",
         "test_a_lost_process_runs_again_if_celery_is_told_so_for_all_tasks",
     ],
     "`retry_on_worker_lost` (5.7)": [
@@ -95,6 +96,7 @@ SHOWN = {
     "cold shutdown (QUIT)": [
         "test_cold_shutdown_gives_late_acknowledged_calls_back_at_once",
         "test_cold_shutdown_ends_early_acknowledged_calls_as_lost",
+        "test_cold_shutdown_stops_a_call_whose_beginning_it_has_not_heard",
     ],
     "soft shutdown (`worker_soft_shutdown_timeout`)": [
         "test_soft_shutdown_waits_for_what_ends_in_time_and_gives_the_rest_back",

@@ -76,8 +76,9 @@ local function put_back(r)
 end
 
 -- Counts a loss; true if it was the last one that this call may have.
-local function is_dead(r)
+local function is_dead(r, last)
   r.losses = (r.losses or 0) + 1
+  r.last = last
   if r.losses < rules.max_leases then return false end
   finish_charge(r)
   to_closing(r, 'dead')
@@ -91,7 +92,7 @@ local function lose(r)
     to_closing(r, 'lost')
     return false
   end
-  if is_dead(r) then return false end
+  if is_dead(r, 'lost') then return false end
   put_back(r)
   return true
 end

@@ -16,7 +16,7 @@ outcomes.back = put_back
 outcomes.lost = lose
 
 function outcomes.strange(r)
-  if is_dead(r) then return end
+  if is_dead(r, 'strange') then return end
   correct(r, 0)
   delay(r, now + 1000 * 2 ^ math.min(r.losses - 1, 12))
 end

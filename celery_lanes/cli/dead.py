@@ -1,0 +1,83 @@
+"""What ``lanes dead`` shows of a lane's dead letters, and how one is tried again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from celery_lanes.cli.control import require_known
+from celery_lanes.cli.exits import REFUSED, CommandFailed
+from celery_lanes.store.base import DeadLetter, Outcome
+from celery_lanes.store.checks import MAX_LETTERS
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+EVERY = "all"
+MIN_WIDTH = 200
+_REASONS = {Outcome.LOST: "lost its worker", Outcome.STRANGE: "no worker could run it"}
+
+
+def read(lanes: Lanes, lane: str, limit: int) -> list[DeadLetter]:
+    """Read the youngest letters of a lane, the youngest first."""
+    require_known(lanes, lane)
+    return lanes.store.dead_letters(lane, limit)
+
+
+def retry(lanes: Lanes, lane: str, task_id: str) -> str:
+    """Admit a task id's dead letters anew, or all; each waits its turn with attempts from 1.
+
+    A new id is made of the old one, so that a repeat after a lost reply doubles nothing.
+    """
+    letters = [dead for dead in read(lanes, lane, MAX_LETTERS) if task_id in _names(dead)]
+    if not letters:
+        raise CommandFailed(f"{lane} has no dead letter of {task_id}", REFUSED)
+    for letter in reversed(letters):  # in the order in which they died
+        lanes.admit(lane, [replace(letter.call, id=f"{letter.call.id}.again")])
+        lanes.store.bury(lane, letter.call.id)
+    count = "1 call waits" if len(letters) == 1 else f"{len(letters)} calls wait"
+    return f"{lane}: {count} again"
+
+
+def to_json(letters: Sequence[DeadLetter]) -> str:
+    """Write a list of objects; ``died_ms`` is since the epoch."""
+    rows = [
+        {
+            "died_ms": letter.died_ms,
+            "task": letter.call.task,
+            "task_id": letter.call.task_id,
+            "caller": letter.call.caller,
+            "attempts": letter.attempts,
+            "reason": letter.reason.value,
+        }
+        for letter in letters
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False)
+
+
+def table(letters: Sequence[DeadLetter]) -> Table:
+    """Draw one row for each letter; times are this machine's."""
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    for name in ("died", "task", "task id", "caller", "attempts", "reason"):
+        drawn.add_column(name, justify="right" if name == "attempts" else "left", overflow="fold")
+    for letter in letters:
+        drawn.add_row(*map(Text, _cells(letter)))
+    return drawn
+
+
+def _cells(letter: DeadLetter) -> tuple[str, ...]:
+    call, died = letter.call, datetime.fromtimestamp(letter.died_ms / 1000).astimezone()
+    when = died.isoformat(" ", timespec="seconds")[:19]
+    reason = _REASONS[letter.reason]
+    return (when, call.task, call.task_id, call.caller, str(letter.attempts), reason)
+
+
+def _names(letter: DeadLetter) -> tuple[str, str]:
+    return EVERY, letter.call.task_id
