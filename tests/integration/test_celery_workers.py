@@ -63,7 +63,7 @@ def test_a_lane_call_is_not_granted_into_a_process_that_a_plain_task_has(shop):
 
     until(lambda: seen.append(running(shop)) or plain.ready())
 
-    assert set(seen[:-1]) == {0}  # at the last look the task may have just ended
+    assert not any(seen[:-1])  # at the last look the task may have just ended
     assert call.get(timeout=10) == 1
 
 
@@ -108,7 +108,7 @@ def test_a_tasks_own_time_limit_goes_before_the_lanes(shop):
 
 
 def test_gevent_stops_a_body_at_its_hard_time_limit(shop):
-    shop.worker(pool="gevent")
+    worker = shop.worker(pool="gevent")
     result = shop.tasks.sleep.apply_async(("ollama/x", 60), time_limit=1, caller="dave")
 
     with pytest.raises(TimeLimitExceeded) as caught:
@@ -116,6 +116,7 @@ def test_gevent_stops_a_body_at_its_hard_time_limit(shop):
 
     assert CallInfo.from_error(caught.value).caller == "dave"
     until(lambda: running(shop) == 0)
+    worker.kill()  # quicker than its warm stop
 
 
 def test_gevent_stops_a_body_that_is_revoked(shop):
@@ -129,6 +130,7 @@ def test_gevent_stops_a_body_that_is_revoked(shop):
         result.get(timeout=10)
     assert CallInfo.from_error(caught.value).caller == "alice"
     until(lambda: running(shop) == 0)
+    worker.kill()  # quicker than its warm stop
 
 
 def test_gevent_keeps_the_lease_of_a_body_that_never_yields(make_shop):
