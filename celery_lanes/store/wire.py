@@ -160,7 +160,7 @@ class Wire:
         for _ in range(LESSONS):
             try:
                 return say()
-            except ResponseError as error:
+            except ResponseError as error:  # noqa: PERF203 # at most twice in a client's life
                 self._make_understood(verb, error, teach)
         return say()
 

@@ -41,7 +41,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """All verbs, ready for FUNCTION LOAD; the name is the content's, so versions live side by side."""
+    """All verbs, ready for FUNCTION LOAD; named after its content, so that versions get along."""
 
     name: str
     source: str
