@@ -27,7 +27,7 @@ class Node(EmbeddedValkey):
     def __init__(self, *options: str, program: str | None = None) -> None:
         timeout = ("--cluster-node-timeout", str(NODE_TIMEOUT_MS))
         super().__init__("--cluster-enabled", "yes", *timeout, *options, program=program)
-        self.port = _port_with_bus()
+        self.port = port_with_bus()
         self.client = redis_py.Redis(port=self.port)
 
     @property
@@ -166,7 +166,7 @@ def await_that(is_so: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def _port_with_bus() -> int:
+def port_with_bus() -> int:
     """Find a port whose bus port is free too."""
     while True:
         port = services.free_port() - BUS_OFFSET

@@ -69,7 +69,7 @@ class MemoryStore:
     def __init__(
         self, clock: Callable[[], int] = epoch_ms, token: Callable[[], str] = random_token
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._token = token
         self._lock = RLock()
         self._lanes: dict[str, Ledger] = {}
@@ -245,6 +245,18 @@ class MemoryStore:
     def disconnect(self) -> None:
         """Do nothing: there is no connection."""
 
+    def rouse(self) -> None:
+        """Have every worker look at every lane, as when a test has moved the clock."""
+        with self._lock:
+            for ear in self._ears.values():
+                for lane in self._lanes:
+                    ear.hear(lane)
+
+    def clear(self) -> None:
+        """Forget every lane."""
+        with self._lock:
+            self._lanes.clear()
+
     @contextmanager
     def _open(self, lane: str) -> Iterator[Ledger]:
         checked_name(lane, "the lane's name")
@@ -252,7 +264,7 @@ class MemoryStore:
             if lane not in self._lanes:
                 self._lanes[lane] = Ledger(publish=lambda worker: self._publish(worker, lane))
             ledger = self._lanes[lane]
-            ledger.now = self._clock()
+            ledger.now = self.clock()
             yield ledger
 
     def _publish(self, worker: str, lane: str) -> bool:

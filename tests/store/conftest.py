@@ -9,6 +9,7 @@ import pytest
 
 from celery_lanes.store.base import Store
 from celery_lanes.store.connect import open_store
+from celery_lanes.store.dialect import Scripts
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
@@ -44,6 +45,8 @@ def store(kind: str, clock, request: pytest.FixtureRequest) -> Iterator[Store]:
         return
     server: EmbeddedValkey = request.getfixturevalue(kind)
     store = open_store(server.url(), prefix=f"test-{uuid.uuid4().hex}")
+    if kind == "redis":  # as Redis 6.2, which has no functions
+        store._wire.speak(Scripts())
     yield store
     store.disconnect()
 

@@ -31,8 +31,9 @@ class Keeper:
 
     def scripts_run(self) -> int:
         """Count verbs; FCALL fails where the server does not know them yet."""
-        ran = self.client.info("commandstats").get("cmdstat_fcall", {"calls": 0, "failed_calls": 0})
-        return ran["calls"] - ran["failed_calls"]
+        stats = self.client.info("commandstats")
+        ran = [stats.get(f"cmdstat_{name}") for name in ("fcall", "evalsha")]
+        return sum(of["calls"] - of["failed_calls"] for of in ran if of)
 
 
 @pytest.fixture

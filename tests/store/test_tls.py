@@ -15,7 +15,7 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
-from tests.clusters import cluster_of
+from tests.clusters import cluster_of, port_with_bus
 from tests.store.driving import Driver, RealClock
 
 SECRET = "hunter2-swordfish"
@@ -168,7 +168,7 @@ def test_server_that_wants_a_certificate_of_its_clients_gets_the_one_of_the_url(
 
 
 def test_cluster_is_spoken_to_over_tls(certificates, tls_port):  # tls_port: skips without TLS
-    port = str(services.free_port())
+    port = str(port_with_bus())
     ports = ("--tls-port", port, "--tls-cluster", "yes", "--tls-auth-clients", "no")
     settings = settings_of(certificates, *ports)
     with cluster_of(1, *settings, program=services.redis_program()):

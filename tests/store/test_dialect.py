@@ -1,0 +1,125 @@
+"""Verbs are functions where a server keeps them, scripts where it has none or may not be taught."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+import pytest
+from redis import Redis
+
+from celery_lanes.errors import StoreError
+from celery_lanes.store import lua
+from celery_lanes.store.connect import open_store
+from celery_lanes.store.dialect import Functions, Scripts
+from celery_lanes.store.keys import KINDS
+from celery_lanes.testing.embedded import EmbeddedValkey
+from tests import services
+from tests.store.driving import Driver, RealClock
+
+
+def served(url: str, **options: str) -> Driver:
+    """Take a call through a lane of its own, and leave one waiting."""
+    lane = Driver(open_store(url, prefix=f"test-{uuid.uuid4().hex}", **options), RealClock())
+    lane.configure()
+    lane.park(times=2)
+    lane.release(lane.take())
+    assert lane.counts == (0, 1, 0, 0)
+    return lane
+
+
+def scripts_run(client: Redis) -> int:
+    return client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def functions_run(client: Redis) -> int:
+    return client.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+
+
+@pytest.mark.parametrize("program", [None, services.redis_program], ids=["valkey", "redis-7"])
+def test_a_server_with_functions_is_taught_them_once(program):
+    with EmbeddedValkey(program=program and program()) as server:
+        client = Redis.from_url(server.url())
+
+        for _ in range(3):
+            served(server.url())
+
+        assert [name for (_, name, *_) in client.function_list()] == [lua.library().name.encode()]
+        assert scripts_run(client) == 0
+        assert client.info("commandstats")["cmdstat_function|load"]["calls"] == 1
+
+
+def test_a_server_that_has_forgotten_its_functions_is_taught_again(valkey):
+    lane = served(valkey.url())
+    Redis.from_url(valkey.url()).function_flush()
+
+    lane.park()
+
+    assert lane.counts == (0, 2, 0, 0)
+
+
+def test_another_versions_functions_stay(valkey):
+    client = Redis.from_url(valkey.url())
+    client.function_load(
+        "#!lua name=lanes_0 \nredis.register_function('lanes_0_next', function() return 1 end)"
+    )
+
+    served(valkey.url())
+
+    assert client.fcall("lanes_0_next", 0) == 1
+    client.function_delete("lanes_0")
+
+
+def test_a_server_without_functions_gets_scripts(tmp_path):
+    with services.redis_server(tmp_path, "--rename-command", "FCALL", "") as server:
+        lane = served(server.url)
+
+        assert scripts_run(Redis.from_url(server.url)) > 0
+        assert isinstance(lane.store._wire._dialect, Scripts)
+
+
+def test_a_user_who_may_not_load_functions_uses_scripts():
+    with EmbeddedValkey() as server:
+        client = Redis.from_url(server.url())
+        client.execute_command("ACL SETUSER shop on >secret ~* &* +@all -function")
+
+        lane = served(server.url().replace("redis://", "redis://shop:secret@"))
+
+        assert isinstance(lane.store._wire._dialect, Scripts)
+        assert client.function_list() == []
+
+
+def test_a_user_who_may_not_run_scripts_either_is_told_so():
+    with EmbeddedValkey() as server:
+        Redis.from_url(server.url()).execute_command(
+            "ACL SETUSER shop on >secret ~* &* +@all -@scripting"
+        )
+        url = server.url().replace("redis://", "redis://shop:secret@")
+
+        with pytest.raises(StoreError, match="no permissions"):
+            served(url)
+
+
+def test_durable_admits_teach_and_fall_back_as_well(tmp_path):
+    options = ["--appendonly", "yes"]
+    with EmbeddedValkey(*options) as server:
+        served(server.url(), durability="aof")
+        assert functions_run(Redis.from_url(server.url())) > 0
+
+
+@pytest.mark.parametrize("verb", lua.verbs())
+def test_a_function_binds_every_key_anew(verb):
+    """What another lane's call has left there must not be taken for this one's."""
+    function = lua.library().source.split(f"_{verb}',")[1]
+
+    bound = re.search(r"^(calls, .*) = (.*)$", function, re.MULTILINE)
+    kinds, values = bound[1].split(", "), bound[2].split(", ")
+    assert tuple(kinds) == KINDS
+    used = [kind for kind, value in zip(kinds, values, strict=True) if value != "nil"]
+    assert set(used) == set(lua.load(verb).kinds)
+
+
+def test_both_dialects_have_every_verb():
+    for verb in lua.verbs():
+        assert Functions().words(verb)[1].endswith(f"_{verb}")
+        assert Scripts().words(verb) == ("EVALSHA", lua.load(verb).sha)
