@@ -61,12 +61,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a worker's last request got: calls to start and to close, leased under its token."""
+    """What a worker's last request got: calls to start and to close, leased under its token.
+
+    ``blocked_until``: when the lane's bucket lets a call pass again, if it let none.
+    """
 
     request: int = 0
     token: str = ""
     grants: tuple[str, ...] = ()
     closings: tuple[str, ...] = ()
+    blocked_until: float | None = None
 
 
 @dataclass(slots=True)

@@ -37,23 +37,22 @@ def take_turn(ledger: Ledger, wish: Wish) -> Turn:
     """Grant and hand out; repeat the last answer; give nothing to a request older than that."""
     last = ledger.replies.get(wish.worker, Reply())
     if wish.request < last.request:
-        reply, wanted, blocked_until = Reply(), 0, None
+        reply, wanted = Reply(), 0
     elif wish.request == last.request:
-        reply, wanted, blocked_until = last, wish.want, None
+        reply, wanted = last, wish.want
     else:
-        reply, blocked_until = _serve(ledger, wish)
-        wanted = wish.want
+        reply, wanted = _serve(ledger, wish), wish.want
     if wish.request >= last.request and wish.want:  # else it is as idle as it was
         ledger.idle.pop(wish.worker, None)
     is_idle = len(reply.grants) < wanted
-    if _is_another_needed(ledger, reply, is_idle=is_idle, is_blocked=blocked_until is not None):
+    if _is_another_needed(ledger, reply, is_idle=is_idle):
         ledger.wake()
     if is_idle:
         ledger.idle[wish.worker] = ledger.now
-    return _turn(ledger, reply, blocked_until)
+    return _turn(ledger, reply)
 
 
-def _serve(ledger: Ledger, wish: Wish) -> tuple[Reply, float | None]:
+def _serve(ledger: Ledger, wish: Wish) -> Reply:
     ledger.promote()
     if wish.request % FORGET_EVERY == 0 or wish.turnover > FORGET_SOON:
         limit = min(FORGET_MOST, max(FORGET_LEAST, 2 * wish.turnover))
@@ -61,17 +60,18 @@ def _serve(ledger: Ledger, wish: Wish) -> tuple[Reply, float | None]:
         trim_settled(ledger, limit)
     closings = _hand_out(ledger, wish)
     grants, blocked_until = _grant(ledger, wish)
-    reply = ledger.replies[wish.worker] = Reply(wish.request, wish.token, grants, closings)
-    return reply, blocked_until
+    reply = Reply(wish.request, wish.token, grants, closings, blocked_until)
+    ledger.replies[wish.worker] = reply
+    return reply
 
 
-def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool, is_blocked: bool) -> bool:
+def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool) -> bool:
     """Say whether to wake somebody; never so that two idle workers wake each other for ever."""
     is_closing_left = any(not until for until in ledger.closing.values())
     if is_closing_left and (reply.closings or not is_idle):
         return True
     is_grant_left = bool(ledger.queue.ring and ledger.free_slots)
-    return is_grant_left and not is_idle and not is_blocked
+    return is_grant_left and not is_idle and reply.blocked_until is None
 
 
 def _hand_out(ledger: Ledger, wish: Wish) -> tuple[str, ...]:
@@ -113,11 +113,11 @@ def _start(ledger: Ledger, first: tuple[str, Place], wish: Wish) -> None:
     ledger.lease(record, wish.worker, wish.token)
 
 
-def _turn(ledger: Ledger, reply: Reply, blocked_until: float | None) -> Turn:
+def _turn(ledger: Ledger, reply: Reply) -> Turn:
     running = _still_held(ledger, reply.token, reply.grants, State.RUNNING)
     closing = _still_held(ledger, reply.token, reply.closings, State.CLOSING)
     grants, closings = map(_as_grant, running), map(_as_closing, closing)
-    return Turn(tuple(grants), tuple(closings), ledger.due_in_ms(blocked_until))
+    return Turn(tuple(grants), tuple(closings), ledger.due_in_ms(reply.blocked_until))
 
 
 def _still_held(ledger: Ledger, token: str, calls: Sequence[str], state: State) -> list[Record]:

@@ -1,17 +1,17 @@
 """The memory store and the scripts, step by step with the same inputs: they never disagree.
 
-Lost replies are repeated, numbers are odd, workers forget. Rates, expiry and short delays are
-left out: the two have their own clocks. Only fields that do not depend on time are compared.
+Replies are lost and repeated, numbers are odd, workers forget what they hold or start anew, and the
+clock moves: calls fall due, buckets refill, leases lapse, the store comes back from an absence.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import replace
 from itertools import count
 
 import pytest
+import redis as redis_py
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,51 +25,77 @@ from hypothesis.stateful import (
 
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.base import (
+    Bucket,
     Call,
     CallerRules,
+    Duplicate,
     LaneRules,
     Outcome,
-    Parked,
     Policy,
     Release,
-    Turn,
 )
+from celery_lanes.store.connect import open_store
+from celery_lanes.store.ledger import State
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.redis import RedisStore
-from tests.store.driving import FakeClock
+from celery_lanes.testing.embedded import EmbeddedValkey
+from tests import services
+from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock
 
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
-FAR_MS = 2**50
 EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "100"))
+LEASE_TTL_MS = 10_000
+DEDUPE_TTL_MS = 60_000
 
 callers = st.sampled_from(["", "ann", "bob", "a:b", "☃"])
 costs = st.sampled_from([1, 2.5, 7, 1000, 1e9])
 weights = st.sampled_from([1e-3, 0.5, 1, 3, 1e3])
 workers = st.sampled_from(WORKERS)
+buckets = st.none() | st.builds(
+    Bucket,
+    count=st.sampled_from([1, 3]),
+    period_ms=st.sampled_from([100, 1000]),
+    burst=st.sampled_from([1, 2, 1000]),
+)
+rules_of_callers = st.builds(CallerRules, weight=weights, rate=buckets)
+pauses_ms = st.sampled_from([1, 50, 999, 4_000, 5_001, 6_000, 7_000, 11_000, 61_000, 700_000])
 
 
 class TwoStores(RuleBasedStateMachine):
     client = None
+    dialect = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.ids = count(1)
+        self.ids, self.starts = count(1), count(1)
+        self.names = {worker: worker for worker in WORKERS}
         self.requests = dict.fromkeys(WORKERS, 0)
         self.last = {}
-        self.held = {}  # call -> (worker, token)
+        self.held = {}  # call -> (worker, token), as the workers believe
         self.closings = {}
-        self.admitted, self.settled = set(), set()
-        self.cap, self.override = None, None
+        self.known, self.ended = set(), set()
 
-    @initialize(cap=st.integers(1, 4), max_leases=st.integers(1, 3), policy=st.sampled_from(Policy))
-    def start(self, cap, max_leases, policy):
+    @initialize(
+        cap=st.integers(1, 4),
+        max_leases=st.integers(1, 3),
+        policy=st.sampled_from(Policy),
+        rate=buckets,
+        tokens=buckets,
+    )
+    def start(self, cap, max_leases, policy, rate, tokens):
         mine, theirs = count(1), count(1)
-        self.memory = MemoryStore(FakeClock(), lambda: f"token{next(mine)}")
-        prefix = f"model-{uuid.uuid4().hex}"
-        self.server = RedisStore(self.client, prefix, token=lambda: f"token{next(theirs)}")
-        self.policy, self.max_leases = policy, max_leases
+        self.clock = ServerClock(self.client)
+        self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
+        self.server = open_store(self.url, prefix=f"model-{uuid.uuid4().hex}")
+        self.server._token = lambda: f"token{next(theirs)}"
+        self.server._wire.speak(self.dialect)
+        self.policy = policy
+        self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
         self.set_rules(cap, {})
+
+    def teardown(self):
+        if hasattr(self, "server"):
+            self.server.disconnect()
 
     def both(self, verb, *args, **kwargs):
         """Ask both stores; they must say the same."""
@@ -77,24 +103,43 @@ class TwoStores(RuleBasedStateMachine):
         assert answer == theirs
         return answer
 
-    def set_rules(self, cap, weights):
-        rules = {name: CallerRules(weight) for name, weight in weights.items()}
-        early = {"early": True, "late": False}
-        self.cap = cap
+    @property
+    def ledger(self):
+        return self.memory._lanes[LANE]
+
+    def is_held(self, call, token, state):
+        """Say whether a token is the holder's, by the readable store."""
+        record = self.ledger.records.get(call)
+        return record is not None and record.token == token and record.state is state
+
+    def set_rules(self, cap, callers):
         self.both(
             "configure",
             LaneRules(
-                max_concurrent=cap, max_leases=self.max_leases, callers=rules, acks_early=early
+                max_concurrent=cap,
+                lease_ttl_ms=LEASE_TTL_MS,
+                dedupe_ttl_ms=DEDUPE_TTL_MS,
+                callers=callers,
+                acks_early={"early": True, "late": False},
+                **self.lane_rules,
             ),
         )
 
-    @rule(cap=st.integers(1, 4), weights=st.dictionaries(callers, weights, max_size=3))
-    def configure(self, cap, weights):
-        self.set_rules(cap, weights)
+    @rule(ms=pauses_ms)
+    def wait(self, ms):
+        self.clock.sleep_ms(ms)
+
+    @rule(
+        cap=st.integers(1, 4),
+        callers=st.dictionaries(callers, rules_of_callers, max_size=3),
+        rate=buckets,
+    )
+    def configure(self, cap, callers, rate):
+        self.lane_rules["rate"] = rate
+        self.set_rules(cap, callers)
 
     @rule(slots=st.none() | st.integers(0, 5))
     def set_cap(self, slots):
-        self.override = slots
         self.both("set_max_concurrent", slots)
 
     @rule(paused=st.booleans())
@@ -107,8 +152,9 @@ class TwoStores(RuleBasedStateMachine):
                 callers,
                 costs,
                 st.sampled_from([-1000, 0, 0, 1, 1000]),
-                st.sampled_from([0, 0, 0, FAR_MS]),
+                st.sampled_from([0, 0, 0, 40, 5_000, 2**40]),
                 st.sampled_from(["early", "late"]),
+                st.booleans(),
             ),
             min_size=1,
             max_size=5,
@@ -117,7 +163,7 @@ class TwoStores(RuleBasedStateMachine):
     )
     def admit(self, batch, again):
         calls = []
-        for caller, cost, priority, due_ms, task in batch:
+        for caller, cost, priority, in_ms, task, remember in batch:
             calls.append(
                 call_number(
                     next(self.ids),
@@ -125,19 +171,24 @@ class TwoStores(RuleBasedStateMachine):
                     caller=caller,
                     priority=priority,
                     cost=cost,
-                    due_ms=due_ms,
+                    due_ms=in_ms and self.clock() + in_ms,
+                    remember=remember,
                 )
             )
-        calls += calls[:1] if again else []
-        self.both("admit", calls, policy=self.policy)
-        self.admitted.update(call.id for call in calls)
+        self.take_in([*calls, *calls[:1]] if again else calls)
 
-    @rule(number=st.integers(1, 40))
-    def admit_again(self, number):
-        call = call_number(number)
-        verdicts = self.both("admit", [call], policy=self.policy)
-        assert isinstance(verdicts[0], Parked) == (call.id not in self.admitted)
-        self.admitted.add(call.id)
+    @rule(number=st.integers(1, 40), remember=st.booleans())
+    def admit_again(self, number, remember):
+        self.take_in([call_number(number, remember=remember)])
+
+    def take_in(self, calls):
+        verdicts = self.both("admit", calls, policy=self.policy)
+        for call, verdict in zip(calls, verdicts, strict=True):
+            alive = call.id in self.known - self.ended
+            assert isinstance(verdict, Duplicate) or not alive, "one call, twice in the lane"
+            if not isinstance(verdict, Duplicate):
+                self.ended.discard(call.id)
+            self.known.add(call.id)
 
     @rule(cost=st.sampled_from([0, float("nan"), 1e10]))
     def admit_oddly(self, cost):
@@ -148,7 +199,7 @@ class TwoStores(RuleBasedStateMachine):
         worker=workers,
         want=st.integers(0, 3),
         closings=st.integers(0, 2),
-        outcome=st.sampled_from([Outcome.DONE, Outcome.BACK, Outcome.LOST]),
+        outcome=st.sampled_from(Outcome),
         cost=st.none() | st.sampled_from([0, 1, 3, 5000]),
         ends=st.integers(0, 2),
         is_reply_lost=st.booleans(),
@@ -156,36 +207,47 @@ class TwoStores(RuleBasedStateMachine):
     def next(self, worker, want, closings, outcome, cost, ends, is_reply_lost):
         mine = [call for call, (owner, _) in sorted(self.held.items()) if owner == worker][:ends]
         releases = [Release(call, self.held.pop(call)[1], outcome, cost) for call in mine]
-        releases.append(Release("never", "x"))
+        if outcome is Outcome.DONE:
+            self.ended.update(
+                r.call for r in releases if self.is_held(r.call, r.token, State.RUNNING)
+            )
         self.requests[worker] += 1
         ask = {
-            "worker": worker,
+            "worker": self.names[worker],
             "request": self.requests[worker],
             "want": want,
-            "releases": releases,
+            "releases": [*releases, Release("never", "x")],
             "closings": closings,
         }
+        before = self.both("snapshot").running
         turn = self.both("next", **ask)
         if is_reply_lost:
             assert self.both("next", **ask) == turn
         self.last[worker] = ask
-        if outcome is Outcome.DONE:
-            self.settled.update(mine)
-        self.note(worker, turn)
+        self.note(worker, turn, before)
 
-    def note(self, worker, turn):
+    def note(self, worker, turn, before):
         for grant in turn.grants:
-            assert grant.call not in self.held, "granted twice at once"
+            owner, token = self.held.get(grant.call, (None, None))
+            assert owner is None or not self.is_held(grant.call, token, State.RUNNING)
             self.held[grant.call] = (worker, grant.token)
-            assert len(self.held) <= (self.cap if self.override is None else self.override)
         self.closings.update({closing.call: closing.token for closing in turn.closings})
+        assert len(self.ledger.leases) <= max(self.ledger.cap, before)
 
     @precondition(lambda self: self.last)
     @rule(data=st.data())
     def late_twin(self, data):
         ask = self.last[data.draw(st.sampled_from(sorted(self.last)))]
-        turn = self.both("next", **ask | {"request": ask["request"] - 1})
+        turn = self.both("next", **ask | {"request": ask["request"] - 1, "releases": []})
         assert turn.grants == turn.closings == ()
+
+    @rule(worker=workers)
+    def start_anew(self, worker):
+        """A worker dies with all that it holds, and comes back by another name."""
+        self.names[worker] = f"{worker}.{next(self.starts)}"
+        self.requests[worker] = 0
+        self.last.pop(worker, None)
+        self.held = {call: at for call, at in self.held.items() if at[0] != worker}
 
     @rule(number=st.integers(0, 6))
     def cancel(self, number):
@@ -197,39 +259,48 @@ class TwoStores(RuleBasedStateMachine):
         call = min(self.closings)
         name = self.closings[call] if token == "right" else "x"
         if self.both("close", call=call, token=name):
-            self.settled.add(call)
+            self.ended.add(call)
+        if token == "right":
             del self.closings[call]
 
     @precondition(lambda self: self.held)
     @rule(cost=st.sampled_from([0, 2, 10_000]))
     def settle(self, cost):
         call = min(self.held)
-        assert self.both("settle", call=call, token=self.held[call][1], cost=cost)
+        token = self.held[call][1]
+        is_ours = self.is_held(call, token, State.RUNNING)
+        assert self.both("settle", call=call, token=token, cost=cost) == is_ours
 
-    @rule(worker=workers)
-    def renew(self, worker):
+    @rule(worker=workers, is_forgetful=st.booleans())
+    def renew(self, worker, is_forgetful):
         mine = [(call, token) for call, (owner, token) in self.held.items() if owner == worker]
-        renewal = self.both("renew", worker=worker, held=[*mine, ("never", "x")])
-        assert renewal.lost == ("never",)
+        named = [*mine[is_forgetful:], ("never", "x")]
+        renewal = self.both("renew", worker=self.names[worker], held=named)
+        assert "never" in renewal.lost
+        for call in renewal.lost:
+            self.held.pop(call, None)
 
     @rule()
     def reap(self):
-        assert not self.both("reap").put_back
+        self.both("reap")
+
+    @rule()
+    def read_dead_letters(self):
+        self.both("dead_letters", limit=5)
 
     @invariant()
     def snapshots_agree_and_every_call_is_accounted_for(self):
         if not hasattr(self, "memory"):
             return
         now = self.both("snapshot")
-        assert now.running == len(self.held)
         alive = now.running + now.waiting + now.delayed + now.closing
-        assert alive == len(self.admitted - self.settled)
+        assert alive == len(self.known - self.ended) == len(self.ledger.records)
 
     @invariant()
     def accounts_agree_to_the_last_bit(self):
         if not hasattr(self, "memory"):
             return
-        ledger = self.memory._lanes[LANE]
+        queue = self.ledger.queue
         ring, tags = self.server._keys.of_lane(LANE, ("ring", "tags"))
         starts = {
             name[17:].decode(): at for name, at in self.client.zrange(ring, 0, -1, withscores=True)
@@ -237,8 +308,8 @@ class TwoStores(RuleBasedStateMachine):
         finishes = {
             name.decode(): at for name, at in self.client.zrange(tags, 0, -1, withscores=True)
         }
-        assert starts == ledger.queue.ring
-        assert finishes == ledger.queue.finishes
+        assert starts == queue.ring
+        assert finishes == queue.finishes
 
 
 def call_number(number, **fields):
@@ -248,30 +319,27 @@ def call_number(number, **fields):
 
 def ask(store, verb, *args, **kwargs):
     try:
-        return timeless(getattr(store, verb)(LANE, *args, **kwargs))
+        return getattr(store, verb)(LANE, *args, **kwargs)
     except (NotQueued, ValueError) as error:
         return repr(error)
 
 
-def timeless(answer):
-    if isinstance(answer, Turn):
-        grants = tuple(replace(grant, wait_ms=0) for grant in answer.grants)
-        return replace(answer, grants=grants, due_in_ms=None)
-    if hasattr(answer, "oldest_wait_ms"):
-        return replace(answer, oldest_wait_ms=0, done_last_minute=0)
-    return answer
+@pytest.mark.parametrize("kind", ["functions", "scripts"])
+def test_memory_and_scripts_agree_step_by_step(kind):
+    program = services.redis_program() if kind == "scripts" else None
+    dialect = ClockedFunctions() if kind == "functions" else ClockedScripts()
+    with EmbeddedValkey(program=program) as server:
+        client = redis_py.Redis.from_url(server.url())
+        url = server.url()
+        parts = {"client": client, "url": url, "dialect": dialect}
 
-
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
-def test_memory_and_scripts_agree_step_by_step(store, kind):
-    machine = type("Machine", (TwoStores,), {"client": store._wire.client})
-
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+        run_state_machine_as_test(
+            type("Machine", (TwoStores,), parts),
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        client.close()

@@ -49,6 +49,7 @@ if request <= last.request then
   else
     grants_out = told_again(last.grants, 'running', last.token, told_grant)
     closings_out = told_again(last.closings, 'closing', last.token, told_closing)
+    blocked_until = last.blocked_until
   end
 else
   due = promote()
@@ -73,6 +74,7 @@ local is_grant_left = free > 0 and not is_idle and not blocked_until and redis.c
 if unheld > 0 and (#reply.closings > 0 or not is_idle) or is_grant_left then wake(1) end
 if is_idle then redis.call('ZADD', idle, now, worker) end
 if reply.request then
+  reply.blocked_until = blocked_until
   reply.idle = is_idle or last.idle and not says_if_idle
   save_lane(reply_field, cmsgpack.pack(reply))
 else
