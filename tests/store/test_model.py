@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -33,6 +34,7 @@ from celery_lanes.store.base import (
     Outcome,
     Policy,
     Release,
+    Snapshot,
 )
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.ledger import State
@@ -318,8 +320,10 @@ def call_number(number, **fields):
 
 
 def ask(store, verb, *args, **kwargs):
+    """Ask one store; scripts note only once a second that a worker was heard of."""
     try:
-        return getattr(store, verb)(LANE, *args, **kwargs)
+        answer = getattr(store, verb)(LANE, *args, **kwargs)
+        return replace(answer, workers=0) if isinstance(answer, Snapshot) else answer
     except (NotQueued, ValueError) as error:
         return repr(error)
 
