@@ -7,10 +7,14 @@ a newline, then the body exactly as Celery serialized it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from json import JSONDecoder
 from typing import Any
 
 from kombu.message import Message
 from kombu.utils import json
+
+_ENCODER = json.JSONEncoder()
+_DECODER = JSONDecoder(object_hook=json.object_hook)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +44,15 @@ class Envelope:
         is_text = isinstance(self.body, str)
         body = self.body.encode() if isinstance(self.body, str) else bytes(memoryview(self.body))
         head = [is_text, self.content_type, self.content_encoding, self.headers, self.properties]
-        line: str = json.dumps(head)
+        line: str = _ENCODER.encode(head)
         return line.encode() + b"\n" + body
 
     @classmethod
     def unpack(cls, raw: bytes) -> Envelope:
         """Read packed bytes; ``ValueError`` if they are none."""
         head, _, body = raw.partition(b"\n")
-        is_text, content_type, content_encoding, headers, properties = json.loads(head)
+        known = _DECODER.decode(head.decode())
+        is_text, content_type, content_encoding, headers, properties = known
         return cls(
             body=body.decode() if is_text else body,
             content_type=content_type,

@@ -82,6 +82,8 @@ class Call:
         due_ms: not before this time of the store's clock; 0 = at once.
         remember: refuse it as a duplicate also if it has settled already. False for a message
             without a nonce, which may rightly come again, unless the broker redelivers it.
+        arrival: names this arrival of a message without a nonce: the same arrival, admitted again
+            after a lost reply, is a duplicate also if the call has settled already.
         redelivery_ms: how long after it has settled the broker may still bring its message again.
         envelope: the message itself; opaque to the store.
     """
@@ -94,6 +96,7 @@ class Call:
     cost: float = 1.0
     due_ms: int = 0
     remember: bool = True
+    arrival: str = ""
     redelivery_ms: int = 0
     envelope: bytes = b""
 

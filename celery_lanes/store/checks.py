@@ -79,7 +79,7 @@ def check_limit(limit: int) -> None:
 def _check_call(call: Call) -> None:
     if not call.id:
         raise ValueError("expected a call to have an id, got ''")
-    _ = call.id.encode(), call.task_id.encode(), call.task.encode()
+    _ = call.id.encode(), call.task_id.encode(), call.task.encode(), call.arrival.encode()
     _check_caller(call.caller)
     _check_number(call.cost, 1, MAX_COST, f"the cost of call {call.id!r}")
     _check_number(call.due_ms, 0, MAX_TIME_MS, f"due_ms of call {call.id!r}", is_whole=True)

@@ -135,9 +135,9 @@ class Ledger:
         """Read the lease clock: it stands still while no verb could reach the store."""
         return self.now - self.frozen_ms
 
-    def remembers(self, call: str) -> bool:
-        """Say whether a call has settled not long ago."""
-        return self.settled.get(call, 0) > self.now
+    def remembers(self, name: str) -> bool:
+        """Say whether a call, or one that came with this arrival, has settled not long ago."""
+        return self.settled.get(name, 0) > self.now
 
     def tick(self) -> int:
         """Note that the store is alive; after a silence, or a jump, the lease clock skips it."""
@@ -226,6 +226,8 @@ class Ledger:
         del self.records[record.call.id]
         remembered_ms = max(self.dedupe_ttl_ms, record.call.redelivery_ms)
         self.settled[record.call.id] = self.now + remembered_ms
+        if record.call.arrival:
+            self.settled[record.call.arrival] = self.now + self.dedupe_ttl_ms
 
     def recharge(self, record: Record, cost: float) -> None:
         """Charge a running call's real cost; the last word wins."""

@@ -277,7 +277,7 @@ class MemoryStore:
 def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
     if call.id in ledger.records:
         return Duplicate(ledger.records[call.id].state.value)
-    if call.remember and ledger.remembers(call.id):
+    if ledger.remembers(call.arrival) or (call.remember and ledger.remembers(call.id)):
         return Duplicate("settled")
     ledger.seq += 1
     record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
@@ -291,7 +291,7 @@ def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
 
 
 def _letter(died_ms: int, record: Record) -> DeadLetter:
-    call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0)
+    call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0, arrival="")
     return DeadLetter(call, record.attempts, record.last_end, died_ms)
 
 

@@ -267,7 +267,7 @@ def _call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
     account = account_of(policy, call.caller)
     names = (call.id, quoted(call.task_id), call.task, account, call.caller)
     numbers = (call.priority, repr(call.cost), call.due_ms, int(call.remember))
-    return (*names, *numbers, call.redelivery_ms, call.envelope)
+    return (*names, *numbers, call.redelivery_ms, call.arrival, call.envelope)
 
 
 def _release_fields(release: Release) -> tuple[Argument, ...]:

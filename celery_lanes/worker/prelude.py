@@ -7,6 +7,7 @@ time-outs do not matter to it.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -80,6 +81,7 @@ def call_of(message: Message, payload: Any = None, *, redelivery_ms: int = 0) ->
         cost=max(1.0, min(1e9, info.cost or 1.0)),
         due_ms=due_ms(meta.get("eta")),
         remember=bool(info.nonce) or is_redelivered,
+        arrival="" if info.nonce else os.urandom(16).hex(),
         redelivery_ms=redelivery_ms,
         envelope=Envelope.of_message(message).pack(),
     )

@@ -80,6 +80,18 @@ def test_redelivery_of_a_settled_call_without_a_nonce_is_a_duplicate(lane):
     assert lane.admit(lane.call(id="x", remember=True)) == [Duplicate("settled")]
 
 
+def test_arrival_that_is_admitted_again_after_a_lost_reply_is_a_duplicate_even_if_it_has_settled(
+    lane,
+):
+    lane.configure()
+    arrived = {"id": "x", "remember": False}
+    lane.admit(lane.call(**arrived, arrival="first"))
+    lane.release(lane.take())
+
+    assert lane.admit(lane.call(**arrived, arrival="first")) == [Duplicate("settled")]
+    assert lane.admit(lane.call(**arrived, arrival="second")) == [Parked(0)]
+
+
 def test_settled_call_is_forgotten_after_the_dedupe_time(lane):
     lane.configure(dedupe_ttl_ms=20)
     call = lane.call()

@@ -177,11 +177,13 @@ class TwoStores(RuleBasedStateMachine):
                     remember=remember,
                 )
             )
+            calls[-1] = replace(calls[-1], arrival="" if remember else f"a-{calls[-1].id}")
         self.take_in([*calls, *calls[:1]] if again else calls)
 
-    @rule(number=st.integers(1, 40), remember=st.booleans())
-    def admit_again(self, number, remember):
-        self.take_in([call_number(number, remember=remember)])
+    @rule(number=st.integers(1, 40), remember=st.booleans(), same_arrival=st.booleans())
+    def admit_again(self, number, remember, same_arrival):
+        arrival = f"a-c{number}" if same_arrival else ""
+        self.take_in([call_number(number, remember=remember, arrival=arrival)])
 
     def take_in(self, calls):
         verdicts = self.both("admit", calls, policy=self.policy)

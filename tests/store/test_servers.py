@@ -213,8 +213,8 @@ def test_every_script_reads_the_clock_once():
 
 def test_odd_numbers_are_refused_by_the_script_too(valkey):
     lane = driver(valkey)
-    fields = ["c2", "t", "x", "ann", "ann", 0, "nan", 0, 1, 0, b""]
-    good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, 0, b""]
+    fields = ["c2", "t", "x", "ann", "ann", 0, "nan", 0, 1, 0, "", b""]
+    good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, 0, "", b""]
 
     with pytest.raises(StoreError, match="odd priority, cost or time in call c2"):
         lane.store._wire.admit(lane.lane, [*good, *fields])

@@ -39,8 +39,9 @@ local function save_lane(...)
 end
 
 -- A call's record, nil if there is none. Fields it has always: id task_id task account caller
--- priority cost seq since state; if a broker brought it: redelivery; from its first grant on: attempts early charge weight share granted;
--- while leased: worker token; after a loss: losses last; when closing: reason.
+-- priority cost seq since state; if a broker brought it: redelivery arrival; from its first grant on:
+-- attempts early charge weight share granted; while leased: worker token; after a loss: losses last;
+-- when closing: reason.
 local function record_of(id)
   local packed = redis.call('HGET', calls, 'r:' .. id)
   return packed and cmsgpack.unpack(packed) or nil

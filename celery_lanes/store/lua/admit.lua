@@ -4,13 +4,13 @@
 -- KEYS: calls queue ring tags delayed leases idle settled meta
 -- ARGV: channel tries lane_name ...
 --   of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
---   remember (0 or 1), redelivery_ms, envelope
+--   remember (0 or 1), redelivery_ms, arrival, envelope
 -- USES: fair moves
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
 --   'delayed' and when it is due, or 'duplicate' and its state
 -- COST: O(calls log n)
 
-local FIELDS = 11
+local FIELDS = 12
 
 local function is_between(text, least, most)
   local number = tonumber(text)
@@ -29,12 +29,16 @@ load_lane()
 
 local TASK_IDS = 500 -- calls of one task id that it leads to
 
+local function has_settled(name)
+  local at = redis.call('ZSCORE', settled, name)
+  return at and tonumber(at) > now
+end
+
 -- Gives the state of a call that is here or remembered, and which calls the task id leads to.
-local function state_of(id, task_id, is_remembered)
+local function state_of(id, task_id, is_remembered, arrival)
   local record, ids = unpack(redis.call('HMGET', calls, 'r:' .. id, 't:' .. task_id))
   if record then return cmsgpack.unpack(record).state end
-  local at = is_remembered and redis.call('ZSCORE', settled, id)
-  if at and tonumber(at) > now then return 'settled' end
+  if is_remembered and has_settled(id) or arrival ~= '' and has_settled(arrival) then return 'settled' end
   return nil, ids and cmsgpack.unpack(ids) or {}
 end
 
@@ -46,6 +50,7 @@ local function new_call(i)
     seq = lane.seq, since = now,
   }
   if ARGV[i + 9] ~= '0' then r.redelivery = tonumber(ARGV[i + 9]) end
+  if ARGV[i + 10] ~= '' then r.arrival = ARGV[i + 10] end
   return r
 end
 
@@ -58,7 +63,7 @@ end
 
 local verdicts, is_worth_waking = {}, false
 for i = rest, #ARGV, FIELDS do
-  local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1')
+  local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1', ARGV[i + 10])
   local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
   if not state then
     local r = new_call(i)
@@ -70,7 +75,7 @@ for i = rest, #ARGV, FIELDS do
       verdict, is_worth_waking = 'parked ' .. redis.call('ZCARD', queue), true
       begin_to_wait(r)
     end
-    keep_new(r, ARGV[i + 10], ids)
+    keep_new(r, ARGV[i + 11], ids)
   end
   verdicts[#verdicts + 1] = verdict
 end

@@ -82,6 +82,14 @@ def test_a_redelivery_is_no_call_of_its_own_while_the_first_waits_runs_or_has_en
     assert admit(store, foreign(redelivered=True)) == Duplicate("settled")
 
 
+def test_a_message_that_is_admitted_again_after_a_lost_reply_does_not_run_again(store):
+    call = call_of(foreign())
+    store.admit(LANE, [call], policy=Policy.FAIR)
+    store.next(LANE, worker="w", request=2, want=0, releases=run(store))
+
+    assert store.admit(LANE, [call], policy=Policy.FAIR) == [Duplicate("settled")]
+
+
 def test_a_job_that_is_submitted_again_under_its_id_runs_again_once_it_has_ended(store):
     admit(store, foreign())
     store.next(LANE, worker="w", request=2, want=0, releases=run(store))
