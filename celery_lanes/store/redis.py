@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha1
-from itertools import accumulate, pairwise
 from typing import Any
-from urllib.parse import unquote
 
 from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
-from celery_lanes.store import health
+from celery_lanes.store import codec, health
 from celery_lanes.store.base import (
     MAX_BATCH,
-    Bucket,
     Call,
-    Closing,
     DeadLetter,
-    Delayed,
-    Duplicate,
-    Grant,
     LaneRules,
-    Outcome,
-    Parked,
     Policy,
     Reaped,
-    Reason,
     Release,
     Renewal,
     Snapshot,
@@ -45,8 +35,7 @@ from celery_lanes.store.checks import (
     chunks,
 )
 from celery_lanes.store.ears import RedisEar
-from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
-from celery_lanes.store.line import Argument
+from celery_lanes.store.keys import Keys, checked_name, quoted, random_token
 from celery_lanes.store.wire import Client, Wire
 
 NO_REQUEST = 0
@@ -85,9 +74,8 @@ class RedisStore:
         self._note_lane(lane)
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
-            arguments = [field for call in batch for field in _call_fields(call, policy)]
-            answer = self._wire.admit(lane, arguments).split()
-            verdicts += [_verdict(*pair) for pair in zip(answer[::2], answer[1::2], strict=True)]
+            fields = [field for call in batch for field in codec.call_fields(call, policy)]
+            verdicts += codec.verdicts(self._wire.admit(lane, fields))
         return verdicts
 
     def next(
@@ -110,7 +98,7 @@ class RedisStore:
         answer = self._next(lane, worker, request, last, wants)
         if not answer:
             raise LaneNotConfigured
-        return _turn(answer)
+        return codec.turn(answer)
 
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
         """Extend exactly the named leases; put back what the worker has not named for 5 s."""
@@ -143,7 +131,7 @@ class RedisStore:
         """Read the youngest dead letters, the youngest first."""
         check_limit(limit)
         checked_name(lane, "the lane's name")
-        return [_letter(*fields) for fields in self._wire.run("dead_letters", lane, limit)]
+        return [codec.letter(*fields) for fields in self._wire.run("dead_letters", lane, limit)]
 
     def bury(self, lane: str, call: str) -> bool:
         """Forget a dead letter by its call's id."""
@@ -160,7 +148,7 @@ class RedisStore:
         """Write a lane's rules."""
         check_rules(rules)
         self._note_lane(lane)
-        fields = _rule_fields(rules)
+        fields = codec.rule_fields(rules)
         version = sha1(repr(fields).encode(), usedforsecurity=False).hexdigest()
         early = [part for task, acks in rules.acks_early.items() for part in (task, int(acks))]
         self._wire.run_waking("configure", lane, version, *fields, *early)
@@ -180,13 +168,7 @@ class RedisStore:
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""
         checked_name(lane, "the lane's name")
-        cap, paused, *counts = self._wire.run("snapshot", lane)
-        return Snapshot(
-            lane=lane,
-            max_concurrent=None if cap < 0 else cap,
-            paused=bool(paused),
-            **dict(zip(_COUNTS, counts, strict=True)),
-        )
+        return codec.snapshot(lane, *self._wire.run("snapshot", lane))
 
     def lanes(self) -> list[str]:
         """Name every lane that has been used."""
@@ -228,7 +210,7 @@ class RedisStore:
         releases: Sequence[Release],
         wants: tuple[int, int] = (0, 0),
     ) -> Any:
-        ends = [field for release in releases for field in _release_fields(release)]
+        ends = [field for release in releases for field in codec.release_fields(release)]
         asked = (quoted(worker), request, self._token(), *wants)
         return self._wire.run_waking("next", lane, *asked, *ends)
 
@@ -248,89 +230,3 @@ class RedisStore:
             return pubsub
 
         return self._wire.ask(channel, subscribe)
-
-
-_COUNTS = (
-    "running",
-    "waiting",
-    "delayed",
-    "closing",
-    "dead",
-    "callers_waiting",
-    "oldest_wait_ms",
-    "done_last_minute",
-    "workers",
-)
-
-
-def _call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
-    account = account_of(policy, call.caller)
-    names = (call.id, quoted(call.task_id), call.task, account, call.caller)
-    numbers = (call.priority, repr(call.cost), call.due_ms, int(call.remember))
-    return (*names, *numbers, call.redelivery_ms, call.arrival, call.envelope)
-
-
-def _release_fields(release: Release) -> tuple[Argument, ...]:
-    cost = "" if release.cost is None else repr(release.cost)
-    return (release.call, release.token, Outcome(release.outcome).value, cost)
-
-
-def _rule_fields(rules: LaneRules) -> list[Argument]:
-    times = [rules.max_concurrent, rules.lease_ttl_ms, rules.max_leases, rules.dedupe_ttl_ms]
-    callers = [
-        (quoted(name), repr(caller.weight), _bucket_field(caller.rate))
-        for name, caller in rules.callers.items()
-    ]
-    buckets = [_bucket_field(rules.rate), _bucket_field(rules.tokens)]
-    return [*times, *buckets, len(callers), *(part for caller in callers for part in caller)]
-
-
-def _bucket_field(bucket: Bucket | None) -> str:
-    return "" if bucket is None else f"{bucket.period_ms / bucket.count!r} {bucket.burst!r}"
-
-
-def _verdict(kind: bytes, value: bytes) -> Verdict:
-    if kind == b"duplicate":
-        return Duplicate(value.decode())
-    return Parked(int(value)) if kind == b"parked" else Delayed(int(value))
-
-
-def _turn(answer: bytes | list[Any]) -> Turn:
-    told, *closings = [answer] if isinstance(answer, bytes) else answer
-    due_in_ms, _, grants = told.partition(b"\n")
-    return Turn(
-        tuple(_grants(grants)),
-        tuple(_closing(*fields) for fields in closings),
-        None if due_in_ms == b"-1" else int(due_in_ms),
-    )
-
-
-def _grants(told: bytes) -> Iterator[Grant]:
-    at = 0
-    while at < len(told):
-        head_end = told.index(b"\n", at) + 1
-        attempt, wait_ms, *lengths = map(int, told[at:head_end].split())
-        ends = list(accumulate(lengths, initial=head_end))
-        call, token, caller, envelope = (told[a:b] for a, b in pairwise(ends))
-        yield Grant(call.decode(), token.decode(), caller.decode(), attempt, wait_ms, envelope)
-        at = ends[-1]
-
-
-def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closing:
-    return Closing(call.decode(), token.decode(), Reason(reason.decode()), envelope)
-
-
-def _letter(
-    died_ms: int, texts: list[bytes], priority: int, attempts: int, cost: bytes, envelope: bytes
-) -> DeadLetter:
-    call, task_id, task, caller, reason = (text.decode() for text in texts)
-    message = Call(
-        id=call,
-        task_id=unquote(task_id),
-        task=task,
-        caller=caller,
-        priority=priority,
-        cost=float(cost),
-        envelope=envelope,
-    )
-    return DeadLetter(message, attempts, Outcome(reason), died_ms)
