@@ -18,6 +18,7 @@ import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
 from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.errors import ConfigError, StoreError
+from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
@@ -168,7 +169,8 @@ def _address(connection: Any) -> tuple[str, ...]:
 
 
 def _replace_classes(app: Any) -> None:
-    """Put our AMQP and task class in place, also if the app has already made its own AMQP."""
+    """Put our classes in place, also if the app has already made its own AMQP."""
     app.amqp_cls = LaneAMQP
     app.__dict__.pop("amqp", None)
+    app.producer_or_acquire = lazily(app)
     app.task_cls = lane_task(symbol_by_name(app.task_cls))

@@ -7,9 +7,9 @@ every publish all the same, and binds it to a channel, which takes longer than t
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
-
-from kombu.exceptions import LimitExceeded, OperationalError
 
 
 class AdmittingProducer:
@@ -37,61 +37,55 @@ class AdmittingProducer:
         return getattr(self._producer, name)
 
 
-class LazyProducers:
-    """The app's pool of producers; what it gives takes a real one only when that is used."""
+def lazily(app: Any) -> Callable[..., Any]:
+    """Give ``app.producer_or_acquire`` anew: what it acquires is taken when it is used."""
+    usual = app.producer_or_acquire
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    def producer_or_acquire(producer: Any = None) -> Any:
+        return usual(producer) if producer is not None else LazyProducer(app, usual)
 
-    def acquire(self, block: bool = False, timeout: float | None = None) -> LazyProducer:  # noqa: FBT001, FBT002 # kombu's
-        """Promise a producer."""
-        return LazyProducer(self._pool, block=block, timeout=timeout)
-
-    def __getattr__(self, name: str) -> Any:
-        """Be the real pool in everything else."""
-        return getattr(self._pool, name)
+    return producer_or_acquire
 
 
 class LazyProducer:
     """A producer that is taken out of its pool at the first use, and goes back with the block."""
 
-    def __init__(self, pool: Any, *, block: bool, timeout: float | None) -> None:
-        self._pool, self._block, self._timeout = pool, block, timeout
+    def __init__(self, app: Any, acquire: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._app, self._acquire = app, acquire
+        self._context: AbstractContextManager[Any] | None = None
         self._taken: Any = None
 
     @property
     def connection(self) -> Any:
-        """Give the real producer's connection, or one that leads to the same place."""
-        return self._pool.connections.connection if self._taken is None else self._taken.connection
+        """Give the real producer's connection; before that, what all of the pool are copies of."""
+        return self._pattern if self._taken is None else self._taken.connection
 
     def revive(self, channel: Any) -> None:
-        """Bind the real producer anew; one that has not been used needs no reviving."""
+        """Bind the real producer anew, never to the pattern; one not in use needs no reviving."""
         if self._taken is not None:
-            self._taken.revive(channel)
-
-    def release(self) -> None:
-        """Give the real producer back, if there is one."""
-        self.__exit__(None, None, None)
+            is_pattern = channel is self._pattern
+            self._taken.revive(self._taken.connection if is_pattern else channel)
 
     def __enter__(self) -> LazyProducer:  # noqa: PYI034 # Python 3.10 has no Self
         return self
 
-    def __exit__(self, *error: object) -> None:
-        taken, self._taken = self._taken, None
-        if taken is not None:
-            taken.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        context, self._context, self._taken = self._context, None, None
+        if context is not None:
+            context.__exit__(kind, error, trace)
 
     def __getattr__(self, name: str) -> Any:
         """Be the real producer in everything else."""
         if self._taken is None:
-            self._taken = self._take()
+            self._context = self._acquire()
+            self._taken = self._context.__enter__()
         return getattr(self._taken, name)
 
-    def _take(self) -> Any:
-        try:
-            return self._pool.acquire(block=self._block, timeout=self._timeout)
-        except LimitExceeded as error:
-            raise OperationalError(
-                f"expected one of the {self._pool.limit} connections of the broker's pool to be"
-                f" free within {self._timeout} s; raise broker_pool_limit"
-            ) from error
+    @property
+    def _pattern(self) -> Any:
+        return self._app.producer_pool.connections.connection

@@ -21,7 +21,7 @@ from kombu.utils.functional import retry_over_time
 from celery_lanes.callinfo import HEADER, CallInfo, current_call
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.producer import AdmittingProducer, LazyProducers
+from celery_lanes.producer import AdmittingProducer
 from celery_lanes.router import MODEL_OPTION, LaneRouter
 from celery_lanes.store.base import Call
 from celery_lanes.worker.intake import LaneQueueConsumer
@@ -46,11 +46,6 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
         super().flush_routes()
         users: list[Any] = self._rtable  # type: ignore[has-type] # celery is not typed
         self._rtable = [LaneRouter(lambda: self._lanes.settings), *users]
-
-    @property
-    def producer_pool(self) -> LazyProducers:
-        """Give the app's producers; what goes into a lane will not need one."""
-        return LazyProducers(super().producer_pool)
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()

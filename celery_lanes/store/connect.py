@@ -61,6 +61,8 @@ def _connect(url: str) -> Client:
     if connect is None:
         known = ", ".join(["memory", *_BY_SCHEME, *_OTHER_NAMES])
         raise StoreError(f"expected the store's url to begin with one of {known}, got {scheme!r}")
+    if "decode_responses" in place:
+        raise StoreError("expected the store's url to have no decode_responses: calls are bytes")
     try:
         with translated():
             return connect(scheme, place)

@@ -1,7 +1,7 @@
-"""How a server is asked for a verb: as a function that it keeps, or as a script.
+"""How a server is asked for a verb: as a function or a script that it keeps, or with the source.
 
-Redis 7 and Valkey have functions, which are twice as fast; Redis 6.2 has scripts only, and a user
-may not be allowed to load functions.
+Redis 7 and Valkey have functions, which are twice as fast; Redis 6.2 has scripts only. A user may
+be allowed neither to load, and a full server takes no functions.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ class Dialect(Protocol):
     def is_unknown(self, error: ResponseError) -> bool:
         """Tell whether the server has not been taught the verb yet."""
 
+    @property
+    def instead(self) -> Dialect | None:
+        """Give the dialect for a server, or a user, that this one is not for."""
+
 
 class Functions:
     """FCALL. The library is named after its content, so that two versions may share a server."""
@@ -41,6 +45,11 @@ class Functions:
     def is_unknown(self, error: ResponseError) -> bool:
         """Know what servers say."""
         return "Function not found" in str(error)
+
+    @property
+    def instead(self) -> Dialect:
+        """Give the older one."""
+        return Scripts()
 
 
 class Scripts:
@@ -58,7 +67,30 @@ class Scripts:
         """Know what servers say."""
         return isinstance(error, NoScriptError)
 
+    @property
+    def instead(self) -> Dialect:
+        """Give the one that needs nothing."""
+        return Sources()
 
-def has_no_functions(error: ResponseError) -> bool:
-    """Tell whether a server cannot keep functions, or will not for this user."""
-    return isinstance(error, NoPermissionError) or "unknown command" in str(error)
+
+class Sources:
+    """EVAL: the whole script each time."""
+
+    instead = None
+
+    def words(self, verb: str) -> tuple[Argument, ...]:
+        """Give EVAL and the script."""
+        return "EVAL", lua.load(verb).source
+
+    def lesson(self, verb: str) -> tuple[Argument, ...]:
+        """Have nothing to teach."""
+        raise NotImplementedError(verb)
+
+    def is_unknown(self, error: ResponseError) -> bool:  # noqa: ARG002 # as the others
+        """Be understood by all."""
+        return False
+
+
+def is_not_spoken(error: ResponseError) -> bool:
+    """Tell whether a server does not have a command, or will not run it for this user."""
+    return isinstance(error, NoPermissionError) or "unknown command" in str(error).lower()

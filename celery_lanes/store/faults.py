@@ -48,6 +48,11 @@ def is_out_of_office(error: Exception) -> bool:
     return any(word in str(error) for word in OUT_OF_OFFICE)
 
 
+def is_passing(error: Exception) -> bool:
+    """Tell whether trying later may help, perhaps with another server."""
+    return isinstance(error, (*AWAY, *MOVING)) or any(word in str(error) for word in PASSING)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise the store's errors for redis-py's. Messages name hosts and reasons, never secrets."""
@@ -68,6 +73,6 @@ def _of_answer(error: redis_errors.RedisError) -> StoreError:
             "the lane store is full (maxmemory): it takes no new calls until some have ended; "
             "raise maxmemory"
         )
-    if any(word in text for word in PASSING):
+    if is_passing(error):
         return StoreUnavailable(f"the lane store cannot serve now: {text}")
     return StoreError(f"the lane store refused a request: {text}")

@@ -227,7 +227,7 @@ class Ledger:
         remembered_ms = max(self.dedupe_ttl_ms, record.call.redelivery_ms)
         self.settled[record.call.id] = self.now + remembered_ms
         if record.call.arrival:
-            self.settled[record.call.arrival] = self.now + self.dedupe_ttl_ms
+            self.settled[record.call.arrival] = self.now + remembered_ms
 
     def recharge(self, record: Record, cost: float) -> None:
         """Charge a running call's real cost; the last word wins."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from redis import Redis
@@ -13,8 +13,8 @@ from redis.exceptions import ResponseError
 
 from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
 from celery_lanes.store import lua
-from celery_lanes.store.dialect import Dialect, Functions, Scripts, has_no_functions
-from celery_lanes.store.faults import is_out_of_office, translated
+from celery_lanes.store.dialect import Dialect, Functions, is_not_spoken
+from celery_lanes.store.faults import is_out_of_office, is_passing, translated
 from celery_lanes.store.homes import at_home
 from celery_lanes.store.keys import Keys
 from celery_lanes.store.line import Argument, Line, pack, packed
@@ -25,8 +25,8 @@ T = TypeVar("T")
 WAIT_MS = 800
 """Less than the socket's own patience, so that a late replica is told from a dead server."""
 
-LESSONS = 3
-"""A server may have no functions, and then not know the script."""
+LESSONS = 4
+"""A server may have no functions, not know the script, and not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,14 @@ class Head:
     packed: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A dialect, and the heads of commands that are in it; replaced as one."""
+
+    dialect: Dialect
+    heads: dict[tuple[str, str], Head] = field(default_factory=dict)
+
+
 class Wire:
     """Sends a lane's verbs over one client."""
 
@@ -69,12 +77,11 @@ class Wire:
         self._proven: set[str] = set()
         self._line = None if isinstance(client, RedisCluster) else Line(client)
         self._wake_tries = 10 if self._line else 1  # a cluster cannot say whether a worker heard
-        self._dialect: Dialect = Functions()
-        self._heads: dict[tuple[str, str], Head] = {}
+        self._speech = Speech(Functions())
 
     def speak(self, dialect: Dialect) -> None:
         """Ask in this dialect from now on."""
-        self._dialect, self._heads = dialect, {}
+        self._speech = Speech(dialect)
 
     def run(self, verb: str, lane: str, *arguments: Argument) -> Any:
         """Run a verb; what it returns is its script's header's business."""
@@ -83,7 +90,7 @@ class Wire:
                 return self._evaluate(verb, lane, arguments)[0]
             return self._understood(
                 verb,
-                say=lambda: line.ask(self._packed(verb, lane, arguments)),
+                say=lambda speech: line.ask(self._packed(speech, verb, lane, arguments)),
                 teach=lambda lesson: line.ask(packed(lesson)),
             )
 
@@ -144,7 +151,7 @@ class Wire:
             names[0],
             lambda server: self._understood(
                 verb,
-                say=lambda: _together(server, (*self._dialect.words(verb), *rest), *then),
+                say=lambda speech: _together(server, (*speech.dialect.words(verb), *rest), *then),
                 teach=lambda lesson: server.execute_command(*lesson),
             ),
         )
@@ -153,42 +160,49 @@ class Wire:
         self,
         verb: str,
         *,
-        say: Callable[[], T],
+        say: Callable[[Speech], T],
         teach: Callable[[tuple[Argument, ...]], object],
     ) -> T:
         """Say it, and again when the server has learnt the verb or we speak as it does."""
         for _ in range(LESSONS):
+            speech = self._speech
             try:
-                return say()
-            except ResponseError as error:  # noqa: PERF203 # at most twice in a client's life
-                self._make_understood(verb, error, teach)
-        return say()
+                return say(speech)
+            except ResponseError as error:
+                if speech is self._speech:  # else another thread has seen to it
+                    self._make_understood(speech.dialect, verb, error, teach)
+        return say(self._speech)
 
     def _make_understood(
         self,
+        dialect: Dialect,
         verb: str,
         error: ResponseError,
         teach: Callable[[tuple[Argument, ...]], object],
     ) -> None:
-        dialect = self._dialect
         try:
-            if not dialect.is_unknown(error):
+            if dialect.is_unknown(error):
+                teach(dialect.lesson(verb))
+                return
+            if not is_not_spoken(error):
                 raise error
-            teach(dialect.lesson(verb))
         except ResponseError as refusal:
-            if isinstance(dialect, Scripts) or not has_no_functions(refusal):
+            if refusal is error or is_passing(refusal):
                 raise
-            self.speak(Scripts())
+            error = refusal
+        if dialect.instead is None:
+            raise error
+        self.speak(dialect.instead)
 
-    def _packed(self, verb: str, lane: str, arguments: Sequence[Argument]) -> bytes:
-        head = self._heads.get((verb, lane)) or self._head(verb, lane)
+    def _packed(self, speech: Speech, verb: str, lane: str, arguments: Sequence[Argument]) -> bytes:
+        head = speech.heads.get((verb, lane)) or self._head(speech, verb, lane)
         count = head.count + len(arguments)
         return b"*%d\r\n%b%b" % (count, head.packed, pack(arguments))
 
-    def _head(self, verb: str, lane: str) -> Head:
+    def _head(self, speech: Speech, verb: str, lane: str) -> Head:
         names = self.keys.of_lane(lane, lua.load(verb).kinds)
-        words = (*self._dialect.words(verb), len(names), *names)
-        head = self._heads[verb, lane] = Head(len(words), pack(words))
+        words = (*speech.dialect.words(verb), len(names), *names)
+        head = speech.heads[verb, lane] = Head(len(words), pack(words))
         return head
 
     def _waking(self, lane: str) -> tuple[str, int, str]:

@@ -193,7 +193,7 @@ class Agent:
     def _hear(self) -> None:
         if self._ears is not None:
             for lane in self._ears.drain():
-                self._share(lane).wake()
+                self._share(lane).hear()
 
     def _timeout_s(self) -> float:
         now = time.monotonic()

@@ -34,7 +34,10 @@ class LaneShare:
     Attributes:
         is_served: the worker consumes the lane's queue.
         is_ready: the store may have a call for us; false once it has registered us as idle.
-        is_woken: the store has called; ask even without room, so that it can call another.
+        is_woken: the store may have something for us; ask, room or no room.
+        is_called: it has called us; ask even if the lane is not ours any more, so that it can call
+            another.
+        has_more_to_close: the store had as many results to write as we asked for.
         due_at: ask again at this monotonic time.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
@@ -45,6 +48,8 @@ class LaneShare:
     is_served: bool = False
     is_ready: bool = False
     is_woken: bool = False
+    is_called: bool = False
+    has_more_to_close: bool = False
     is_configured: bool = False
     due_at: float | None = None
     served_at: int = 0
@@ -69,7 +74,9 @@ class LaneShare:
     @property
     def must_ask(self) -> bool:
         """Whether the next turn must be asked for, room or no room."""
-        return bool(self.releases or self._pending) or (self.is_woken and self.is_served)
+        is_told = self.is_called or (self.is_woken and self.is_served)
+        can_close_more = self.has_more_to_close and len(self.closings) < MAX_CLOSINGS
+        return bool(self.releases or self._pending) or is_told or can_close_more
 
     @property
     def may_grant(self) -> bool:
@@ -99,6 +106,11 @@ class LaneShare:
         """Note that the store may have something for us."""
         self.is_ready = self.is_woken = True
 
+    def hear(self) -> None:
+        """Note that the store has called."""
+        self.is_called = True
+        self.wake()
+
     def look_at_clock(self, now: float) -> None:
         """Wake when a delayed call or a refilled bucket is due."""
         if self.due_at is not None and now >= self.due_at:
@@ -118,7 +130,9 @@ class LaneShare:
     def answered(self, ask: Ask, turn: Turn) -> None:
         """Take note of an answer: what it says about asking again."""
         self._pending = None
-        self.is_woken = False
+        self.is_woken = self.is_called = False
+        if ask.closings:
+            self.has_more_to_close = len(turn.closings) == ask.closings
         if ask.want:
             self.is_ready = len(turn.grants) == min(ask.want, MAX_BATCH)
         if turn.due_in_ms is not None:

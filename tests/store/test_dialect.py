@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
 
 from celery_lanes.errors import StoreError
 from celery_lanes.store import lua
+from celery_lanes.store.base import Renewal
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.dialect import Functions, Scripts
+from celery_lanes.store.dialect import Functions, Scripts, Sources
 from celery_lanes.store.keys import KINDS
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
@@ -75,7 +77,7 @@ def test_a_server_without_functions_gets_scripts(tmp_path):
         lane = served(server.url)
 
         assert scripts_run(Redis.from_url(server.url)) > 0
-        assert isinstance(lane.store._wire._dialect, Scripts)
+        assert isinstance(lane.store._wire._speech.dialect, Scripts)
 
 
 def test_a_user_who_may_not_load_functions_uses_scripts():
@@ -85,8 +87,45 @@ def test_a_user_who_may_not_load_functions_uses_scripts():
 
         lane = served(server.url().replace("redis://", "redis://shop:secret@"))
 
-        assert isinstance(lane.store._wire._dialect, Scripts)
+        assert isinstance(lane.store._wire._speech.dialect, Scripts)
         assert client.function_list() == []
+
+
+def test_a_user_who_may_load_nothing_sends_the_source():
+    with EmbeddedValkey() as server:
+        Redis.from_url(server.url()).execute_command(
+            "ACL SETUSER shop on >secret ~* &* +@all -@scripting +eval"
+        )
+
+        lane = served(server.url().replace("redis://", "redis://shop:secret@"))
+
+        assert isinstance(lane.store._wire._speech.dialect, Sources)
+
+
+@pytest.mark.parametrize("program", [None, services.redis_program], ids=["valkey", "redis-7"])
+def test_a_full_server_that_takes_no_functions_still_renews_and_releases(program):
+    with EmbeddedValkey(program=program and program()) as server:
+        old = served(server.url())
+        grant = old.take()
+        client = Redis.from_url(server.url())
+        client.function_flush()
+        client.config_set("maxmemory", 1)
+        lane = Driver(open_store(server.url(), prefix=old.store._keys.prefix), RealClock())
+
+        renewal = lane.store.renew(lane.lane, worker="w1", held=[(grant.call, grant.token)])
+        lane.release(grant)
+
+        assert renewal == Renewal()
+        assert lane.counts == (0, 0, 0, 0)
+
+
+def test_threads_that_find_a_server_without_functions_together_are_all_served(tmp_path):
+    with services.redis_server(tmp_path, "--rename-command", "FCALL", "") as server:
+        for _ in range(5):
+            store = open_store(server.url, prefix=uuid.uuid4().hex)
+            with ThreadPoolExecutor(4) as threads:
+                counts = list(threads.map(lambda _: store.snapshot("a").waiting, range(8)))  # noqa: B023 # used at once
+            assert counts == [0] * 8
 
 
 def test_a_user_who_may_not_run_scripts_either_is_told_so():

@@ -66,8 +66,9 @@ end
 
 local function settle(r)
   forget(r)
-  redis.call('ZADD', settled, now + math.max(rules.dedupe_ttl, r.redelivery or 0), r.id)
-  if r.arrival then redis.call('ZADD', settled, now + rules.dedupe_ttl, r.arrival) end
+  local known_until = now + math.max(rules.dedupe_ttl, r.redelivery or 0)
+  redis.call('ZADD', settled, known_until, r.id)
+  if r.arrival then redis.call('ZADD', settled, known_until, r.arrival) end
 end
 
 local function put_back(r)

@@ -319,3 +319,38 @@ def test_a_grant_is_as_old_as_the_first_request_for_it_whose_reply_was_lost(
 
     work_until(agent, lambda: hands.started)
     assert [attempt.grant.attempt for attempt in hands.started] == [2]
+
+
+# -- closings, and lanes that are not ours any more
+
+
+def test_results_to_write_are_fetched_one_after_another_without_waiting_for_a_tick(agent_of, hands):
+    store = MemoryStore()
+    agent = agent_of(store, "a")
+    work(agent)
+    store.admit(
+        "a",
+        [Call(id=f"c{n}", task_id="t", task="x", due_ms=2**50) for n in range(20)],
+        policy=Policy.FAIR,
+    )
+    hands.close = agent.closed
+    store.cancel("a", "t")
+
+    agent._hear()
+    work_until(agent, lambda: store.snapshot("a").closing == 0)
+
+
+def test_a_wake_up_for_a_lane_that_is_not_ours_any_more_goes_to_another_worker(agent_of):
+    store = MemoryStore()
+    agent = agent_of(store, "a")
+    work(agent)
+    ear = store.listen("other")
+    store.next("a", worker="other", request=1, want=1)
+    agent.open([])
+
+    park(store, "a")
+    work(agent, 1, is_tick=False)
+    agent._work(heard=True)
+
+    assert ear.drain() == {"a"}
+    ear.close()
