@@ -14,6 +14,7 @@ from typing import Any
 from celery import signals
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
+from kombu import Queue
 from kombu.message import Message
 
 from celery_lanes.worker.malformed import MALFORMED
@@ -36,6 +37,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.unadmitted: set[Message] = set()
+        self._is_holding = False
         self._widened_by = 0
         super().__init__(*args, **options)
 
@@ -52,8 +54,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         """Begin to ask for calls: the loop is about to run."""
         super().on_ready()
         self.controller.lanes.open(self.app.amqp.queues.consume_from)
-        if self.controller.lanes.agent.is_away:
-            self.hold_lane_queues(is_held=True)
+        if self._is_holding:
+            self._hold_or_go_on()
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         """Serve the lane of a queue that is added at run time."""
@@ -68,29 +70,49 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         self.controller.lanes.open(self.app.amqp.queues.consume_from)
 
     def hold_lane_queues(self, *, is_held: bool) -> None:
-        """Stop or go on consuming the lanes' queues, and only these."""
-        tasks, lane_of = self.task_consumer, self.app.lanes.settings.lane_of_queue
-        for name, queue in list(self.app.amqp.queues.consume_from.items()):
-            if lane_of(name) is None:
-                continue
-            if is_held:
-                tasks.cancel_by_queue(name)
-            elif not tasks.consuming_from(name):
-                tasks.add_queue(queue)
-        self._widen_window(len(self.unadmitted) if is_held else 0)
-        if not is_held:
-            tasks.consume()
+        """Stop or go on consuming the lanes' queues, and only these.
+
+        Without an event loop the caller is another thread or greenlet than the one that reads from
+        the broker, and would take its answers; there it is done between two reads, within 2 s. The
+        last wish counts, for Celery 5.5 makes the calls that are left for it in reverse order.
+        """
+        self._is_holding = is_held
+        if self.hub:
+            self._hold_or_go_on()
+        else:
+            self.call_soon(self._hold_or_go_on)
+
+    def _hold_or_go_on(self) -> None:
+        if self.task_consumer is None:  # not yet, and ``on_ready`` will see to it; or no longer
+            return
+        lane_of = self.app.lanes.settings.lane_of_queue
+        queues = [q for n, q in list(self.app.amqp.queues.consume_from.items()) if lane_of(n)]
+        if self._is_holding:
+            self._hold(queues)
+        else:
+            self._go_on(queues)
+
+    def _hold(self, queues: list[Queue]) -> None:
+        for queue in queues:
+            self.task_consumer.cancel_by_queue(queue.name)
+        self._widen_window(len(self.unadmitted))
+
+    def _go_on(self, queues: list[Queue]) -> None:
+        for queue in queues:
+            if not self.task_consumer.consuming_from(queue.name):
+                self.task_consumer.add_queue(queue)
+        self._widen_window(0)
+        self.task_consumer.consume()
 
     def _widen_window(self, by: int) -> None:
-        """Let in so many more messages than Celery would.
+        """Let in so many more messages than Celery would, up to ``worker_eta_task_limit``.
 
-        What waits for the store may fill the prefetch window, and nothing else would come in.
+        What waits for the store may fill the prefetch window, and nothing else would come in. What
+        the limit has cut off is not taken back later.
         """
-        if by > self._widened_by:
-            self.qos.increment_eventually(by - self._widened_by)
-        else:
-            self.qos.decrement_eventually(self._widened_by - by)
-        self._widened_by = by
+        narrow = self.qos.decrement_eventually(self._widened_by)
+        wide = self.qos.increment_eventually(by) if by else narrow
+        self._widened_by = wide - narrow
         self.qos.update()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:

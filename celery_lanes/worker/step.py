@@ -148,7 +148,7 @@ class WorkerLanes:
 
     def _hold_intake(self, *, is_held: bool) -> None:
         consumer = self._worker.consumer
-        if consumer is not None and consumer.task_consumer is not None:
+        if consumer is not None:
             consumer.hold_lane_queues(is_held=is_held)
 
     def _dispatch(self, attempt: Attempt) -> None:

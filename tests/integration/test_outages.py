@@ -14,7 +14,7 @@ from kombu.exceptions import ContentDisallowed
 from redis import Redis
 
 from celery_lanes.testing.proxy import Proxy
-from tests.integration.conftest import running, until, waiting
+from tests.integration.conftest import Shop, running, until, waiting
 
 
 @pytest.mark.parametrize("moment", range(3))
@@ -136,6 +136,26 @@ def test_no_message_is_acknowledged_before_the_store_has_it(make_shop, make_stor
     assert result.get(timeout=20) == 2
 
 
+@pytest.mark.rabbitmq
+def test_a_green_worker_takes_up_its_lanes_queue_again_when_the_store_is_back(
+    make_shop, make_store
+):
+    store, shop = make_store(), make_shop("rabbitmq")
+    shop.store = store.url(0)
+    worker = shop.configure(defaults='intake = "broker"').worker(pool="gevent", queues=["plain"])
+    assert shop.tasks.echo.delay("ollama/x", 0).get(timeout=10) == 0
+
+    os.kill(store.pid, signal.SIGSTOP)
+    worker.wait_for_log("is away")
+    until(lambda: consumers(shop) == 0)
+    plain = shop.tasks.plain.delay().get(timeout=10)
+    os.kill(store.pid, signal.SIGCONT)
+
+    assert plain == "plain"
+    assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=15) == 1
+    assert "Traceback" not in worker.log()
+
+
 def test_plain_tasks_go_on_while_more_lane_messages_than_fit_wait_for_the_store(
     make_shop, make_store
 ):
@@ -155,3 +175,10 @@ def test_plain_tasks_go_on_while_more_lane_messages_than_fit_wait_for_the_store(
 
     assert plain == ["plain"] * 3
     assert [result.get(timeout=15) for result in early + late] == [*range(5), *range(5)]
+
+
+def consumers(shop: Shop, lane: str = "ollama") -> int:
+    """Count who consumes a lane's queue, as the broker says."""
+    with shop.tasks.app.connection() as connection:
+        declared = connection.default_channel.queue_declare(shop.queue(lane), passive=True)
+        return declared.consumer_count

@@ -1,17 +1,21 @@
-"""What Celery does to its pool when the broker is lost, and what it must not do to lane calls."""
+"""Celery's consumer with lanes while the broker is lost, and while the store is away."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from inspect import signature
 from types import SimpleNamespace
 
 import pytest
 from celery.concurrency.asynpool import AsynPool
+from kombu import Connection, Queue
 from kombu.asynchronous import Hub
+from kombu.common import QoS
 
-from celery_lanes.worker.consumer import jobs_kept
+from celery_lanes.worker.consumer import LaneConsumer, jobs_kept
 
 
 @pytest.fixture
@@ -36,3 +40,78 @@ def test_a_lane_job_that_no_process_has_been_sent_yet_stays_in_the_pool(pool):
 
     assert list(pool.outbound_buffer) == [lanes]
     assert list(pool._cache.values()) == [lanes]
+
+
+class OfOneLane(LaneConsumer):
+    """A consumer without a worker; it has no event loop."""
+
+    hub = None
+
+    def __init__(self, connection: Connection, *, window: int, eta_limit: int | None) -> None:
+        queue = Queue("lanes.x")
+        self._is_holding, self._widened_by, self._pending_operations = False, 0, deque()
+        self.unadmitted = set(range(window))
+        self.task_consumer = connection.Consumer([queue], on_message=list)
+        self.task_consumer.consume()
+        self.sent: list[int] = []
+        limit = {} if eta_limit is None else {"max_prefetch": eta_limit}
+        self.qos = QoS(self._send, window, **limit)
+        self.app = SimpleNamespace(
+            amqp=SimpleNamespace(queues=SimpleNamespace(consume_from={queue.name: queue})),
+            lanes=SimpleNamespace(settings=SimpleNamespace(lane_of_queue=str)),
+        )
+
+    def _send(self, prefetch_count: int) -> None:
+        self.sent.append(prefetch_count)
+
+    @property
+    def is_consuming(self) -> bool:
+        return self.task_consumer.consuming_from("lanes.x")
+
+
+@pytest.fixture
+def make_consumer() -> Iterator[Callable[..., OfOneLane]]:
+    with Connection("memory://") as connection:
+        yield lambda window=8, eta_limit=None: OfOneLane(
+            connection, window=window, eta_limit=eta_limit
+        )
+
+
+def test_without_an_event_loop_the_queues_are_held_between_two_reads(make_consumer):
+    consumer = make_consumer()
+
+    consumer.hold_lane_queues(is_held=True)
+
+    assert (consumer.is_consuming, consumer.sent) == (True, [])
+    consumer.perform_pending_operations()
+    assert (consumer.is_consuming, consumer.sent) == (False, [16])
+
+
+def test_of_two_wishes_the_last_counts_also_if_celery_takes_it_first(make_consumer):
+    consumer = make_consumer()
+
+    consumer.hold_lane_queues(is_held=True)
+    consumer.hold_lane_queues(is_held=False)
+    consumer._pending_operations.reverse()  # Celery 5.5 pops
+    consumer.perform_pending_operations()
+
+    assert (consumer.is_consuming, consumer.qos.value) == (True, 8)
+
+
+ETA_LIMITS = {"no limit": None, "above": 20, "cuts": 10, "equal": 8, "below": 5}
+
+
+@pytest.mark.skipif(
+    "max_prefetch" not in signature(QoS).parameters, reason="kombu before 5.6 has no such limit"
+)
+@pytest.mark.parametrize("eta_limit", ETA_LIMITS.values(), ids=ETA_LIMITS)
+def test_the_prefetch_window_is_after_an_outage_what_it_was(make_consumer, eta_limit):
+    consumer = make_consumer(window=8, eta_limit=eta_limit)
+
+    for _ in range(3):
+        consumer.hold_lane_queues(is_held=True)
+        consumer.perform_pending_operations()
+        consumer.hold_lane_queues(is_held=False)
+        consumer.perform_pending_operations()
+
+    assert (consumer.qos.value, consumer.qos.prev) == (8, 8)
