@@ -288,6 +288,16 @@ class TwoStores(RuleBasedStateMachine):
     def reap(self):
         self.both("reap")
 
+    @precondition(lambda self: self.held)
+    @rule()
+    def lose_one_and_close(self):
+        """Chance alone hardly ever makes a dead letter."""
+        worker = self.held[min(self.held)][0]
+        lost = {"outcome": Outcome.LOST, "cost": None, "ends": 1}
+        self.next(worker=worker, want=0, closings=2, is_reply_lost=False, **lost)
+        while self.closings:
+            self.close(token="right")
+
     @rule()
     def read_dead_letters(self):
         self.both("dead_letters", limit=5)
