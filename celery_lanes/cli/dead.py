@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from celery_lanes.cli.control import require_known
 from celery_lanes.cli.exits import REFUSED, CommandFailed
-from celery_lanes.store.base import DeadLetter, Outcome
+from celery_lanes.store.base import DeadLetter, Duplicate, Outcome, Store
 from celery_lanes.store.checks import MAX_LETTERS
 
 if TYPE_CHECKING:
@@ -28,22 +29,24 @@ _REASONS = {Outcome.LOST: "lost its worker", Outcome.STRANGE: "no worker could r
 def read(lanes: Lanes, lane: str, limit: int) -> list[DeadLetter]:
     """Read the youngest letters of a lane, the youngest first."""
     require_known(lanes, lane)
-    return lanes.store.dead_letters(lane, limit)
+    return list(islice(_letters(lanes.store, lane), limit))
 
 
 def retry(lanes: Lanes, lane: str, task_id: str) -> str:
     """Admit a task id's dead letters anew, or all; each waits its turn with attempts from 1.
 
-    A new id is made of the old one, so that a repeat after a lost reply doubles nothing.
+    Those that are not admitted keep their letters, and are named.
     """
-    letters = [dead for dead in read(lanes, lane, MAX_LETTERS) if task_id in _names(dead)]
+    require_known(lanes, lane)
+    letters = [dead for dead in _letters(lanes.store, lane) if task_id in _names(dead)]
     if not letters:
         raise CommandFailed(f"{lane} has no dead letter of {task_id}", REFUSED)
-    for letter in reversed(letters):  # in the order in which they died
-        lanes.admit(lane, [replace(letter.call, id=f"{letter.call.id}.again")])
-        lanes.store.bury(lane, letter.call.id)
-    count = "1 call waits" if len(letters) == 1 else f"{len(letters)} calls wait"
-    return f"{lane}: {count} again"
+    tried = [_try_again(lanes, lane, dead) for dead in reversed(letters)]  # as they died
+    refused = [f"{lane}: {why}" for why in tried if why]
+    count = len(letters) - len(refused)
+    if not count:
+        raise CommandFailed("\n".join(refused), REFUSED)
+    return "\n".join([f"{lane}: {_calls_wait(count)} again", *refused])
 
 
 def to_json(letters: Sequence[DeadLetter]) -> str:
@@ -77,6 +80,31 @@ def _cells(letter: DeadLetter) -> tuple[str, ...]:
     when = died.isoformat(" ", timespec="seconds")[:19]
     reason = _REASONS[letter.reason]
     return (when, call.task, call.task_id, call.caller, str(letter.attempts), reason)
+
+
+def _letters(store: Store, lane: str) -> Iterator[DeadLetter]:
+    """Read all letters that are there now, page by page, the youngest first."""
+    page = store.dead_letters(lane, MAX_LETTERS)
+    while page:
+        yield from page
+        page = store.dead_letters(lane, MAX_LETTERS, page[-1].died_ms)
+
+
+def _try_again(lanes: Lanes, lane: str, letter: DeadLetter) -> str | None:
+    """Admit a letter's call and bury it; or say why not.
+
+    A new id is made of the old one, so that a repeat after a lost reply doubles nothing.
+    """
+    call = letter.call
+    (verdict,) = lanes.admit(lane, [replace(call, id=f"{call.id}.again")])
+    if isinstance(verdict, Duplicate):
+        return f"{call.task_id} is left as it is: it was tried again before, and is {verdict.state}"
+    lanes.store.bury(lane, call.id, letter.died_ms)
+    return None
+
+
+def _calls_wait(count: int) -> str:
+    return "1 call waits" if count == 1 else f"{count} calls wait"
 
 
 def _names(letter: DeadLetter) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
-from celery_lanes.store.checks import MAX_LETTERS, MAX_SLOTS
+from celery_lanes.store.checks import MAX_SLOTS
+from celery_lanes.store.leases import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -107,7 +108,7 @@ def _cancel(ctx: click.Context, /, task_id: str) -> None:
 
 @lanes.command(name="dead")
 @click.argument("lane")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, MAX_LETTERS),
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, DEAD_LETTERS),
               help="Show so many, the youngest first.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 @click.option("--retry", "task_id", metavar="TASK_ID|all", help="Let these calls wait again.")

@@ -313,11 +313,16 @@ class Store(Protocol):
     def close(self, lane: str, *, call: str, token: str) -> bool:
         """Settle a closing call, its result being written; False if the token is not its own."""
 
-    def dead_letters(self, lane: str, limit: int) -> list[DeadLetter]:
-        """Read the youngest dead letters, the youngest first; 1,000 are kept, for 7 days."""
+    def dead_letters(self, lane: str, limit: int, before_ms: int | None = None) -> list[DeadLetter]:
+        """Read a page of up to 50 dead letters, the youngest first; 1,000 are kept, for 7 days.
 
-    def bury(self, lane: str, call: str) -> bool:
-        """Forget a dead letter by its call's id; False if there is none."""
+        ``before_ms``: only those that died before it; the ``died_ms`` of a page's last letter gives
+        the next page, whatever dies or is buried meanwhile. So letters of one millisecond come
+        together, in any order, and a page may exceed ``limit`` by them.
+        """
+
+    def bury(self, lane: str, call: str, died_ms: int) -> bool:
+        """Forget the dead letter of a call that died at a time; False if there is none."""
 
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""

@@ -22,7 +22,8 @@ MAX_COST = 1e9
 MAX_TIME_MS = 2**52
 MAX_SLOTS = 100_000
 MAX_PRIORITY = 1000
-MAX_LETTERS = 1000
+MAX_LETTERS = 50
+"""Dead letters in one answer: they hold whole messages, and a socket waits for a second."""
 
 Item = TypeVar("Item")
 
@@ -71,9 +72,16 @@ def check_slots(slots: int, *, least: int) -> None:
     _check_number(slots, least, MAX_SLOTS, "max_concurrent", is_whole=True)
 
 
-def check_limit(limit: int) -> None:
-    """Refuse to read fewer dead letters than one, or more than are kept."""
+def check_page(limit: int, before_ms: int | None) -> None:
+    """Refuse to read fewer dead letters than one, or more than one answer should hold."""
     _check_number(limit, 1, MAX_LETTERS, "the number of dead letters", is_whole=True)
+    if before_ms is not None:
+        check_died(before_ms)
+
+
+def check_died(died_ms: int) -> None:
+    """Refuse what is no time of death."""
+    _check_number(died_ms, 0, MAX_TIME_MS, "the time of death", is_whole=True)
 
 
 def _check_call(call: Call) -> None:

@@ -7,9 +7,11 @@ worker threads of the process may share it.
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from threading import RLock
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
@@ -32,7 +34,8 @@ from celery_lanes.store.base import (
 )
 from celery_lanes.store.checks import (
     check_calls,
-    check_limit,
+    check_died,
+    check_page,
     check_real_cost,
     check_releases,
     check_rules,
@@ -161,21 +164,28 @@ class MemoryStore:
             if record is None or record.state is not State.CLOSING or record.token != token:
                 return False
             if record.reason is Reason.DEAD:
-                ledger.dead.append((ledger.now, record))
+                insort(ledger.dead, (ledger.now, record), key=itemgetter(0))
             del ledger.closing[call]
             ledger.settle(record)
             return True
 
-    def dead_letters(self, lane: str, limit: int) -> list[DeadLetter]:
-        """Read the youngest dead letters, the youngest first."""
-        check_limit(limit)
+    def dead_letters(self, lane: str, limit: int, before_ms: int | None = None) -> list[DeadLetter]:
+        """Read a page of dead letters, the youngest first."""
+        check_page(limit, before_ms)
         with self._open(lane) as ledger:
-            return [_letter(died_ms, record) for died_ms, record in ledger.dead[: -limit - 1 : -1]]
+            found = [
+                _letter(died_ms, record)
+                for died_ms, record in reversed(ledger.dead)
+                if before_ms is None or died_ms < before_ms
+            ]
+            last_ms = min((letter.died_ms for letter in found[:limit]), default=0)
+            return [letter for letter in found if letter.died_ms >= last_ms]
 
-    def bury(self, lane: str, call: str) -> bool:
-        """Forget a dead letter by its call's id."""
+    def bury(self, lane: str, call: str, died_ms: int) -> bool:
+        """Forget a dead letter."""
+        check_died(died_ms)
         with self._open(lane) as ledger:
-            kept = [letter for letter in ledger.dead if letter[1].call.id != call]
+            kept = [(at, r) for at, r in ledger.dead if (at, r.call.id) != (died_ms, call)]
             is_found = len(kept) < len(ledger.dead)
             ledger.dead = kept
             return is_found

@@ -27,7 +27,8 @@ from celery_lanes.store.base import (
 )
 from celery_lanes.store.checks import (
     check_calls,
-    check_limit,
+    check_died,
+    check_page,
     check_real_cost,
     check_releases,
     check_rules,
@@ -127,16 +128,19 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("close", lane, call, token))
 
-    def dead_letters(self, lane: str, limit: int) -> list[DeadLetter]:
-        """Read the youngest dead letters, the youngest first."""
-        check_limit(limit)
+    def dead_letters(self, lane: str, limit: int, before_ms: int | None = None) -> list[DeadLetter]:
+        """Read a page of dead letters, the youngest first."""
+        check_page(limit, before_ms)
         checked_name(lane, "the lane's name")
-        return [codec.letter(*fields) for fields in self._wire.run("dead_letters", lane, limit)]
+        before = "+inf" if before_ms is None else f"({before_ms}"
+        found = self._wire.run("dead_letters", lane, limit, before)
+        return [codec.letter(*fields) for fields in found]
 
-    def bury(self, lane: str, call: str) -> bool:
-        """Forget a dead letter by its call's id."""
+    def bury(self, lane: str, call: str, died_ms: int) -> bool:
+        """Forget a dead letter."""
+        check_died(died_ms)
         checked_name(lane, "the lane's name")
-        return bool(self._wire.run("bury", lane, call))
+        return bool(self._wire.run("bury", lane, call, died_ms))
 
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""

@@ -198,11 +198,18 @@ def _refuse_spawn(start_method: str) -> None:
 
 
 def _refuse_durability(lanes: Lanes) -> None:
-    """Refuse what the store cannot give; one that is away now will be asked before each intake."""
-    store = lanes.open_store()
+    """Refuse what the store cannot give; one that is away now will be asked before each intake.
+
+    A cluster's client connects as soon as it is made.
+    """
+    if lanes.settings.store.durability == "store":
+        return
     with suppress(StoreUnavailable):
-        store.prove_durability()
-    store.disconnect()
+        store = lanes.open_store()
+        try:
+            store.prove_durability()
+        finally:
+            store.disconnect()
 
 
 def _refuse_rate_limits(lanes: Lanes, queues: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli import main
 from celery_lanes.cli.status import duration, to_json
 from celery_lanes.store.base import Call, LaneRules, Outcome, Policy, Release, Snapshot
+from celery_lanes.store.checks import MAX_LETTERS
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +263,37 @@ def test_dead_retry_lets_a_call_wait_again_and_buries_its_letter(shell, words):
     assert (grant.envelope, grant.attempt) == (b"as it came", 1)
 
 
+def test_dead_retry_names_a_call_that_it_leaves_and_keeps_its_letter(shell):
+    twice = Call(id="n1", task_id="t-1", task="shop.ask", remember=False)
+    kill(shell, twice)
+    kill(shell, twice)
+    left = "ollama: t-1 is left as it is: it was tried again before, and is waiting\n"
+
+    done = shell("dead", "ollama", "--retry", "all")
+    again = shell("dead", "ollama", "--retry", "all")
+
+    assert (done.exit_code, done.output) == (0, "ollama: 1 call waits again\n" + left)
+    assert (again.exit_code, again.output) == (1, "celery lanes: " + left)
+    assert len(json.loads(shell("dead", "ollama", "--json").output)) == 1
+
+
+def test_dead_reads_and_retries_more_letters_than_one_answer_holds(shell):
+    ids = [f"n{number}" for number in range(MAX_LETTERS + 2)]
+    for call in ids:
+        kill(shell, Call(id=call, task_id=f"t-{call}", task="shop.ask"))
+
+    shown = json.loads(shell("dead", "ollama", "--json", "--limit", "51").output)
+    one = shell("dead", "ollama", "--retry", "t-n0")
+    rest = shell("dead", "ollama", "--retry", "all")
+
+    assert (len(shown), shown[0]["task_id"]) == (51, f"t-{ids[-1]}")
+    assert one.output == "ollama: 1 call waits again\n"
+    assert rest.output == f"ollama: {len(ids) - 1} calls wait again\n"
+    shell.store.set_max_concurrent("ollama", len(ids))
+    grants = shell.store.next("ollama", worker="w", request=1, want=len(ids)).grants
+    assert sorted(grant.call for grant in grants) == sorted(f"{call}.again" for call in ids)
+
+
 HEADS = ["died", "task", "task", "id", "caller", "attempts", "reason"]
 
 
@@ -269,9 +302,10 @@ def kill(shell, call):
     store = shell.store
     store.configure("ollama", LaneRules(max_concurrent=1, max_leases=1))
     store.admit("ollama", [call], policy=Policy.FAIR)
-    (grant,) = store.next("ollama", worker="w", request=1, want=1).grants
+    worker = uuid.uuid4().hex
+    (grant,) = store.next("ollama", worker=worker, request=1, want=1).grants
     lost = Release(grant.call, grant.token, Outcome.LOST)
-    turn = store.next("ollama", worker="w", request=2, want=0, releases=[lost], closings=1)
+    turn = store.next("ollama", worker=worker, request=2, want=0, releases=[lost], closings=1)
     store.close("ollama", call=call.id, token=turn.closings[0].token)
 
 

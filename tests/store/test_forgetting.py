@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.store.base import MAX_BATCH, Release, Renewal
+from celery_lanes.store.base import MAX_BATCH, Outcome, Release, Renewal
 from tests.store.driving import Driver
 
 SERVERS = pytest.mark.parametrize("kind", ["valkey", "redis"])
@@ -112,6 +112,29 @@ def test_a_worker_that_has_been_silent_for_10_minutes_is_forgotten(lane, keeper)
     assert keeper.client.zrange(keeper.key("idle"), 0, -1) == [b"here"]
     assert keeper.client.hexists(keeper.key("meta"), "reply:here")
     assert not keeper.client.hexists(keeper.key("meta"), "reply:gone")
+
+
+@SERVERS
+def test_dead_letters_of_one_millisecond_are_on_one_page_and_buried_one_by_one(lane, keeper):
+    lane.configure(max_leases=1)
+    letters = keeper.key("dead")
+    for _ in range(4):
+        lane.park()
+        lane.release(lane.take(), Outcome.LOST)
+        closing = lane.closing()
+        lane.store.close(lane.lane, call=closing.call, token=closing.token)
+        lane.clock.sleep_ms(2)
+    _, *others = keeper.client.zrange(letters, 0, -1)
+    at_once_ms = lane.clock()
+    keeper.client.zadd(letters, dict.fromkeys(others, at_once_ms))
+
+    first = lane.store.dead_letters(lane.lane, 1)
+    (last,) = lane.store.dead_letters(lane.lane, 1, at_once_ms)
+
+    assert {letter.call.id for letter in first} == {"c2", "c3", "c4"}
+    assert last.call.id == "c1"
+    assert lane.store.bury(lane.lane, "c3", at_once_ms)
+    assert {letter.call.id for letter in lane.store.dead_letters(lane.lane, 1)} == {"c2", "c4"}
 
 
 @SERVERS

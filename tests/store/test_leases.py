@@ -301,16 +301,58 @@ def test_a_dead_letter_is_buried_once(lane):
     lane.configure(max_leases=1)
     for call in lane.call(), lane.call():
         bring_about_death(lane, call)
+        lane.clock.sleep_ms(2)
+    _, old = lane.store.dead_letters(lane.lane, 9)
 
-    assert [lane.store.bury(lane.lane, "c1") for _ in range(2)] == [True, False]
+    assert not lane.store.bury(lane.lane, "c1", old.died_ms + 1)
+    assert not lane.store.bury(lane.lane, "c2", old.died_ms)
+    assert [lane.store.bury(lane.lane, "c1", old.died_ms) for _ in range(2)] == [True, False]
 
     assert [letter.call.id for letter in lane.store.dead_letters(lane.lane, 9)] == ["c2"]
 
 
-@pytest.mark.parametrize("limit", [0, 1001, 1.5])
+def test_pages_of_dead_letters_hold_each_once_whatever_dies_or_is_buried_meanwhile(lane):
+    lane.configure(max_leases=1)
+    for _ in range(4):
+        bring_about_death(lane, lane.call())
+        lane.clock.sleep_ms(2)
+    first = lane.store.dead_letters(lane.lane, 2)
+
+    bring_about_death(lane, lane.call())
+    lane.store.bury(lane.lane, "c4", first[0].died_ms)
+    second = lane.store.dead_letters(lane.lane, 2, first[-1].died_ms)
+
+    assert [letter.call.id for letter in (*first, *second)] == ["c4", "c3", "c2", "c1"]
+    assert lane.store.dead_letters(lane.lane, 2, second[-1].died_ms) == []
+
+
+@MEMORY
+def test_dead_letters_of_one_millisecond_are_on_one_page(lane):
+    lane.configure(max_leases=1)
+    bring_about_death(lane, lane.call())
+    lane.clock.sleep_ms(2)
+    for _ in range(3):
+        bring_about_death(lane, lane.call())
+
+    first = lane.store.dead_letters(lane.lane, 1)
+    (last,) = lane.store.dead_letters(lane.lane, 1, first[-1].died_ms)
+
+    assert {letter.call.id for letter in first} == {"c2", "c3", "c4"}
+    assert last.call.id == "c1"
+
+
+@pytest.mark.parametrize("limit", [0, 51, 1.5])
 def test_an_odd_number_of_dead_letters_is_refused(lane, limit):
     with pytest.raises(ValueError, match="the number of dead letters"):
         lane.store.dead_letters(lane.lane, limit)
+
+
+@pytest.mark.parametrize("died_ms", [-1, 1.5, "+inf", True])
+def test_an_odd_time_of_death_is_refused(lane, died_ms):
+    with pytest.raises(ValueError, match="the time of death"):
+        lane.store.dead_letters(lane.lane, 1, died_ms)
+    with pytest.raises(ValueError, match="the time of death"):
+        lane.store.bury(lane.lane, "c1", died_ms)
 
 
 @MEMORY

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from types import SimpleNamespace
 
+import pytest
+from celery import Celery
+from celery.concurrency.solo import TaskPool
+
+from celery_lanes import Lanes, Settings
 from celery_lanes.worker.postman import HubPostman
-from celery_lanes.worker.step import WorkerLanes
+from celery_lanes.worker.step import WorkerLanes, _checked
 
 
 def test_the_pool_grows_in_the_thread_that_opens_the_mail_and_not_in_the_store_thread():
@@ -23,3 +29,15 @@ def test_the_pool_grows_in_the_thread_that_opens_the_mail_and_not_in_the_store_t
 
     lanes.postman.stop()  # opens what has come
     assert grown_in == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("durability", ["store", "aof"])
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_worker_starts_while_its_store_is_away(scheme, durability):
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"{scheme}://127.0.0.1:{unheard.getsockname()[1]}"
+        app = Celery("shop", broker="memory://", set_as_current=False)
+        Lanes(app, Settings.parse({"store": {"url": url, "durability": durability}}))
+
+        assert _checked(SimpleNamespace(app=app, pool_cls=TaskPool))
