@@ -176,10 +176,15 @@ def test_pool_restart_keeps_the_cap(make_shop, observer):
     assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
 
     shop.tasks.app.control.pool_restart(destination=[worker.name], reply=True, timeout=5)
-    results = [shop.tasks.ask.delay("ollama/x", observer.url) for _ in range(20)]
-    for result in results:
-        result.get(timeout=30)
 
+    def two_at_once() -> bool:
+        """An old process may keep a call for some seconds before Celery takes it out again."""
+        results = [shop.tasks.ask.delay("ollama/x", observer.url) for _ in range(20)]
+        for result in results:
+            result.get(timeout=30)
+        return observer.highest >= 2
+
+    until(two_at_once)
     assert observer.highest == 2
 
 
