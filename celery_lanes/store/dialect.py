@@ -20,11 +20,8 @@ class Dialect(Protocol):
     def words(self, verb: str) -> tuple[Argument, ...]:
         """Give what a command for a verb begins with, before its keys."""
 
-    def lesson(self, verb: str) -> tuple[Argument, ...]:
-        """Give the command that teaches a server the verb."""
-
-    def is_unknown(self, error: ResponseError) -> bool:
-        """Tell whether the server has not been taught the verb yet."""
+    def lesson(self, verb: str, error: ResponseError) -> tuple[Argument, ...] | None:
+        """Give the command that teaches a server the verb, if that is what it lacks."""
 
     @property
     def instead(self) -> Dialect | None:
@@ -38,13 +35,15 @@ class Functions:
         """Give FCALL and the function's name."""
         return "FCALL", lua.library().function(verb)
 
-    def lesson(self, verb: str) -> tuple[Argument, ...]:  # noqa: ARG002 # all verbs at once
+    def lesson(
+        self,
+        verb: str,  # noqa: ARG002 # all verbs at once
+        error: ResponseError,
+    ) -> tuple[Argument, ...] | None:
         """Load the library; others may do so at the same time."""
+        if "Function not found" not in str(error):
+            return None
         return "FUNCTION", "LOAD", "REPLACE", lua.library().source
-
-    def is_unknown(self, error: ResponseError) -> bool:
-        """Know what servers say."""
-        return "Function not found" in str(error)
 
     @property
     def instead(self) -> Dialect:
@@ -59,13 +58,10 @@ class Scripts:
         """Give EVALSHA and the script's sum."""
         return "EVALSHA", lua.load(verb).sha
 
-    def lesson(self, verb: str) -> tuple[Argument, ...]:
+    def lesson(self, verb: str, error: ResponseError) -> tuple[Argument, ...] | None:
         """Load the script."""
-        return "SCRIPT", "LOAD", lua.load(verb).source
-
-    def is_unknown(self, error: ResponseError) -> bool:
-        """Know what servers say."""
-        return isinstance(error, NoScriptError)
+        is_unknown = isinstance(error, NoScriptError)
+        return ("SCRIPT", "LOAD", lua.load(verb).source) if is_unknown else None
 
     @property
     def instead(self) -> Dialect:
@@ -82,13 +78,8 @@ class Sources:
         """Give EVAL and the script."""
         return "EVAL", lua.load(verb).source
 
-    def lesson(self, verb: str) -> tuple[Argument, ...]:
+    def lesson(self, verb: str, error: ResponseError) -> None:
         """Have nothing to teach."""
-        raise NotImplementedError(verb)
-
-    def is_unknown(self, error: ResponseError) -> bool:  # noqa: ARG002 # as the others
-        """Be understood by all."""
-        return False
 
 
 def is_not_spoken(error: ResponseError) -> bool:

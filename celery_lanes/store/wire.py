@@ -181,8 +181,8 @@ class Wire:
         teach: Callable[[tuple[Argument, ...]], object],
     ) -> None:
         try:
-            if dialect.is_unknown(error):
-                teach(dialect.lesson(verb))
+            if (lesson := dialect.lesson(verb, error)) is not None:
+                teach(lesson)
                 return
             if not is_not_spoken(error):
                 raise error

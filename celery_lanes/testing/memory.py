@@ -66,11 +66,20 @@ def serving(
     store = _store_of(app)
     _select_queues(app, lanes)
     with (
+        _emptied(store),
         clock.ticking(store) if clock else nullcontext(),
         start_worker(app, pool="threads", concurrency=threads, perform_ping_check=False),
     ):
         yield store
-    store.clear()
+
+
+@contextmanager
+def _emptied(store: MemoryStore) -> Iterator[None]:
+    """Leave nothing to the next test, also after one that has failed."""
+    try:
+        yield
+    finally:
+        store.clear()
 
 
 def _store_of(app: Any) -> MemoryStore:

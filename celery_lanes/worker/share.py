@@ -123,7 +123,9 @@ class LaneShare:
             self._request += 1
             releases = tuple(self.releases[:MAX_RELEASES])
             del self.releases[: len(releases)]
-            room = MAX_CLOSINGS - len(self.closings) if can_close and self.is_served else 0
+            can_close = can_close and self.is_served
+            self.has_more_to_close = self.has_more_to_close and can_close
+            room = MAX_CLOSINGS - len(self.closings) if can_close else 0
             self._pending = Ask(self._request, now, want, max(0, room), releases)
         return self._pending
 

@@ -13,7 +13,9 @@ from celery import Celery
 
 from celery_lanes import Lanes, Settings
 from celery_lanes.errors import ConfigError
-from celery_lanes.testing.memory import serving
+from celery_lanes.store.base import Call, Policy
+from celery_lanes.store.memory import MemoryStore
+from celery_lanes.testing.memory import _emptied, serving
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/testing.md").read_text()
@@ -45,3 +47,13 @@ def test_serving_refuses_what_is_not_in_memory(broker, store):
 
     with pytest.raises(ConfigError, match="memory://"), serving(app):
         pass
+
+
+def test_a_test_that_fails_leaves_no_calls_to_the_next():
+    store = MemoryStore()
+    store.admit("ollama", [Call(id="c", task_id="t", task="x")], policy=Policy.FAIR)
+
+    with pytest.raises(AssertionError), _emptied(store):
+        raise AssertionError
+
+    assert store.lanes() == []

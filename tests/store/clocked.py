@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha1
 
 from redis import Redis
+from redis.exceptions import NoScriptError
 
 from celery_lanes.store import lua
 from tests.store.driving import FakeClock
@@ -36,7 +37,9 @@ class ClockedFunctions:
     def words(self, verb: str) -> tuple[str, str]:
         return "FCALL", f"clocked_{verb}"
 
-    def lesson(self, verb: str) -> tuple[str, ...]:
+    def lesson(self, verb: str, error: Exception) -> tuple[str, ...] | None:
+        if "Function not found" not in str(error):
+            return None
         library = lua.library()
         return (
             "FUNCTION",
@@ -45,17 +48,13 @@ class ClockedFunctions:
             clocked(library.source).replace(library.name, "clocked"),
         )
 
-    def is_unknown(self, error: Exception) -> bool:
-        return "Function not found" in str(error)
-
 
 class ClockedScripts:
     def words(self, verb: str) -> tuple[str, str]:
         source = clocked(lua.load(verb).source)
         return "EVALSHA", sha1(source.encode()).hexdigest()
 
-    def lesson(self, verb: str) -> tuple[str, ...]:
+    def lesson(self, verb: str, error: Exception) -> tuple[str, ...] | None:
+        if not isinstance(error, NoScriptError):
+            return None
         return "SCRIPT", "LOAD", clocked(lua.load(verb).source)
-
-    def is_unknown(self, error: Exception) -> bool:
-        return "NOSCRIPT" in str(error) or "No matching script" in str(error)

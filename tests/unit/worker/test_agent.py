@@ -340,6 +340,28 @@ def test_results_to_write_are_fetched_one_after_another_without_waiting_for_a_ti
     work_until(agent, lambda: store.snapshot("a").closing == 0)
 
 
+@pytest.mark.parametrize("leave", [Agent.shut, lambda agent: agent.open([])], ids=["shut", "gone"])
+def test_a_worker_that_leaves_a_lane_asks_for_no_more_results_to_write(agent_of, hands, leave):
+    store = Odd()
+    agent = agent_of(store, "a")
+    work(agent)
+    calls = [Call(id=f"c{n}", task_id="t", task="x", due_ms=2**50) for n in range(20)]
+    store.admit("a", calls, policy=Policy.FAIR)
+    hands.close = lambda lane, closing: None  # it has not written any yet
+    store.cancel("a", "t")
+    agent._hear()
+    work(agent, is_tick=False)
+
+    leave(agent)
+    work(agent, is_tick=False)
+    store.heard.clear()
+    for closing in list(agent._shares["a"].closings.values()):
+        agent.closed("a", closing)
+    work(agent, 20, is_tick=False)
+
+    assert store.heard["next", "a"] <= 1
+
+
 def test_a_wake_up_for_a_lane_that_is_not_ours_any_more_goes_to_another_worker(agent_of):
     store = MemoryStore()
     agent = agent_of(store, "a")
