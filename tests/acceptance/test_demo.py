@@ -20,7 +20,7 @@ from celery_lanes.demo.screen import CallerReading, LineScreen, Reading, drawn, 
 from celery_lanes.demo.summary import faults, summary
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--calls", "40", "--service-ms", "30"]
+SMALL = ["--calls", "160", "--service-ms", "30"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_demo_shows_the_main_job():
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "\x1b" not in shown.stdout
     assert re.search(r"seen by the HTTP server +4 of 4", shown.stdout)
-    assert re.search(r"calls answered +140 of 140", shown.stdout)
+    assert re.search(r"calls answered +380 of 380", shown.stdout)
     light_fair_s, light_fifo_s = map(float, re.search(
         r"Light callers waited ([\d.]+) s under fair, ([\d.]+) s under fifo", shown.stdout
     ).groups())  # fmt: skip
