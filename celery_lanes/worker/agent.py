@@ -123,7 +123,7 @@ class Agent:
                     attempt.end()
 
     def _arrived(self, lane: str, call: Call, taken: Callable[[], None]) -> None:
-        self._share(lane).arrivals.append((call, taken))
+        self._share(lane).arrive(call, taken)
 
     def _ended(self, attempt: Attempt) -> None:
         self._share(attempt.lane).give_back(attempt)
@@ -201,8 +201,8 @@ class Agent:
             return self._retry_at - now
         if self._next_share() is not None:
             return 0.0
-        due = min((s.due_at for s in self._shares.values() if s.due_at), default=now + TICK_S)
-        return max(0.0, min(due, self._tick_at) - now)
+        due = (at for share in self._shares.values() for at in share.due_times)
+        return max(0.0, min([self._tick_at, *due]) - now)
 
     def _round(self) -> None:
         now = time.monotonic()
@@ -260,7 +260,7 @@ class Agent:
         """Pick the lane to talk to: it has news, or may have calls for a free process."""
         can_take, now = self.is_open and self._free() > 0, time.monotonic()
         awake = (share for share in self._shares.values() if share.rests_until <= now)
-        due = [s for s in awake if s.has_news or (can_take and s.may_grant)]
+        due = [s for s in awake if s.must_speak or (can_take and s.may_grant)]
         return min(due, key=lambda s: s.served_at, default=None)
 
     def _free(self) -> int:

@@ -11,12 +11,11 @@ from celery_lanes.errors import LaneNotConfigured
 from celery_lanes.store.base import Store, Turn
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.hands import Hands, LaneSource
-from celery_lanes.worker.share import Ask, LaneShare
+from celery_lanes.worker.share import MANY_ARRIVALS, Ask, LaneShare
 
 logger = get_logger(__name__)
 
 LOST_AFTER_S = 5.0
-ARRIVALS_AT_ONCE = 100
 
 
 class Owner(Protocol):
@@ -65,7 +64,8 @@ class Conversation:
         share.is_configured = True
 
     def _send_arrivals(self, store: Store, share: LaneShare) -> None:
-        while batch := share.arrivals[:ARRIVALS_AT_ONCE]:
+        while share.must_admit:
+            batch = share.arrivals[:MANY_ARRIVALS]
             calls = [call for call, _ in batch]
             store.admit(share.lane, calls, policy=self._source.policy(share.lane))
             del share.arrivals[: len(batch)]

@@ -44,9 +44,8 @@ class Prelude:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
         call = checked_call(message, payload, redelivery_ms=lanes.redelivery_ms)
         self._consumer.unadmitted.add(message)
-        lanes.agent.admit(
-            lane, call, partial(lanes.postman.deliver, self._acknowledge, message, ack)
-        )
+        acknowledge = partial(self._acknowledge, message, ack)
+        lanes.agent.admit(lane, call, partial(lanes.receipts.add, message, acknowledge))
         return None
 
     def _acknowledge(self, message: Message, ack: Callable[..., Any]) -> None:

@@ -12,6 +12,10 @@ from celery_lanes.worker.attempt import Attempt
 MAX_CLOSINGS = 4
 MAX_RELEASES = 200
 
+MANY_ARRIVALS = 100
+PATIENCE_WITH_ARRIVALS_S = 0.01
+"""How long arrivals wait for more to go with them, while the store has other calls to start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -39,6 +43,7 @@ class LaneShare:
             another.
         has_more_to_close: the store had as many results to write as we asked for.
         due_at: ask again at this monotonic time.
+        arrived_at: when the oldest of the arrivals came.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
         rests_until: no turn before this monotonic time, for the store has refused one.
@@ -52,6 +57,7 @@ class LaneShare:
     has_more_to_close: bool = False
     is_configured: bool = False
     due_at: float | None = None
+    arrived_at: float = 0.0
     served_at: int = 0
     tended_at: float = 0.0
     rests_until: float = 0.0
@@ -68,8 +74,21 @@ class LaneShare:
 
     @property
     def has_news(self) -> bool:
-        """Whether the store must hear from us, room or no room."""
+        """Whether the store has something to hear from us, now or soon."""
         return bool(self.arrivals or self.written) or self.must_ask
+
+    @property
+    def must_speak(self) -> bool:
+        """Whether the next turn is due, room or no room."""
+        return bool(self.written) or self.must_ask or self.must_admit
+
+    @property
+    def must_admit(self) -> bool:
+        """Whether the arrivals go now: they are many, or old, or may be all that we could start."""
+        if not self.arrivals:
+            return False
+        is_many = len(self.arrivals) >= MANY_ARRIVALS
+        return not self.is_ready or is_many or time.monotonic() >= self._arrivals_due_at
 
     @property
     def must_ask(self) -> bool:
@@ -84,10 +103,26 @@ class LaneShare:
         return self.is_served and self.is_ready
 
     @property
+    def due_times(self) -> list[float]:
+        """Say when a turn will be due by itself."""
+        arrivals = [max(self._arrivals_due_at, self.rests_until)] if self.arrivals else []
+        return arrivals if self.due_at is None else [*arrivals, self.due_at]
+
+    @property
+    def _arrivals_due_at(self) -> float:
+        return self.arrived_at + PATIENCE_WITH_ARRIVALS_S
+
+    @property
     def undispatched(self) -> int:
         """Count the granted calls that are not in the pool yet."""
         self._unplaced = [a for a in self._unplaced if not (a.is_placed or a.has_ended)]
         return len(self._unplaced)
+
+    def arrive(self, call: Call, taken: Callable[[], None]) -> None:
+        """Enter a call that came by the broker."""
+        if not self.arrivals:
+            self.arrived_at = time.monotonic()
+        self.arrivals.append((call, taken))
 
     def take(self, attempt: Attempt) -> None:
         """Enter a grant."""

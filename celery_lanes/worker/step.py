@@ -22,6 +22,7 @@ from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
 from celery_lanes.worker.pools import pool_view, refuse_unknown_pool
 from celery_lanes.worker.postman import HubPostman, PumpPostman
+from celery_lanes.worker.receipts import Receipts
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -83,6 +84,7 @@ class WorkerLanes:
         """Begin; the consumer opens the lanes when it is ready."""
         worker = self._worker
         self.postman = HubPostman() if worker.hub is not None else PumpPostman()
+        self.receipts = Receipts(self.postman.deliver, lambda: worker.consumer.connection_errors)
         self._view = pool_view(worker, self.postman)
         self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
         self.agent.start()
