@@ -16,11 +16,13 @@ import random
 import select
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.base import Call, Closing, Store, Wakeups
+from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.conversation import Conversation
 from celery_lanes.worker.hands import Hands, LaneSource
@@ -44,6 +46,7 @@ class Agent:
         self._hands = hands
         self._talk = Conversation(self.incarnation, source, hands, self)
         self._mail = Mailbox()
+        self._arrivals: defaultdict[str, Arrivals] = defaultdict(Arrivals)
         self._shares: dict[str, LaneShare] = {}
         self._store: Store | None = None
         self._ears: Wakeups | None = None
@@ -74,7 +77,9 @@ class Agent:
 
     def admit(self, lane: str, call: Call, taken: Callable[[], None]) -> None:
         """Park a call that came by the broker; ``taken`` is called once the store has it."""
-        self._mail.post(self._arrived, lane, call, taken)
+        arrivals = self._arrivals[lane]
+        if arrivals.add(call, taken):
+            self._mail.post(self._arrived, lane, arrivals)
 
     def released(self, attempt: Attempt) -> None:
         """Give an attempt's lease back."""
@@ -122,8 +127,8 @@ class Agent:
                 if attempt.claim():
                     attempt.end()
 
-    def _arrived(self, lane: str, call: Call, taken: Callable[[], None]) -> None:
-        self._share(lane).arrive(call, taken)
+    def _arrived(self, lane: str, arrivals: Arrivals) -> None:
+        self._share(lane).arrivals = arrivals
 
     def _ended(self, attempt: Attempt) -> None:
         self._share(attempt.lane).give_back(attempt)

@@ -11,7 +11,7 @@ from celery_lanes.errors import LaneNotConfigured
 from celery_lanes.store.base import Store, Turn
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.hands import Hands, LaneSource
-from celery_lanes.worker.share import MANY_ARRIVALS, Ask, LaneShare
+from celery_lanes.worker.share import Ask, LaneShare
 
 logger = get_logger(__name__)
 
@@ -65,12 +65,9 @@ class Conversation:
 
     def _send_arrivals(self, store: Store, share: LaneShare) -> None:
         while share.must_admit:
-            batch = share.arrivals[:MANY_ARRIVALS]
-            calls = [call for call, _ in batch]
+            calls = share.arrivals.batch()
             store.admit(share.lane, calls, policy=self._source.policy(share.lane))
-            del share.arrivals[: len(batch)]
-            for _, taken in batch:
-                taken()
+            share.arrivals.took(len(calls))
             share.is_ready = True  # perhaps for one of these
 
     def _send_written(self, store: Store, share: LaneShare) -> None:

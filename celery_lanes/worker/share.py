@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from celery_lanes.store.base import MAX_BATCH, Call, Closing, Release, Turn
+from celery_lanes.store.base import MAX_BATCH, Closing, Release, Turn
+from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
 
 MAX_CLOSINGS = 4
 MAX_RELEASES = 200
-
-MANY_ARRIVALS = 100
-PATIENCE_WITH_ARRIVALS_S = 0.01
-"""How long arrivals wait for more to go with them, while the store has other calls to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class Ask:
 
 @dataclass(slots=True)
 class LaneShare:
-    """The ledger of one lane in one worker; touched by the store thread only.
+    """The ledger of one lane in one worker; touched by the store thread only, but for arrivals.
 
     Attributes:
         is_served: the worker consumes the lane's queue.
@@ -43,7 +39,6 @@ class LaneShare:
             another.
         has_more_to_close: the store had as many results to write as we asked for.
         due_at: ask again at this monotonic time.
-        arrived_at: when the oldest of the arrivals came.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
         rests_until: no turn before this monotonic time, for the store has refused one.
@@ -57,7 +52,6 @@ class LaneShare:
     has_more_to_close: bool = False
     is_configured: bool = False
     due_at: float | None = None
-    arrived_at: float = 0.0
     served_at: int = 0
     tended_at: float = 0.0
     rests_until: float = 0.0
@@ -65,7 +59,7 @@ class LaneShare:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     closings: dict[str, Closing] = field(default_factory=dict)
     releases: list[Release] = field(default_factory=list)
-    arrivals: list[tuple[Call, Callable[[], None]]] = field(default_factory=list)
+    arrivals: Arrivals = field(default_factory=Arrivals)
     written: list[Closing] = field(default_factory=list)
     _request: int = 0
     _pending: Ask | None = None
@@ -84,11 +78,8 @@ class LaneShare:
 
     @property
     def must_admit(self) -> bool:
-        """Whether the arrivals go now: they are many, or old, or may be all that we could start."""
-        if not self.arrivals:
-            return False
-        is_many = len(self.arrivals) >= MANY_ARRIVALS
-        return not self.is_ready or is_many or time.monotonic() >= self._arrivals_due_at
+        """Whether the arrivals go now: they may be all that we could start, or need not wait."""
+        return bool(self.arrivals) and (not self.is_ready or self.arrivals.are_due)
 
     @property
     def must_ask(self) -> bool:
@@ -105,24 +96,14 @@ class LaneShare:
     @property
     def due_times(self) -> list[float]:
         """Say when a turn will be due by itself."""
-        arrivals = [max(self._arrivals_due_at, self.rests_until)] if self.arrivals else []
+        arrivals = [max(self.arrivals.due_at, self.rests_until)] if self.arrivals else []
         return arrivals if self.due_at is None else [*arrivals, self.due_at]
-
-    @property
-    def _arrivals_due_at(self) -> float:
-        return self.arrived_at + PATIENCE_WITH_ARRIVALS_S
 
     @property
     def undispatched(self) -> int:
         """Count the granted calls that are not in the pool yet."""
         self._unplaced = [a for a in self._unplaced if not (a.is_placed or a.has_ended)]
         return len(self._unplaced)
-
-    def arrive(self, call: Call, taken: Callable[[], None]) -> None:
-        """Enter a call that came by the broker."""
-        if not self.arrivals:
-            self.arrived_at = time.monotonic()
-        self.arrivals.append((call, taken))
 
     def take(self, attempt: Attempt) -> None:
         """Enter a grant."""

@@ -13,9 +13,8 @@ from billiard.pool import ApplyResult
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.base import Call, LaneRules, Policy
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.worker import conversation, share
+from celery_lanes.worker import arrivals, conversation
 from celery_lanes.worker.agent import Agent
-from celery_lanes.worker.share import MANY_ARRIVALS, PATIENCE_WITH_ARRIVALS_S
 
 PATIENCE_S = 10.0
 """A third of ``Source``'s leases."""
@@ -264,28 +263,28 @@ def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room(agent
     assert len(hands.started) == 1
 
 
-def test_arrivals_wait_for_more_while_the_lane_has_others_to_start(agent_of, hands, shares_clock):
+def test_arrivals_wait_for_more_while_the_lane_has_others_to_start(agent_of, hands, arrivals_clock):
     agent, taken = busy_agent(agent_of, hands), []
 
     agent.admit("a", arriving("one"), lambda: taken.append("one"))
     agent.admit("a", arriving("two"), lambda: taken.append("two"))
     work(agent, 3, is_tick=False)
     assert taken == []
-    assert 0 < agent._timeout_s() <= PATIENCE_WITH_ARRIVALS_S
+    assert 0 < agent._timeout_s() <= arrivals.PATIENCE_S
 
-    shares_clock.now += PATIENCE_WITH_ARRIVALS_S
+    arrivals_clock.now += arrivals.PATIENCE_S
     work(agent, 1, is_tick=False)
     assert taken == ["one", "two"]
 
 
-def test_many_arrivals_do_not_wait(agent_of, hands, shares_clock):
+def test_many_arrivals_do_not_wait(agent_of, hands, arrivals_clock):
     agent, taken = busy_agent(agent_of, hands), []
 
-    for number in range(MANY_ARRIVALS):
+    for number in range(arrivals.MANY):
         agent.admit("a", arriving(str(number)), lambda: taken.append(1))
     work(agent, 1, is_tick=False)
 
-    assert len(taken) == MANY_ARRIVALS
+    assert len(taken) == arrivals.MANY
 
 
 def test_arrivals_of_a_lane_that_was_refused_do_not_make_the_thread_spin(agent_of, hands):
@@ -293,9 +292,9 @@ def test_arrivals_of_a_lane_that_was_refused_do_not_make_the_thread_spin(agent_o
     agent.admit("a", arriving("one"), lambda: None)
     work(agent, 1, is_tick=False)
 
-    agent._shares["a"].rests_until = agent._shares["a"].arrived_at + 1.0
+    agent._shares["a"].rests_until = time.monotonic() + 1.0
 
-    assert agent._timeout_s() > PATIENCE_WITH_ARRIVALS_S
+    assert agent._timeout_s() > arrivals.PATIENCE_S
 
 
 def busy_agent(agent_of, hands) -> Agent:
@@ -338,10 +337,10 @@ def test_a_call_whose_job_has_vanished_from_the_pool_runs_again(agent_of, hands,
 
 
 @pytest.fixture
-def shares_clock(monkeypatch) -> Seconds:
+def arrivals_clock(monkeypatch) -> Seconds:
     seconds = Seconds()
     seconds.now = time.monotonic()
-    monkeypatch.setattr(share, "time", seconds)
+    monkeypatch.setattr(arrivals, "time", seconds)
     return seconds
 
 
