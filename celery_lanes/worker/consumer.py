@@ -6,8 +6,7 @@ requests when the broker goes away (throw them out of the pool, cancel them) mus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from kombu.message import Message
 
 from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.prelude import Prelude
+from celery_lanes.worker.reconnect import jobs_kept, unseen
 
 logger = get_logger(__name__)
 
@@ -148,6 +148,11 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         except MALFORMED:
             return False
 
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Leave running lane calls out of what Celery cancels, and counts for a smaller window."""
+        with unseen(self.controller.lanes.dispatcher.requests()):
+            super().on_connection_error_after_connected(exc)
+
     def on_close(self) -> None:
         """Keep lane jobs in the pool while Celery clears it of broker messages."""
         lanes = self.controller.lanes
@@ -178,38 +183,3 @@ class Preluded(dict[str, Any]):
     def __setitem__(self, name: str, strategy: Any) -> None:
         """Wrap a strategy as it is entered."""
         super().__setitem__(name, Prelude(self._consumer, strategy))
-
-
-@contextmanager
-def jobs_kept(pool: Any, jobs: list[Any]) -> Iterator[None]:
-    """Let ``pool.flush`` pass these jobs by: they stay in its cache, the unsent in its buffer.
-
-    Celery up to 5.6 also clears the cache outright, and forgets which processes are busy.
-    """
-    inner = getattr(pool, "_pool", None)
-    busy = set(getattr(inner, "_busy_workers", ()))
-    for job in jobs:
-        job.discard = _keep
-    try:
-        yield
-    finally:
-        for job in jobs:
-            del job.discard
-            _restore(inner, job, busy)
-
-
-def _restore(inner: Any, job: Any, busy: set[int]) -> None:
-    if job.ready():
-        return
-    inner._cache.setdefault(job._job, job)
-    if (buffer := getattr(inner, "outbound_buffer", None)) is None:
-        return
-    process = job._write_to or job._scheduled_for
-    if process is not None and process._is_alive():
-        inner._busy_workers.update({process.inqW_fd} & busy)
-    elif not job._accepted and job not in buffer:
-        buffer.append(job)
-
-
-def _keep() -> None:
-    """Take the place of a job's ``discard``."""

@@ -52,6 +52,10 @@ class Dispatcher:
         """List the pool's jobs of running lane calls."""
         return [job for attempt in list(self._running) if (job := attempt.job) is not None]
 
+    def requests(self) -> list[Any]:
+        """List the requests of running lane calls."""
+        return [request for a in list(self._running) if (request := a.request) is not None]
+
     def shut(self) -> None:
         """Start nothing more, and give back what no process has been sent yet.
 

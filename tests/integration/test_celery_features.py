@@ -312,6 +312,8 @@ def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, 
 
     assert result.get(timeout=20)
     assert [record.status for record in observer.log] == [200]  # nor was one cut off and repeated
+    assert "Terminating it" not in worker.log()  # Celery does so, and says so, with its own
+    assert "reducing the prefetch count" not in worker.log()
 
 
 def test_a_rate_limit_on_a_lane_task_is_refused_at_start(shop):

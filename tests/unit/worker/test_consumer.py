@@ -15,7 +15,8 @@ from kombu import Connection, Queue
 from kombu.asynchronous import Hub
 from kombu.common import QoS
 
-from celery_lanes.worker.consumer import LaneConsumer, jobs_kept
+from celery_lanes.worker.consumer import LaneConsumer
+from celery_lanes.worker.reconnect import jobs_kept
 
 
 @pytest.fixture
