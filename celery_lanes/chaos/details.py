@@ -10,6 +10,7 @@ from celery_lanes.chaos.figures import Evidence, early_ids, is_duplicate, is_rig
 from celery_lanes.chaos.observer import End, Run
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S, spans, stale, twice_at_once
+from celery_lanes.chaos.plan import Kind
 from celery_lanes.chaos.recovery import recoveries
 from celery_lanes.chaos.repeats import Losses, changed, published_twice, reruns
 
@@ -92,4 +93,6 @@ def _end(end: End) -> str:
 
 
 def _fault(struck: Struck) -> str:
+    if struck.kind is Kind.CLOCK_JUMP:
+        return f"{struck.kind.value} {struck.worker} by {struck.by_s:+.1f} s"
     return f"{struck.kind.value} {struck.worker} for {struck.until_s - struck.from_s:.2f} s"

@@ -17,12 +17,16 @@ SIGNALS = {Kind.TERM: signal.SIGTERM, Kind.QUIT: signal.SIGQUIT}
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """What happened: from when until when, and to which worker (its node name)."""
+    """What happened: from when until when, and to which worker (its node name).
+
+    ``by_s`` is how far its clock jumped.
+    """
 
     kind: Kind
     from_s: float
     until_s: float
     worker: str = ""
+    by_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +102,19 @@ class Havoc:
         struck = Struck(fault.kind, now_s, now_s + fault.for_s, seat.worker.name)
         if fault.kind in {Kind.PAUSE, Kind.PAUSE_CHILD}:
             return self._pause(seat, struck)
+        if fault.kind is Kind.CLOCK_JUMP:
+            struck = replace(struck, by_s=seat.clock.set(fault.offset_s))
+        else:
+            self._send_away(seat, fault, now_s)
+        self.journal.append(struck)
+        return True
+
+    def _send_away(self, seat: Seat, fault: Fault, now_s: float) -> None:
         seat.back_at_s = now_s + fault.for_s
         if fault.kind is Kind.KILL:
             seat.kill()
         else:
             seat.ask_to_go(SIGNALS[fault.kind], now_s)
-        self.journal.append(struck)
-        return True
 
     def _pause(self, seat: Seat, struck: Struck) -> bool:
         worker = seat.worker

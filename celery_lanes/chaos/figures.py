@@ -35,6 +35,7 @@ class Evidence:
         stored: final states that the result backend had at the end, by task id.
         left: what the store still held of the run at the end, which should be nothing.
         stuck: workers that did not stop when told to, and had to be killed.
+        started_off_s: how far off the clocks were with which workers started.
         dropped: bodies of chords that Celery did not publish, a worker having been lost.
         pending: what had not ended in time after the last fault.
         drained_s: how long that took.
@@ -47,6 +48,7 @@ class Evidence:
     journal: tuple[Struck, ...]
     gone: tuple[Gone, ...] = ()
     stuck: tuple[Gone, ...] = ()
+    started_off_s: tuple[float, ...] = ()
     dropped: frozenset[str] = frozenset()
     left: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
@@ -110,6 +112,21 @@ class Figures:
     def faults(self) -> dict[str, int]:
         """How often each fault happened."""
         return dict(Counter(struck.kind.value for struck in self._seen.journal))
+
+    @cached_property
+    def shifted(self) -> int:
+        """Workers that started with a wrong clock."""
+        return sum(offset_s != 0 for offset_s in self._seen.started_off_s)
+
+    @cached_property
+    def shift_max_s(self) -> float:
+        """How far off at most, ahead or behind."""
+        return max(map(abs, self._seen.started_off_s), default=0.0)
+
+    @cached_property
+    def jump_max_s(self) -> float:
+        """How far a worker's clock jumped at most, on or back."""
+        return max((abs(struck.by_s) for struck in self._seen.journal), default=0.0)
 
     @cached_property
     def refused(self) -> int:

@@ -43,6 +43,8 @@ class ChaosOptions:
         pauses: how often a worker, or one of its processes, is stopped for longer than a lease.
         cuts: how often all connections to the store or the broker are cut.
         losses: how often all answers on the way are lost.
+        skew_s: how far a worker's clock may be off, either way; 0 = not at all.
+        jumps: how often a worker's clock jumps.
         json: where the report is written to, besides the screen.
         logs: a folder that keeps the workers' logs.
     """
@@ -67,6 +69,8 @@ class ChaosOptions:
     cuts: int | None = None
     losses: int | None = None
     producer_kills: int | None = None
+    skew_s: float = 30.0
+    jumps: int | None = None
     json: Path | None = None
     logs: Path | None = None
 
@@ -79,6 +83,8 @@ class ChaosOptions:
         for name, url in (("store", self.store), ("broker", self.broker)):
             if url and getattr(self, f"{name}_restarts"):
                 raise ConfigError(f"expected no {name} restarts: your own {name} is only cut off")
+        if self.jumps and not self.skew_s:
+            raise ConfigError(f"expected no jumps of true clocks (skew 0), got {self.jumps}")
 
     @property
     def duration_s(self) -> float:

@@ -22,6 +22,7 @@ class Kind(str, Enum):
     QUIT = "worker stopped coldly"
     PAUSE = "worker paused"
     PAUSE_CHILD = "pool process paused"
+    CLOCK_JUMP = "worker's clock jumped"
     PRODUCER_KILL = "producer killed"
     STORE_RESTART = "store restarted"
     STORE_CUT = "store cut off"
@@ -40,7 +41,8 @@ class Kind(str, Enum):
 class Fault:
     """One fault: when it begins, what it is, which worker it hits, and how long it lasts.
 
-    A server is killed (``is_hard``) or told to stop.
+    A server is killed (``is_hard``) or told to stop. A clock jumps to
+    ``offset_s`` off the true time.
     """
 
     at_s: float
@@ -48,10 +50,13 @@ class Fault:
     worker: int = 0
     for_s: float = 0.0
     is_hard: bool = False
+    offset_s: float = 0.0
 
     def __str__(self) -> str:
         """Write it as a line of the plan."""
         whom = f" {self.worker + 1}" if self.kind.target == "worker" else ""
+        if self.kind is Kind.CLOCK_JUMP:
+            return f"{self.at_s:7.1f} s  {self.kind.value}{whom}, to {self.offset_s:+.1f} s"
         how = ", hard" if self.is_hard else ""
         return f"{self.at_s:7.1f} s  {self.kind.value}{whom}, {self.for_s:.1f} s{how}"
 
@@ -65,6 +70,13 @@ def planned(options: ChaosOptions) -> tuple[Fault, ...]:
         for number in range(count)
     ]
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
+
+
+def offsets_s(options: ChaosOptions, worker: int) -> Iterator[float]:
+    """Draw how far the clock is off with which each worker in this place starts, without end."""
+    dice = Random(f"clock {options.seed} {worker}")  # noqa: S311 # to be reproduced, not a secret
+    while True:
+        yield _offset_s(options, dice)
 
 
 def counts(options: ChaosOptions) -> dict[Kind, int]:
@@ -84,6 +96,7 @@ def _counts(options: ChaosOptions) -> Iterator[tuple[Kind, int]]:
     yield Kind.BROKER_RESTART, often(options.broker_restarts, broker)
     yield from _halves(often(options.cuts, 2), Kind.STORE_CUT, Kind.BROKER_CUT)
     yield from _halves(often(options.losses, 12), Kind.STORE_LOSS, Kind.BROKER_LOSS)
+    yield Kind.CLOCK_JUMP, often(options.jumps, 2 if options.skew_s else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +121,19 @@ def _drawn(kind: Kind, place: float, options: ChaosOptions, dice: Random) -> Fau
         worker=dice.randrange(options.workers) if kind.target == "worker" else 0,
         for_s=round(_length(kind, options.lease_ttl_s, dice), 2),
         is_hard=kind in {Kind.STORE_RESTART, Kind.BROKER_RESTART} and dice.random() < 0.5,  # noqa: PLR2004 # one in two
+        offset_s=_offset_s(options, dice) if kind is Kind.CLOCK_JUMP else 0.0,
     )
+
+
+def _offset_s(options: ChaosOptions, dice: Random) -> float:
+    return round(dice.uniform(-options.skew_s, options.skew_s), 3)
 
 
 def _length(kind: Kind, lease_s: float, dice: Random) -> float:
     """Draw how long it lasts: an outage is short or outlives a lease; a pause always does."""
     if kind in {Kind.PAUSE, Kind.PAUSE_CHILD}:
         return dice.uniform(1.2, 1.8) * lease_s
-    if kind in {Kind.STORE_LOSS, Kind.BROKER_LOSS}:
+    if kind in {Kind.STORE_LOSS, Kind.BROKER_LOSS, Kind.CLOCK_JUMP}:
         return 0.0
     if kind.target in {"store", "broker"}:
         return dice.choice([dice.uniform(0.1, 2.0), dice.uniform(1.1, 1.5) * lease_s])

@@ -54,6 +54,9 @@ def _happened(shown: Figures) -> Iterator[tuple[str, str]]:
     yield "runs seen by the observer", f"{shown.runs}"
     for name, count in shown.faults.items():
         yield name, f"{count} times"
+    off = f"{shown.shifted}, at most {shown.shift_max_s:.1f} s off"
+    yield "workers that started with a wrong clock", off
+    yield "longest jump of a worker's clock", f"{shown.jump_max_s:.1f} s"
     yield "workers that did not stop when told to", f"{shown.stuck}"
     yield "publishes refused", f"{shown.refused}"
     yield "ran again, their worker having been lost", f"{shown.ran_again}"

@@ -166,6 +166,7 @@ class Storm:
             journal=tuple(self._havoc.journal),
             gone=tuple(stage.staff.gone),
             stuck=tuple(stage.staff.stuck),
+            started_off_s=tuple(stage.staff.started_off_s),
             left=tuple(stage.remains.left()),
             dropped=self._dropped(),
             pending=tuple(pending),

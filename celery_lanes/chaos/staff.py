@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from celery_lanes.chaos.clock import Clock
 from celery_lanes.testing.workers import READY, WorkerProcess
 
 STOP_S = 40.0
@@ -29,16 +30,24 @@ class Gone:
     trace: str
 
 
-class Seat:
-    """One worker's place. The process in it changes; each has a name of its own."""
+Maker = Callable[[Path, Clock], WorkerProcess]
 
-    def __init__(self, number: int, make: Callable[[Path], WorkerProcess], logs: Path) -> None:
+
+class Seat:
+    """One worker's place. The process in it changes; each has a name and a wrong clock of its own.
+
+    ``offsets_s`` says how far off each process's clock is when it starts.
+    """
+
+    def __init__(self, number: int, make: Maker, logs: Path, offsets_s: Iterator[float]) -> None:
         self.number = number
+        self.clock = Clock(logs / f"clock-{number + 1}")
         self.worker: WorkerProcess | None = None
         self.back_at_s = 0.0
         self._make = make
         self._logs = logs
-        self._starts = 0
+        self._offsets_s = offsets_s
+        self.started_off_s: list[float] = []
         self._is_ready = False
         self.leaving_since_s: float | None = None
 
@@ -54,10 +63,10 @@ class Seat:
 
     def start(self) -> None:
         """Put a new worker in."""
-        self._starts += 1
-        self.worker = self._make(
-            self._logs / f"worker-{self.number + 1}-{self._starts}.log"
-        ).spawn()
+        self.clock.set(next(self._offsets_s))
+        self.started_off_s.append(self.clock.offset_s)
+        log = self._logs / f"worker-{self.number + 1}-{len(self.started_off_s)}.log"
+        self.worker = self._make(log, self.clock).spawn()
         self._is_ready, self.leaving_since_s = False, None
 
     def kill(self) -> None:
@@ -78,10 +87,15 @@ class Seat:
 class Staff:
     """All seats."""
 
-    def __init__(self, count: int, make: Callable[[Path], WorkerProcess], logs: Path) -> None:
-        self.seats = [Seat(number, make, logs) for number in range(count)]
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.seats = seats
         self.gone: list[Gone] = []
         self.stuck: list[Gone] = []
+
+    @property
+    def started_off_s(self) -> list[float]:
+        """How far off the clocks were with which workers started."""
+        return [offset_s for seat in self.seats for offset_s in seat.started_off_s]
 
     def tick(self, now_s: float) -> None:
         """See to every seat: note who has gone, and put new workers in."""
@@ -115,11 +129,16 @@ class Staff:
             seat.kill()
 
 
-def worker_maker(
-    module: str, queue: str, processes: int, env: Mapping[str, str]
-) -> Callable[[Path], WorkerProcess]:
-    """Give what makes the workers, all alike but for their names and logs."""
-    return lambda log: WorkerProcess(module, [queue], concurrency=processes, env=env, log=log)
+def worker_maker(module: str, queue: str, processes: int, env: Mapping[str, str]) -> Maker:
+    """Give what makes the workers, all alike but for their names, logs and clocks."""
+
+    def make(log: Path, clock: Clock) -> WorkerProcess:
+        program = clock.running("celery")
+        return WorkerProcess(
+            module, [queue], concurrency=processes, env=env, log=log, program=program
+        )
+
+    return make
 
 
 def _gone(worker: WorkerProcess, now_s: float) -> Gone:

@@ -16,10 +16,11 @@ from pathlib import Path
 from celery_lanes.chaos.load import Published, read_published
 from celery_lanes.chaos.observer import Clerk, Witness
 from celery_lanes.chaos.options import ChaosOptions
+from celery_lanes.chaos.plan import offsets_s
 from celery_lanes.chaos.remains import Remains
 from celery_lanes.chaos.server import Server, served
 from celery_lanes.chaos.shop import CONFIG, LANE, MODULE
-from celery_lanes.chaos.staff import Staff, worker_maker
+from celery_lanes.chaos.staff import Seat, Staff, worker_maker
 from celery_lanes.chaos.sweep import sweep
 from celery_lanes.testing.embedded import EmbeddedValkey
 
@@ -100,7 +101,8 @@ def _start(exits: ExitStack, options: ChaosOptions, begin_s: float) -> Stage:
     make = worker_maker(MODULE, f"{name}.{LANE}", options.processes, env)
     logs = options.logs or folder
     logs.mkdir(parents=True, exist_ok=True)
-    staff = Staff(options.workers, make, logs)
+    seats = range(options.workers)
+    staff = Staff([Seat(seat, make, logs, offsets_s(options, seat)) for seat in seats])
     exits.callback(staff.dismiss)
     producer = Producer(logs / "published", logs / "producer.log", options, env)
     exits.callback(producer.kill)

@@ -38,6 +38,10 @@ from celery_lanes.errors import ConfigError
 @click.option("--cuts", type=click.IntRange(0), help="Cuts of all connections to a server.")
 @click.option("--losses", type=click.IntRange(0), help="Losses of a server's answers.")
 @click.option("--producer-kills", type=click.IntRange(0))
+@click.option("--skew", "skew_s", default=30.0, show_default=True,
+              type=click.FloatRange(0, 86400),
+              help="Seconds that a worker's clock may be off; 0: all are true.")  # fmt: skip
+@click.option("--jumps", type=click.IntRange(0), help="Jumps of workers' clocks.")
 @click.option("--json", type=click.Path(dir_okay=False, path_type=Path), help="Also write this.")
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path),
               help="Keep the workers' logs here.")  # fmt: skip
@@ -45,9 +49,9 @@ from celery_lanes.errors import ConfigError
 def chaos(ctx: click.Context, /, **options: Any) -> None:
     """Break everything around a lane under load, and count from outside what becomes of it.
 
-    Workers are killed, stopped and paused, servers restarted and cut off, answers lost, after a
-    plan that the seed reproduces. Exit code 1 if a call was lost, ran twice at once, exceeded the
-    cap or ended more than once: docs/chaos.md says what each figure means.
+    Workers are killed, stopped and paused, servers restarted and cut off, answers lost, clocks
+    set wrong, after a plan that the seed reproduces. Exit code 1 if a call was lost, ran twice at
+    once, exceeded the cap or ended more than once: docs/chaos.md says what each figure means.
     """
     from celery_lanes.chaos import ChaosOptions, run_chaos  # noqa: PLC0415 # every celery command loads this
 

@@ -29,6 +29,7 @@ class WorkerProcess:
         env: variables on top of this process's own.
         cwd: where it runs.
         log: the file that it prints to; by default a temporary one.
+        program: what Python runs instead of ``-m celery``, with the same arguments.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class WorkerProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | str | None = None,
         log: Path | None = None,
+        program: Sequence[str] = ("-m", "celery"),
     ) -> None:
         name = f"w{os.urandom(4).hex()}@localhost"
         self.command = [
-            sys.executable, "-m", "celery", "-A", app, "worker", "-Q", ",".join(queues),
+            sys.executable, *program, "-A", app, "worker", "-Q", ",".join(queues),
             "-P", pool, "-c", str(concurrency), "-n", name, "-l", "INFO",
             "--without-gossip", "--without-mingle", *options,
         ]  # fmt: skip

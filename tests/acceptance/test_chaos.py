@@ -7,7 +7,10 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -18,23 +21,27 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from rich.console import Console
 
-from celery_lanes.chaos.faults import Struck
+from celery_lanes.chaos.clock import Clock
+from celery_lanes.chaos.faults import Havoc, Struck
 from celery_lanes.chaos.figures import Evidence, Figures
 from celery_lanes.chaos.load import Published, Shape, planned_load, read_published
-from celery_lanes.chaos.observer import End, Run
+from celery_lanes.chaos.observer import RESULT_KEY, End, Run
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S
-from celery_lanes.chaos.plan import Kind, counts, planned
+from celery_lanes.chaos.plan import Fault, Kind, counts, offsets_s, planned
 from celery_lanes.chaos.promises import breaches
+from celery_lanes.chaos.report import lines
 from celery_lanes.chaos.run import conclude
 from celery_lanes.chaos.server import address, through
 from celery_lanes.chaos.staff import Gone, is_kombus
+from celery_lanes.chaos.stage import staged
 from celery_lanes.errors import ConfigError
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ChaosOptions(cap=2, lease_ttl_s=5.0)
+HOUR_S = 3600
 
 
 # -- the plan and the load -------------------------------------------------------------------------
@@ -70,6 +77,30 @@ def test_pauses_outlive_a_lease():
     plan = planned(ChaosOptions(pauses=20, lease_ttl_s=7))
 
     assert all(fault.for_s > 7 for fault in plan if fault.kind in pauses)
+
+
+def test_a_seed_sets_the_same_clocks_wrong_again_within_their_bound():
+    one, same, other = (ChaosOptions(skew_s=9, seed=seed) for seed in (7, 7, 8))
+
+    first, again, others, neighbours = (
+        list(islice(offsets_s(options, worker), 50))
+        for options, worker in [(one, 0), (same, 0), (other, 0), (one, 1)]
+    )
+    jumps = [fault.offset_s for fault in planned(one) if fault.kind is Kind.CLOCK_JUMP]
+    assert first == again
+    assert first != others
+    assert first != neighbours
+    assert len(jumps) == 4
+    assert all(0 < abs(offset_s) <= 9 for offset_s in [*first, *jumps])
+
+
+def test_a_skew_of_nothing_leaves_all_clocks_true():
+    options = ChaosOptions(skew_s=0)
+
+    assert set(islice(offsets_s(options, 0), 50)) == {0}
+    assert Kind.CLOCK_JUMP not in counts(options)
+    with pytest.raises(ConfigError, match="expected no jumps of true clocks"):
+        ChaosOptions(skew_s=0, jumps=1)
 
 
 def test_the_load_brings_as_many_messages_as_asked_for():
@@ -280,6 +311,19 @@ def test_outages_do_not_count_as_recovery(outages, net_s):
     assert shown.net_recovery.p95_s == pytest.approx(net_s)
 
 
+def test_wrong_clocks_are_told_and_explain_nothing():
+    jumps = tuple(Struck(Kind.CLOCK_JUMP, 5.0, 5.0, "w1", by_s) for by_s in (7.0, -41.5))
+    seen = evidence(A, AGAIN, journal=jumps, started_off_s=(0.0, 12.0, -28.25))
+
+    shown = lines(Figures(seen, OPTIONS), OPTIONS)
+    assert [line for line in shown if "clock" in line] == [
+        "worker's clock jumped                     2 times",
+        "workers that started with a wrong clock   2, at most 28.2 s off",
+        "longest jump of a worker's clock          41.5 s",
+    ]
+    assert "  BREACH  duplicates: 1 calls ran again though no fault explains it" in shown
+
+
 def test_shares_count_only_while_all_callers_wait():
     told, runs = [], []
     for number in range(400):
@@ -356,6 +400,73 @@ def test_a_proxy_outlives_its_server():
         server.start()
 
         assert client.ping()
+
+
+# -- the clocks ------------------------------------------------------------------------------------
+
+TELLING = """
+import pickle, time
+from datetime import datetime, timezone
+true, running = time.clock_gettime(time.CLOCK_REALTIME), time.clock_gettime(time.CLOCK_MONOTONIC)
+for now in (
+    time.time(),
+    time.time_ns() / 1e9,
+    datetime.now().timestamp(),
+    datetime.now(timezone.utc).timestamp(),
+    datetime.utcnow().replace(tzinfo=timezone.utc).timestamp(),
+    pickle.loads(pickle.dumps(datetime.today())).timestamp(),
+):
+    print(round(now - true))
+print(round(time.monotonic() - running))
+"""
+
+
+@pytest.mark.parametrize("offset_s", [HOUR_S, -HOUR_S], ids=["ahead", "behind"])
+def test_a_process_on_a_wrong_clock_takes_it_for_the_time(offset_s, tmp_path):
+    clock = Clock(tmp_path / "clock")
+    clock.set(offset_s)
+    (tmp_path / "telling.py").write_text(TELLING)
+
+    command = [sys.executable, *clock.running("telling")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    assert told.stdout.split() == [*[str(offset_s)] * 6, "0"]
+
+
+def test_a_workers_clock_jumps_under_it_and_calls_end_in_their_time(tmp_path):
+    options = ChaosOptions(seed=2, skew_s=HOUR_S, workers=1, minutes=0.1, calls=40, logs=tmp_path)
+    jump = Fault(0.0, Kind.CLOCK_JUMP, offset_s=-HOUR_S)
+    assert Shape.ETA in {item.shape for item in planned_load(options)}
+
+    with staged(options, time.monotonic()) as stage:
+        havoc = Havoc([jump], stage.staff, {}, stage.producer.kill, stage.witness.child_of)
+        _play(stage, lambda: len(stage.clerk.ended()) >= 5)
+        havoc.tick(time.monotonic(), 0.0)
+        _play(stage, lambda: stage.producer.is_done and len(stage.clerk.ended()) == 40)
+        offsets = {round(offset_s, -2) for offset_s in _offsets_s(stage)}
+
+    (first_s,) = islice(offsets_s(options, 0), 1)
+    assert offsets == {round(first_s, -2), -HOUR_S}  # by which an ETA would be far away
+    assert [struck.by_s for struck in havoc.journal] == [-HOUR_S - first_s]
+
+
+def _play(stage, until):
+    """Let the stage's processes work until something is the case."""
+    deadline = time.monotonic() + 40
+    while not until():
+        assert time.monotonic() < deadline
+        stage.staff.tick(time.monotonic())
+        stage.producer.tick()
+        time.sleep(0.05)
+
+
+def _offsets_s(stage):
+    """Compare the time that is written into each result with ours, as it was noted outside."""
+    behind_s = time.time() - time.monotonic()
+    for end in stage.clerk.ends:
+        meta = json.loads(stage.clerk._redis.get(RESULT_KEY + end.task_id))
+        written = datetime.fromisoformat(meta["date_done"])
+        yield written.replace(tzinfo=timezone.utc).timestamp() - (behind_s + end.at_s)
 
 
 # -- the whole of it -------------------------------------------------------------------------------
