@@ -29,6 +29,7 @@ from celery_lanes.worker.dispatch import Dispatcher
 from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.pools import Solo
 from celery_lanes.worker.postman import HubPostman
+from celery_lanes.worker.receipts import Receipts
 from celery_lanes.worker.step import WorkerLanes
 from tests.integration.conftest import until
 from tests.integration.mutants import Mutator, payload_of, wire_form
@@ -77,6 +78,7 @@ class OneThread:
         worker = self._worker(tasks.app)
         self.lanes = worker.lanes = WorkerLanes(worker, lanes)
         self.lanes.postman = HubPostman()
+        self.lanes.receipts = Receipts(self.lanes.postman.deliver, lambda: ())
         self.lanes._view = Solo(worker.pool)
         self.lanes.dispatcher = Dispatcher(worker, lanes.settings, self.lanes._view)
         self.consumer = worker.consumer
