@@ -21,6 +21,7 @@ from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.workers import READY, WorkerProcess
 
 WARM_UP_CALLS, SETTLING_STARTS = 300, 3
+SETTLING_S = 0.2  # for a last call's slot to go back: suspended for a lease, it would run again
 SLOWEST = 5  # calls a second; what is slower than that is stuck
 TURNS_DEADLINE_S, POLL_S = 120.0, 0.05
 ORDERS = [sys.executable, "-m", "benchmarks.producer"]
@@ -111,16 +112,16 @@ class Rig:
     def warm_up(self) -> None:
         """Let every part do its work for a while, then suspend the workers."""
         self.publish(WARM_UP_CALLS)
-        self.finish()
+        self.finish(WARM_UP_CALLS)
 
     def publish(self, calls: int) -> Burst:
         """Publish calls that do nothing."""
         self._marks.incrby("left", calls)
         return Burst(*self._order("publish", calls))
 
-    def finish(self) -> Slice:
-        """Run until all calls are done."""
-        deadline_s = self.left() / SLOWEST
+    def finish(self, calls: int) -> Slice:
+        """Run until all calls are done, which are so many."""
+        deadline_s = calls / SLOWEST
         ran = self.run(deadline_s)
         if not ran.is_last:
             raise TimeoutError(f"expected all calls done in {deadline_s} s, {self.left()} are left")
@@ -132,8 +133,10 @@ class Rig:
         began = time.perf_counter()
         with self._resumed():
             drained = self._marks.blpop(["drained"], timeout=seconds)
+            wall_s = time.perf_counter() - began
+            time.sleep(SETTLING_S if drained else 0)
         return Slice(
-            wall_s=time.perf_counter() - began,
+            wall_s=wall_s,
             workers_cpu_s=cpu_s(self._worker_processes) - workers,
             server_cpu_s=cpu_s(self._server_processes) - server,
             is_last=drained is not None,

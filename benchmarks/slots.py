@@ -15,7 +15,7 @@ def shared_rate(calls: int) -> float:
     """Give the no-ops a second of two workers of two processes on a lane of two slots."""
     with open_rig(LANES, slots=2, workers=2) as rig:
         rig.publish(calls)
-        return calls / rig.finish().wall_s
+        return calls / rig.finish(calls).wall_s
 
 
 def handoffs(*, workers: int, processes: int, turns: int = 500) -> tuple[float, float]:
