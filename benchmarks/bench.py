@@ -27,7 +27,7 @@ def main() -> None:
     print(f"{calls} calls\n\n{table(side_by_side(calls))}\n")
     print(f"Two workers on a lane of 2 slots: {shared_rate(calls):,.0f} calls/s.\n")
     print(handoff_table())
-    print(f"\nA lane of 4 slots with calls of 100 ms is {busy_share(slots=4):.1%} busy.")
+    print(f"\n{busy_table()}")
 
 
 def leave_by_the_door() -> None:
@@ -73,6 +73,17 @@ def handoff_table() -> str:
     for name, workers in (("one worker, two processes", 1), ("two workers, one process each", 2)):
         p50, p99 = handoffs(workers=workers, processes=3 - workers)
         lines.append(f"| {name} | {p50:.1f} | {p99:.1f} |")
+    return "\n".join(lines)
+
+
+def busy_table() -> str:
+    """Measure how busy four slots are kept."""
+    lines = ["| four slots are busy | plain | lanes |", "|---|---|---|"]
+    for name, spread in (("calls of 100 ms, which end together", 0.0), ("of 80 to 120 ms", 0.2)):
+        plain, lanes = (
+            busy_share(KINDS[kind], slots=4, spread=spread) for kind in ("plain", "lanes")
+        )
+        lines.append(f"| {name} | {plain:.1%} | {lanes:.1%} |")
     return "\n".join(lines)
 
 

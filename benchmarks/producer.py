@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -36,10 +37,11 @@ def start_one() -> float:
     return float(started[1])
 
 
-def hold(calls: int, seconds: float) -> None:
-    """Publish calls that hold a slot for so long."""
+def hold(calls: int, seconds: float, spread: float) -> None:
+    """Publish calls that hold a slot for so long, give or take a share of it."""
+    lengths = random.Random(calls)
     for _ in range(calls):
-        turn.delay(MODEL, seconds)
+        turn.delay(MODEL, seconds * lengths.uniform(1 - spread, 1 + spread))
 
 
 ORDERS: dict[str, Callable[..., object]] = {"publish": publish, "start": start, "hold": hold}

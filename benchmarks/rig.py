@@ -152,9 +152,12 @@ class Rig:
             starts: list[float] = self._order("start", SETTLING_STARTS + calls)
         return starts[SETTLING_STARTS:]
 
-    def hold(self, calls: int, seconds: float) -> list[Turn]:
-        """Publish calls that hold a slot for so long, then run them; give their turns in order."""
-        self._order("hold", calls, seconds)
+    def hold(self, calls: int, seconds: float, *, spread: float = 0.0) -> list[Turn]:
+        """Publish calls that hold a slot for so long, then run them; give their turns in order.
+
+        ``spread``: the share of it by which they may be shorter or longer.
+        """
+        self._order("hold", calls, seconds, spread)
         with self._resumed():
             self._wait_for_turns(calls)
         return sorted(Turn(*map(float, line.split())) for line in self._turn_lines())

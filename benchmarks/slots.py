@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from statistics import quantiles
 
-from kinds import KINDS
+from kinds import KINDS, Kind
 from rig import open_rig
 
 LANES = KINDS["lanes"]
@@ -26,10 +26,13 @@ def handoffs(*, workers: int, processes: int, turns: int = 500) -> tuple[float, 
     return gaps[49] * 1000, gaps[98] * 1000
 
 
-def busy_share(*, slots: int, turns: int = 400, seconds: float = 0.1) -> float:
-    """Give the share of its slots that a lane with a backlog keeps busy with bodies so long."""
-    with open_rig(LANES, slots=slots, processes=2 * slots) as rig:
-        held = rig.hold(turns, seconds)
+def busy_share(kind: Kind, *, slots: int, spread: float) -> float:
+    """Give the share of its slots that a backlog keeps busy with bodies of 100 ms, more or less.
+
+    A lane's slots have twice as many processes; plain Celery's slots are its processes.
+    """
+    with open_rig(kind, slots=slots, processes=slots * (1 + kind.lanes)) as rig:
+        held = rig.hold(400, 0.1, spread=spread)
     began, last = held[0].began, held[-slots].began
     worked = sum(max(0.0, min(turn.ended, last) - turn.began) for turn in held)
     return worked / (slots * (last - began))
