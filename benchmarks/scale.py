@@ -17,8 +17,10 @@ from collections.abc import Iterator
 import redis
 from typing_extensions import Self
 
-from celery_lanes.store.base import Call, LaneRules, Policy, Release
+from celery_lanes.store.attempts import Release
+from celery_lanes.store.calls import Call
 from celery_lanes.store.connect import open_store
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 FEW, TIMED, ENVELOPE = 1_000, 2_000, b"x" * 800

@@ -22,8 +22,10 @@ from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
-from celery_lanes.store.base import Call, LaneRules, Policy, Store, Verdict
+from celery_lanes.store.base import Store
+from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_store
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
 

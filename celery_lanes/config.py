@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from celery_lanes.complaints import Complaints, problem
 from celery_lanes.errors import ConfigError
-from celery_lanes.store.base import CallerRules, LaneRules
+from celery_lanes.store.rules import CallerRules, LaneRules
 from celery_lanes.tables import (
     A_NAME,
     Caller,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from celery_lanes.store.base import Bucket
+from celery_lanes.store.rules import Bucket
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALE = {"": 1, "k": 1_000, "M": 1_000_000}

@@ -23,7 +23,7 @@ from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.producer import AdmittingProducer
 from celery_lanes.router import MODEL_OPTION, LaneRouter
-from celery_lanes.store.base import Call
+from celery_lanes.store.calls import Call
 from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from pydantic import (
 
 from celery_lanes import durations
 from celery_lanes.complaints import expected
-from celery_lanes.store.base import MAX_CALLER_BYTES, Bucket, Policy
+from celery_lanes.store.calls import MAX_CALLER_BYTES
+from celery_lanes.store.rules import Bucket, Policy
 
 MAX_NAME_BYTES = 100
 HARD_MARGIN_S = 60.0

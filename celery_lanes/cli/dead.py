@@ -15,7 +15,9 @@ from rich.text import Text
 
 from celery_lanes.cli.control import require_known
 from celery_lanes.cli.exits import REFUSED, CommandFailed
-from celery_lanes.store.base import DeadLetter, Duplicate, Outcome, Store
+from celery_lanes.store.attempts import Outcome
+from celery_lanes.store.base import Store
+from celery_lanes.store.calls import DeadLetter, Duplicate
 from celery_lanes.store.checks import MAX_LETTERS
 
 if TYPE_CHECKING:

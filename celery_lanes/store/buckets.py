@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from celery_lanes.fairness import ready_at, spent
-from celery_lanes.store.base import Bucket, LaneRules
 from celery_lanes.store.keys import quoted
+from celery_lanes.store.rules import Bucket, LaneRules
 
 RATE, TOKENS = " rate", " tokens"
 """Names of the lane's own buckets; a quoted account has no space in it."""

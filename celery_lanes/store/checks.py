@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from celery_lanes.store.base import (
-    MAX_BATCH,
-    MAX_CALLER_BYTES,
-    Bucket,
-    Call,
-    LaneRules,
-    Outcome,
-    Release,
-)
+from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.base import MAX_BATCH
+from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
+from celery_lanes.store.rules import Bucket, LaneRules
 
 MAX_COST = 1e9
 MAX_TIME_MS = 2**52

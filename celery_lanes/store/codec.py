@@ -7,26 +7,12 @@ from itertools import accumulate, pairwise
 from typing import Any
 from urllib.parse import unquote
 
-from celery_lanes.store.base import (
-    Bucket,
-    Call,
-    Closing,
-    DeadLetter,
-    Delayed,
-    Duplicate,
-    Grant,
-    LaneRules,
-    Outcome,
-    Parked,
-    Policy,
-    Reason,
-    Release,
-    Snapshot,
-    Turn,
-    Verdict,
-)
+from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason, Release, Turn
+from celery_lanes.store.base import Snapshot
+from celery_lanes.store.calls import Call, DeadLetter, Delayed, Duplicate, Parked, Verdict
 from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.line import Argument
+from celery_lanes.store.rules import Bucket, LaneRules, Policy
 
 
 def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
-from celery_lanes.store.base import Policy
+from celery_lanes.store.rules import Policy
 
 EVERYBODY = "*"
 """The one account of a fifo lane; a quoted caller never looks like this."""

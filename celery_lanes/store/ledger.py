@@ -13,8 +13,10 @@ from enum import Enum
 from math import ceil
 
 from celery_lanes.fairness import Charge, FairQueue, Place
-from celery_lanes.store.base import Call, LaneRules, Outcome, Reason, Release
+from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.buckets import Buckets
+from celery_lanes.store.calls import Call
+from celery_lanes.store.rules import LaneRules
 
 PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100

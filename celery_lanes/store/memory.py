@@ -15,23 +15,9 @@ from operator import itemgetter
 from threading import RLock
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
-from celery_lanes.store.base import (
-    MAX_BATCH,
-    Call,
-    DeadLetter,
-    Delayed,
-    Duplicate,
-    LaneRules,
-    Parked,
-    Policy,
-    Reaped,
-    Reason,
-    Release,
-    Renewal,
-    Snapshot,
-    Turn,
-    Verdict,
-)
+from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
+from celery_lanes.store.base import MAX_BATCH, Snapshot
+from celery_lanes.store.calls import Call, DeadLetter, Delayed, Duplicate, Parked, Verdict
 from celery_lanes.store.checks import (
     check_calls,
     check_died,
@@ -51,6 +37,7 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import Ledger, Record, State
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.store.turn import Wish, take_turn
 
 WAKE_AT_ONCE = 10

@@ -12,19 +12,9 @@ from redis.exceptions import OutOfMemoryError
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store import codec, health
-from celery_lanes.store.base import (
-    MAX_BATCH,
-    Call,
-    DeadLetter,
-    LaneRules,
-    Policy,
-    Reaped,
-    Release,
-    Renewal,
-    Snapshot,
-    Turn,
-    Verdict,
-)
+from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
+from celery_lanes.store.base import MAX_BATCH, Snapshot
+from celery_lanes.store.calls import Call, DeadLetter, Verdict
 from celery_lanes.store.checks import (
     check_calls,
     check_died,
@@ -37,6 +27,7 @@ from celery_lanes.store.checks import (
 )
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.keys import Keys, checked_name, quoted, random_token
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.store.wire import Client, Wire
 
 NO_REQUEST = 0

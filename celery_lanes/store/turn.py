@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_lanes.fairness import Place
-from celery_lanes.store.base import Closing, Grant, Turn
+from celery_lanes.store.attempts import Closing, Grant, Turn
 from celery_lanes.store.leases import trim_settled
 from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply, State
 

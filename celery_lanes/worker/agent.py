@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery_lanes.errors import StoreError, StoreUnavailable
-from celery_lanes.store.base import Call, Closing, Store, Wakeups
+from celery_lanes.store.attempts import Closing
+from celery_lanes.store.base import Store, Wakeups
+from celery_lanes.store.calls import Call
 from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.conversation import Conversation

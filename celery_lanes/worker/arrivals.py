@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from celery_lanes.store.base import Call
+from celery_lanes.store.calls import Call
 
 MANY = 100
 PATIENCE_S = 0.01

@@ -8,7 +8,7 @@ from typing import Any
 from billiard.exceptions import WorkerLostError
 from kombu.message import Message
 
-from celery_lanes.store.base import Grant, Outcome, Release
+from celery_lanes.store.attempts import Grant, Outcome, Release
 
 
 class Attempt:

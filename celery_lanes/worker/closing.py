@@ -19,7 +19,7 @@ from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
 from celery_lanes.envelope import Envelope
-from celery_lanes.store.base import Closing, Reason
+from celery_lanes.store.attempts import Closing, Reason
 from celery_lanes.worker.malformed import MALFORMED, is_data_refused
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from typing import Protocol
 from celery.utils.log import get_logger
 
 from celery_lanes.errors import LaneNotConfigured
-from celery_lanes.store.base import Store, Turn
+from celery_lanes.store.attempts import Turn
+from celery_lanes.store.base import Store
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.hands import Hands, LaneSource
 from celery_lanes.worker.share import Ask, LaneShare

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from celery_lanes.store.base import Closing, LaneRules, Policy
+from celery_lanes.store.attempts import Closing
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.worker.attempt import Attempt
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from celery_lanes.store.base import MAX_BATCH, Closing, Release, Turn
+from celery_lanes.store.attempts import Closing, Release, Turn
+from celery_lanes.store.base import MAX_BATCH
 from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
 

@@ -26,7 +26,7 @@ from celery_lanes.worker.receipts import Receipts
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
-    from celery_lanes.store.base import Closing
+    from celery_lanes.store.attempts import Closing
 
 logger = get_logger(__name__)
 

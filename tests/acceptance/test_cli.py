@@ -18,8 +18,11 @@ from celery_lanes import Lanes, Settings
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli import main
 from celery_lanes.cli.status import duration, to_json
-from celery_lanes.store.base import Call, LaneRules, Outcome, Policy, Release, Snapshot
+from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.base import Snapshot
+from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from celery.exceptions import (
 from packaging.version import Version
 
 from celery_lanes import CallInfo
-from celery_lanes.store.base import Reaped
+from celery_lanes.store.attempts import Reaped
 from tests.integration.conftest import listening, running, until, waiting
 
 CELERY = Version(version("celery"))

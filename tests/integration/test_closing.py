@@ -13,7 +13,7 @@ from celery import chord, states
 from celery.exceptions import ChordError, WorkerLostError
 
 from celery_lanes.envelope import Envelope
-from celery_lanes.store.base import Closing, Reason
+from celery_lanes.store.attempts import Closing, Reason
 from celery_lanes.worker.closing import write_result
 from tests.integration.conftest import until
 

@@ -22,8 +22,9 @@ from kombu.transport.virtual.base import Base64, Message
 from kombu.utils.json import loads
 from redis import Redis
 
-from celery_lanes.store.base import Call, Policy
+from celery_lanes.store.calls import Call
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.rules import Policy
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
 from celery_lanes.worker.malformed import MALFORMED

@@ -6,18 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from celery_lanes.store.base import (
-    Call,
-    Closing,
-    Grant,
-    LaneRules,
-    Outcome,
-    Policy,
-    Release,
-    Store,
-    Turn,
-    Verdict,
-)
+from celery_lanes.store.attempts import Closing, Grant, Outcome, Release, Turn
+from celery_lanes.store.base import Store
+from celery_lanes.store.calls import Call, Verdict
+from celery_lanes.store.rules import LaneRules, Policy
 
 DEADLINE_S = 10.0
 

@@ -12,8 +12,11 @@ from typing import TypeVar
 import redis as redis_py
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.store.base import Call, Grant, LaneRules, Outcome, Policy, Release, Store
+from celery_lanes.store.attempts import Grant, Outcome, Release
+from celery_lanes.store.base import Store
+from celery_lanes.store.calls import Call
 from celery_lanes.store.connect import open_store
+from celery_lanes.store.rules import LaneRules, Policy
 from tests.store.driving import DEADLINE_S
 
 T = TypeVar("T")

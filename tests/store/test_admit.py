@@ -7,7 +7,8 @@ import math
 import pytest
 
 from celery_lanes.errors import NotQueued
-from celery_lanes.store.base import Delayed, Duplicate, Outcome, Parked, Reason, Release
+from celery_lanes.store.attempts import Outcome, Reason, Release
+from celery_lanes.store.calls import Delayed, Duplicate, Parked
 
 
 def test_admitted_call_waits_and_says_how_many_wait_before_it(lane):

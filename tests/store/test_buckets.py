@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.store.base import Bucket, CallerRules, Outcome, Release
+from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.rules import Bucket, CallerRules
 
 
 def test_lane_bucket_lets_a_burst_pass_then_says_when_to_ask(lane):

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.store.base import Parked, Reason, Renewal
+from celery_lanes.store.attempts import Reason, Renewal
+from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store
 from tests import services
 from tests.clusters import Cluster, Node, await_that, cluster_of, slot_of

@@ -11,7 +11,7 @@ from redis import Redis
 
 from celery_lanes.errors import StoreError
 from celery_lanes.store import lua
-from celery_lanes.store.base import Renewal
+from celery_lanes.store.attempts import Renewal
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.dialect import Functions, Scripts, Sources
 from celery_lanes.store.keys import KINDS

@@ -13,7 +13,7 @@ import pytest
 import redis as redis_py
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.store.base import Release, Renewal
+from celery_lanes.store.attempts import Release, Renewal
 from celery_lanes.store.connect import open_store
 from tests import services
 from tests.clusters import Node, await_that, cluster_of, slot_of

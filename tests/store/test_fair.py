@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from celery_lanes.store.base import CallerRules, Outcome, Release
+from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.rules import CallerRules
 
 
 def test_callers_alternate_however_much_one_of_them_has_waiting(lane):

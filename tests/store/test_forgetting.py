@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.store.base import MAX_BATCH, Outcome, Release, Renewal
+from celery_lanes.store.attempts import Outcome, Release, Renewal
+from celery_lanes.store.base import MAX_BATCH
 from tests.store.driving import Driver
 
 SERVERS = pytest.mark.parametrize("kind", ["valkey", "redis"])

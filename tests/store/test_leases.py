@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.store.base import Outcome, Reaped, Reason, Release, Renewal
+from celery_lanes.store.attempts import Outcome, Reaped, Reason, Release, Renewal
 
 TTL_MS = 60
 UNNAMED_MS = 5_000

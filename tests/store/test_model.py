@@ -25,20 +25,13 @@ from hypothesis.stateful import (
 )
 
 from celery_lanes.errors import NotQueued
-from celery_lanes.store.base import (
-    Bucket,
-    Call,
-    CallerRules,
-    Duplicate,
-    LaneRules,
-    Outcome,
-    Policy,
-    Release,
-    Snapshot,
-)
+from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.base import Snapshot
+from celery_lanes.store.calls import Call, Duplicate
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.ledger import State
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
 from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock

@@ -14,9 +14,11 @@ import redis as redis_py
 
 from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
 from celery_lanes.store import lua
-from celery_lanes.store.base import Outcome, Parked, Policy, Release, Renewal
+from celery_lanes.store.attempts import Outcome, Release, Renewal
+from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.rules import Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
 from tests.store.driving import Driver, RealClock

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from celery_lanes.errors import LaneNotConfigured
-from celery_lanes.store.base import MAX_BATCH, Outcome, Policy, Reason, Release, Turn
+from celery_lanes.store.attempts import Outcome, Reason, Release, Turn
+from celery_lanes.store.base import MAX_BATCH
+from celery_lanes.store.rules import Policy
 
 
 def test_grants_never_exceed_the_cap(lane):

@@ -6,7 +6,8 @@ import select
 
 import pytest
 
-from celery_lanes.store.base import CallerRules, Outcome, Release
+from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.rules import CallerRules
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from celery_lanes.config import CallerSettings, LaneSettings, Rule, Settings
 from celery_lanes.durations import duration_s, written
 from celery_lanes.errors import ConfigError
-from celery_lanes.store.base import Bucket, CallerRules, LaneRules, Policy
+from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
 
 SHIPPED = Path(__file__).parents[2] / "config" / "lanes.toml"
 

@@ -17,8 +17,9 @@ from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.sender import DELAYED_EXCHANGE, _delayed_to, due_ms, is_served
-from celery_lanes.store.base import Grant, LaneRules
+from celery_lanes.store.attempts import Grant
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.rules import LaneRules
 
 AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 

@@ -11,8 +11,9 @@ import pytest
 from billiard.pool import ApplyResult
 
 from celery_lanes.errors import StoreError, StoreUnavailable
-from celery_lanes.store.base import Call, LaneRules, Policy
+from celery_lanes.store.calls import Call
 from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.worker import arrivals, conversation
 from celery_lanes.worker.agent import Agent
 

@@ -1,0 +1,96 @@
+"""What a worker and the store tell each other of attempts: grants, ends, renewals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Outcome(str, Enum):
+    """How an attempt ended.
+
+    DONE: settled; the result, if any, is written. BACK: put back unharmed, at its place and
+    refunded. LOST: the body died with its process; put back and counted, a dead letter after
+    ``max_leases``. STRANGE: this worker cannot run the call (unknown task); put back after a
+    delay of 1, 2, 4 ... s and counted like LOST.
+    """
+
+    DONE = "done"
+    BACK = "back"
+    LOST = "lost"
+    STRANGE = "strange"
+
+
+class Reason(str, Enum):
+    """Why a call ends without a body that writes its result."""
+
+    LOST = "lost"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a lease back; a wrong or old token changes nothing.
+
+    ``cost`` is the real cost of a call that is done, if known: 0 to 1e9, less than 1 counts as 1.
+    """
+
+    call: str
+    token: str
+    outcome: Outcome = Outcome.DONE
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A call that may start now. ``attempt`` counts grants from 1.
+
+    ``wait_ms``: since it was admitted, due or put back, whichever came last.
+    """
+
+    call: str
+    token: str
+    caller: str
+    attempt: int
+    wait_ms: int
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A call whose result this worker must write, then ``close``."""
+
+    call: str
+    token: str
+    reason: Reason
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What ``next`` answers. ``due_in_ms``: ask again then, even unwoken; ``None`` = when woken."""
+
+    grants: tuple[Grant, ...] = ()
+    closings: tuple[Closing, ...] = ()
+    due_in_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What ``renew`` answers: named calls whose lease is gone, and how many unnamed went back."""
+
+    lost: tuple[str, ...] = ()
+    put_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What ``reap`` did with expired leases: put back, moved to closing; or extended them all.
+
+    ``extended_ms`` is negative after the store's clock has jumped back.
+    """
+
+    put_back: int = 0
+    closing: int = 0
+    extended_ms: int = 0

@@ -1,0 +1,83 @@
+"""Calls as the store is given them, and what it says of one that came or died."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_lanes.store.attempts import Outcome
+
+MAX_CALLER_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One published task message, as it is admitted.
+
+    Attributes:
+        id: the sender's nonce, or what the prelude derived for a message without one.
+        task_id: Celery's task id; several calls may share it (retry, replace).
+        task: the task's name.
+        caller: any text of up to 256 UTF-8 bytes; "" is one shared bucket.
+        priority: -1000 to 1000; higher first within the caller.
+        cost: estimate, 1 to 1e9.
+        due_ms: not before this time of the store's clock; 0 = at once.
+        remember: refuse it as a duplicate also if it has settled already. False for a message
+            without a nonce, which may rightly come again, unless the broker redelivers it.
+        arrival: names this arrival of a message without a nonce: the same arrival, admitted again
+            after a lost reply, is a duplicate also if the call has settled already.
+        redelivery_ms: how long after it has settled the broker may still bring its message again.
+        envelope: the message itself; opaque to the store.
+    """
+
+    id: str
+    task_id: str
+    task: str
+    caller: str = ""
+    priority: int = 0
+    cost: float = 1.0
+    due_ms: int = 0
+    remember: bool = True
+    arrival: str = ""
+    redelivery_ms: int = 0
+    envelope: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Accepted; ``ahead`` calls of the lane were waiting before it (in all callers' queues)."""
+
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """Accepted; it will wait from ``due_ms`` on."""
+
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Already here: ``state`` is waiting, delayed, running, closing or settled."""
+
+    state: str
+
+
+Verdict = Parked | Delayed | Duplicate
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A call that has been given up; it may be admitted anew, under another id.
+
+    Attributes:
+        call: as it was admitted, but due at once.
+        attempts: how often it was granted.
+        reason: how its last attempt ended, ``LOST`` or ``STRANGE``.
+        died_ms: when its failure had been written.
+    """
+
+    call: Call
+    attempts: int
+    reason: Outcome
+    died_ms: int

@@ -1,0 +1,57 @@
+"""What the store must know of a lane: its slots, leases, buckets and callers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Policy(str, Enum):
+    """How a lane orders its callers: fair shares, or one queue for all."""
+
+    FAIR = "fair"
+    FIFO = "fifo"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A wall-clock bucket (GCRA): ``count`` units every ``period_ms``, up to ``burst`` at once."""
+
+    count: float
+    period_ms: int
+    burst: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRules:
+    """A caller's weight (its share against others; 1e-3 to 1e3) and optional bucket of calls."""
+
+    weight: float = 1.0
+    rate: Bucket | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRules:
+    """What the store must know of a lane; written by each worker when it starts.
+
+    Attributes:
+        max_concurrent: slots; live leases never exceed it.
+        lease_ttl_ms: how long a silent worker keeps its leases.
+        max_leases: how many lost leases make a call a dead letter.
+        dedupe_ttl_ms: how long a settled call is remembered, at least.
+        rate: bucket of calls for the whole lane.
+        tokens: bucket of cost for the whole lane.
+        callers: weights and rates by caller name; others have weight 1 and no rate.
+        acks_early: task name -> whether Celery acknowledges it before it runs. A lost lease of
+            such a call is closed, not run again. Only the named tasks are changed.
+    """
+
+    max_concurrent: int
+    lease_ttl_ms: int = 30_000
+    max_leases: int = 5
+    dedupe_ttl_ms: int = 120_000
+    rate: Bucket | None = None
+    tokens: Bucket | None = None
+    callers: Mapping[str, CallerRules] = field(default_factory=dict)
+    acks_early: Mapping[str, bool] = field(default_factory=dict)
