@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from math import ceil
 
 Place = tuple[int, int, str]
 """(minus priority, sequence number, call): sorts as the calls of an account are served."""
@@ -105,6 +106,12 @@ class FairQueue:
         if account in self.ring:
             self._leave(account, self.ring[account])
 
+    def start(self, account: str) -> float:
+        """Give an account's start tag; for one that is not in the ring, what it would be."""
+        if account in self.ring:
+            return self.ring[account]
+        return max(self.time.now, self.finishes.get(account, 0.0))
+
     def first(self) -> tuple[str, Place] | None:
         """Give the account to serve next, and its first call."""
         if not self.ring:
@@ -159,7 +166,8 @@ class FairQueue:
             self.finishes.clear()
 
     def _enter(self, account: str) -> None:
-        self.ring[account] = max(self.time.now, self.finishes.pop(account, 0.0))
+        self.ring[account] = self.start(account)
+        self.finishes.pop(account, None)
         self.total_weight += self.weight(account)
 
     def _leave(self, account: str, finish: float) -> None:
@@ -174,6 +182,14 @@ class FairQueue:
             self.finishes[account] += difference
         elif difference > 0:
             self.finishes[account] = self.time.now + difference
+
+
+def starts_before(tag: float, *, start: float, step: float) -> int:
+    """Count the start tags ``start``, ``start + step`` ... that are smaller than a tag.
+
+    ``step`` is cost / weight: what each grant moves an account on.
+    """
+    return max(0, ceil((tag - start) / step))
 
 
 def ready_at(full_at: float, *, interval_ms: float, burst: float, cost: float) -> float:

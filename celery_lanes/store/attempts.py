@@ -9,13 +9,15 @@ from enum import Enum
 class Outcome(str, Enum):
     """How an attempt ended.
 
-    DONE: settled; the result, if any, is written. BACK: put back unharmed, at its place and
-    refunded. LOST: the body died with its process; put back and counted, a dead letter after
-    ``max_leases``. STRANGE: this worker cannot run the call (unknown task); put back after a
-    delay of 1, 2, 4 ... s and counted like LOST.
+    DONE: settled; the body ended well, and its time tells how long calls of the lane take.
+    FAILED: settled; the body raised, was stopped, asked for a retry or never ran, so its time tells
+    nothing. BACK: put back unharmed, at its place and refunded. LOST: the body died with its
+    process; put back and counted, a dead letter after ``max_leases``. STRANGE: this worker cannot
+    run the call (unknown task); put back after a delay of 1, 2, 4 ... s and counted like LOST.
     """
 
     DONE = "done"
+    FAILED = "failed"
     BACK = "back"
     LOST = "lost"
     STRANGE = "strange"
@@ -33,7 +35,8 @@ class Reason(str, Enum):
 class Release:
     """Give a lease back; a wrong or old token changes nothing.
 
-    ``cost`` is the real cost of a call that is done, if known: 0 to 1e9, less than 1 counts as 1.
+    ``cost`` is the real cost of a call that is done or failed, if known: 0 to 1e9, less than 1
+    counts as 1.
     """
 
     call: str

@@ -16,6 +16,7 @@ from typing import Protocol
 from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
 from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.standing import Standing
 
 MAX_BATCH = 500
 
@@ -126,6 +127,12 @@ class Store(Protocol):
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""
+
+    def position(self, lane: str, task_id: str) -> Standing:
+        """Read where the youngest call of a task id stands, and what holds it up.
+
+        Raises ``NotQueued`` for a task id that has no call in the lane: unknown, or settled.
+        """
 
     def lanes(self) -> list[str]:
         """Name every lane that has been used, sorted."""

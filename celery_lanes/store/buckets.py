@@ -34,6 +34,15 @@ class Buckets:
         """Say when the lane's buckets let a call of this cost pass."""
         return max(self._ready_at(RATE, 1.0), self._ready_at(TOKENS, cost))
 
+    def passes_at(self, name: str, *, after: float, cost: float, now: int) -> float:
+        """Say when a bucket lets ``cost`` pass, if ``after`` is taken out of it before."""
+        bucket = self.by_name.get(name)
+        if bucket is None:
+            return 0.0
+        full_at, interval = self.full_at.get(name, 0.0), _interval_ms(bucket)
+        full_at = spent(full_at, now, interval_ms=interval, cost=after)
+        return ready_at(full_at, interval_ms=interval, burst=bucket.burst, cost=cost)
+
     def spend(self, account: str, cost: float, now: int) -> None:
         """Take a granted call's share out of every bucket."""
         for name, amount in ((account, 1.0), (RATE, 1.0), (TOKENS, cost)):

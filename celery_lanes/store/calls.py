@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from celery_lanes.store.attempts import Outcome
 
 MAX_CALLER_BYTES = 256
+
+
+class State(str, Enum):
+    """Where a call is; settled calls are only remembered by id."""
+
+    WAITING = "waiting"
+    DELAYED = "delayed"
+    RUNNING = "running"
+    CLOSING = "closing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import Any
@@ -9,10 +10,19 @@ from urllib.parse import unquote
 
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason, Release, Turn
 from celery_lanes.store.base import Snapshot
-from celery_lanes.store.calls import Call, DeadLetter, Delayed, Duplicate, Parked, Verdict
+from celery_lanes.store.calls import (
+    Call,
+    DeadLetter,
+    Delayed,
+    Duplicate,
+    Parked,
+    State,
+    Verdict,
+)
 from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.line import Argument
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
+from celery_lanes.store.standing import Standing
 
 
 def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
@@ -108,6 +118,35 @@ def snapshot(lane: str, cap: int, paused: int, *counts: int) -> Snapshot:
         **dict(zip(_COUNTS, counts, strict=True)),
     )
 
+
+def standing(
+    lane: str, state: bytes, facts: list[int], running_ms: list[int], served_ms: bytes
+) -> Standing:
+    """Read where a call stands."""
+    *counts, is_at_least, is_fifo, paused, cap = facts
+    return Standing(
+        lane=lane,
+        state=State(state.decode()),
+        is_at_least=bool(is_at_least),
+        is_fifo=bool(is_fifo),
+        paused=bool(paused),
+        max_concurrent=None if cap < 0 else cap,
+        running_ms=tuple(running_ms),
+        served_ms=struct.unpack(f">{len(served_ms) // 4}I", served_ms),
+        **dict(zip(_FACTS, counts, strict=True)),
+    )
+
+
+_FACTS = (
+    "own_ahead",
+    "others_ahead",
+    "running",
+    "workers",
+    "due_in_ms",
+    "caller_rate_in_ms",
+    "lane_rate_in_ms",
+    "lane_tokens_in_ms",
+)
 
 _COUNTS = (
     "running",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from celery_lanes.store.ledger import Ledger, Record, State
+from celery_lanes.store.calls import State
+from celery_lanes.store.ledger import Ledger, Record
 
 UNNAMED_AFTER_MS = 5_000
 REAP_AT_ONCE = 500

@@ -6,34 +6,25 @@ scripts of the Redis store (``lua/_moves.lua``), with the same names in the same
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from math import ceil
 
 from celery_lanes.fairness import Charge, FairQueue, Place
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.buckets import Buckets
-from celery_lanes.store.calls import Call
+from celery_lanes.store.calls import Call, State
 from celery_lanes.store.rules import LaneRules
 
 PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100
 WAKE_TRIES = 10
 MINUTE_S = 60
+TIMES_KEPT = 31
 DEFAULT_MAX_LEASES = 5
 DEFAULT_DEDUPE_TTL_MS = 120_000
 DEFAULT_LEASE_TTL_MS = 30_000
-
-
-class State(str, Enum):
-    """Where a call is; settled calls are only remembered by id."""
-
-    WAITING = "waiting"
-    DELAYED = "delayed"
-    RUNNING = "running"
-    CLOSING = "closing"
 
 
 @dataclass(slots=True)
@@ -96,6 +87,7 @@ class Ledger:
     settled: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[int, Record]] = field(default_factory=list)
     done: Counter[int] = field(default_factory=Counter)
+    times_ms: deque[int] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
     acks_early: dict[str, bool] = field(default_factory=dict)
     seq: int = 0
     ticked_ms: int | None = None
@@ -191,6 +183,9 @@ class Ledger:
         self.unlease(record)
         match release.outcome:
             case Outcome.DONE:
+                self.times_ms.append(max(0, self.now - record.granted_at_ms))
+                self._finish(record, release.cost)
+            case Outcome.FAILED:
                 self._finish(record, release.cost)
             case Outcome.BACK:
                 self.put_back(record)

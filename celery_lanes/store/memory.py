@@ -11,13 +11,21 @@ from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from threading import RLock
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
-from celery_lanes.store.calls import Call, DeadLetter, Delayed, Duplicate, Parked, Verdict
+from celery_lanes.store.calls import (
+    Call,
+    DeadLetter,
+    Delayed,
+    Duplicate,
+    Parked,
+    State,
+    Verdict,
+)
 from celery_lanes.store.checks import (
     check_calls,
     check_died,
@@ -36,8 +44,10 @@ from celery_lanes.store.leases import (
     take_back_unnamed,
     trim,
 )
-from celery_lanes.store.ledger import Ledger, Record, State
+from celery_lanes.store.ledger import Ledger, Record
 from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.standing import NOWHERE, Standing
+from celery_lanes.store.survey import survey
 from celery_lanes.store.turn import Wish, take_turn
 
 WAKE_AT_ONCE = 10
@@ -220,6 +230,15 @@ class MemoryStore:
         """Read a lane."""
         with self._open(lane) as ledger:
             return _snapshot(lane, ledger)
+
+    def position(self, lane: str, task_id: str) -> Standing:
+        """Read where a task id's youngest call stands."""
+        with self._open(lane) as ledger:
+            of_task = (r for r in ledger.records.values() if r.call.task_id == task_id)
+            record = max(of_task, key=attrgetter("seq"), default=None)
+            if record is None:
+                raise NotQueued(NOWHERE)
+            return survey(lane, ledger, record)
 
     def lanes(self) -> list[str]:
         """Name every lane that has been used."""

@@ -28,6 +28,7 @@ from celery_lanes.store.checks import (
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.keys import Keys, checked_name, quoted, random_token
 from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.wire import Client, Wire
 
 NO_REQUEST = 0
@@ -164,6 +165,14 @@ class RedisStore:
         """Read a lane."""
         checked_name(lane, "the lane's name")
         return codec.snapshot(lane, *self._wire.run("snapshot", lane))
+
+    def position(self, lane: str, task_id: str) -> Standing:
+        """Read where a task id's youngest call stands."""
+        checked_name(lane, "the lane's name")
+        answer = self._wire.run("position", lane, quoted(task_id))
+        if not answer:
+            raise NotQueued(NOWHERE)
+        return codec.standing(lane, *answer)
 
     def lanes(self) -> list[str]:
         """Name every lane that has been used."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from celery_lanes.fairness import Place
 from celery_lanes.store.attempts import Closing, Grant, Turn
+from celery_lanes.store.calls import State
 from celery_lanes.store.leases import trim_settled
-from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply, State
+from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply
 
 FORGET_EVERY, FORGET_SOON, FORGET_LEAST, FORGET_MOST = 16, 12, 200, 500
 

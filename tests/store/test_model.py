@@ -27,11 +27,11 @@ from hypothesis.stateful import (
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
-from celery_lanes.store.calls import Call, Duplicate
+from celery_lanes.store.calls import Call, Duplicate, State
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.ledger import State
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
+from celery_lanes.store.standing import Standing
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
 from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock
@@ -204,7 +204,7 @@ class TwoStores(RuleBasedStateMachine):
     def next(self, worker, want, closings, outcome, cost, ends, is_reply_lost):
         mine = [call for call, (owner, _) in sorted(self.held.items()) if owner == worker][:ends]
         releases = [Release(call, self.held.pop(call)[1], outcome, cost) for call in mine]
-        if outcome is Outcome.DONE:
+        if outcome in (Outcome.DONE, Outcome.FAILED):
             self.ended.update(
                 r.call for r in releases if self.is_held(r.call, r.token, State.RUNNING)
             )
@@ -291,6 +291,10 @@ class TwoStores(RuleBasedStateMachine):
         while self.closings:
             self.close(token="right")
 
+    @rule(number=st.integers(0, 6))
+    def ask_for_a_position(self, number):
+        self.both("position", f"t{number}")
+
     @rule()
     def read_dead_letters(self):
         self.both("dead_letters", limit=5)
@@ -339,7 +343,7 @@ def ask(store, verb, *args, **kwargs):
         answer = getattr(store, verb)(LANE, *args, **kwargs)
         if verb == "dead_letters":  # those of one millisecond come in any order
             answer.sort(key=lambda letter: (-letter.died_ms, letter.call.id))
-        return replace(answer, workers=0) if isinstance(answer, Snapshot) else answer
+        return replace(answer, workers=0) if isinstance(answer, (Snapshot, Standing)) else answer
     except (NotQueued, ValueError) as error:
         return repr(error)
 

@@ -2,22 +2,6 @@
 
 local ASIDE_AT_ONCE = 100
 
--- A bucket is kept as "interval burst": ms for one unit to refill, units at most.
-local function ready_at(bucket, full_at, cost)
-  if not bucket then return 0 end
-  local interval, burst = string.match(bucket, '^(%S+) (%S+)$')
-  return full_at - (burst - math.min(cost, burst)) * interval
-end
-
-local function spent(bucket, full_at, cost)
-  if not bucket then return full_at end
-  return math.max(full_at, now) + cost * string.match(bucket, '^%S+')
-end
-
-local function lane_ready_at(cost)
-  return math.max(ready_at(rules.rate, lane.rate_full, 1), ready_at(rules.tokens, lane.tokens_full, cost))
-end
-
 -- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms and
 -- the lengths of call, token, caller and envelope in one line; then these four.
 local function told_grant(r, envelope)

@@ -1,11 +1,18 @@
 -- What a worker says of the ends of its attempts, as in ledger.py.
 
-local outcomes = {}
+local outcomes, TIMES_KEPT = {}, 31
 
-function outcomes.done(r, cost)
+function outcomes.failed(r, cost)
   if cost then correct(r, math.max(1, cost)) end
   finish_charge(r)
   settle(r)
+end
+
+-- Keeps how long it held its slot, beside those before it: ms in 4 bytes each, 49 days at most.
+function outcomes.done(r, cost)
+  local ms = math.min(math.max(0, now - r.granted), 2 ^ 32 - 1)
+  lane.times = string.sub((lane.times or '') .. struct.pack('>I4', ms), -4 * TIMES_KEPT)
+  outcomes.failed(r, cost)
 end
 
 outcomes.back = put_back
@@ -24,7 +31,7 @@ local function release(id, token, outcome, cost)
   if not r or r.state ~= 'running' or r.token ~= token then return 0 end
   unlease(r)
   outcomes[outcome](r, cost)
-  return outcome == 'done' and 1 or 0
+  return (outcome == 'done' or outcome == 'failed') and 1 or 0
 end
 
 -- Counts this second's ended calls; a second that is over goes into one of 60 fields.

@@ -1,0 +1,16 @@
+-- Wall-clock buckets (GCRA), as in fairness.py: of the lane, and of some callers.
+-- A bucket is kept as "interval burst": ms for one unit to refill, units at most.
+local function ready_at(bucket, full_at, cost)
+  if not bucket then return 0 end
+  local interval, burst = string.match(bucket, '^(%S+) (%S+)$')
+  return full_at - (burst - math.min(cost, burst)) * interval
+end
+
+local function spent(bucket, full_at, cost)
+  if not bucket then return full_at end
+  return math.max(full_at, now) + cost * string.match(bucket, '^%S+')
+end
+
+local function lane_ready_at(cost)
+  return math.max(ready_at(rules.rate, lane.rate_full, 1), ready_at(rules.tokens, lane.tokens_full, cost))
+end

@@ -1,0 +1,181 @@
+"""Where a call stands: how many calls go before it, when it will start, and what holds it up.
+
+Both stores read the same facts; what follows from them is said here once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from celery_lanes.store.calls import State
+
+NOWHERE = "no call of this task id is in the lane: it has ended, or was never published"
+
+
+class Hold(str, Enum):
+    """What holds a call up; if there are several, the first of these.
+
+    RUNNING, CLOSING: nothing, it does not wait any more. DELAYED: it is not due yet. PAUSED: the
+    lane starts nothing. NO_WORKER: none was heard of within ``lease_ttl``, or none has brought the
+    lane's settings yet. CALLER_RATE, LANE_RATE, LANE_TOKENS: a bucket lets it pass later than the
+    slots would. NOTHING: a slot is free for it, it starts now. SHARE: calls of other callers have
+    their turn first. CAP: all slots are busy, and at most calls of its own caller go before it.
+    """
+
+    RUNNING = "running"
+    CLOSING = "closing"
+    DELAYED = "delayed"
+    PAUSED = "paused"
+    NO_WORKER = "no_worker"
+    CALLER_RATE = "caller_rate"
+    LANE_RATE = "lane_rate"
+    LANE_TOKENS = "lane_tokens"
+    NOTHING = "nothing"
+    SHARE = "share"
+    CAP = "cap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One consistent reading of a call and what is before it. What comes later is not foreseen.
+
+    Attributes:
+        lane: where it is.
+        state: what has become of the call.
+        own_ahead: calls of its caller that go before it; in a fifo lane, of all callers.
+        others_ahead: calls of other callers that fair order serves before it, if each costs what
+            the first one of its caller does, and nobody's bucket is empty.
+        is_at_least: more than 500 callers go before it, and of those beyond only one call each is
+            counted.
+        is_fifo: all callers share one queue.
+        paused: the lane starts nothing.
+        max_concurrent: slots; ``None`` if no worker has brought the lane's settings yet.
+        running: live leases of the lane.
+        workers: those heard of within ``lease_ttl``.
+        due_in_ms: until a delayed call may start.
+        caller_rate_in_ms: until its caller's bucket lets it pass, after those ahead.
+        lane_rate_in_ms: until the lane's bucket of calls does.
+        lane_tokens_in_ms: until the lane's bucket of cost does.
+        running_ms: for how long up to 100 of the running calls have run.
+        served_ms: how long the last calls that ended well held their slots, up to 31.
+    """
+
+    lane: str
+    state: State
+    own_ahead: int
+    others_ahead: int
+    is_at_least: bool
+    is_fifo: bool
+    paused: bool
+    max_concurrent: int | None
+    running: int
+    workers: int
+    due_in_ms: int
+    caller_rate_in_ms: int
+    lane_rate_in_ms: int
+    lane_tokens_in_ms: int
+    running_ms: tuple[int, ...]
+    served_ms: tuple[int, ...]
+
+    @property
+    def ahead(self) -> int:
+        """Count all calls that go before it."""
+        return self.own_ahead + self.others_ahead
+
+    @property
+    def is_waiting(self) -> bool:
+        """Say whether it is still to start."""
+        return self.state in (State.WAITING, State.DELAYED)
+
+    @property
+    def median_ms(self) -> int | None:
+        """Say how long calls of this lane take; ``None`` before one has ended well."""
+        return self._quartile(2)
+
+    @property
+    def eta_ms(self) -> tuple[int, int] | None:
+        """Say in how long it starts: if calls take as long as the quicker quarter, or the slower.
+
+        ``None`` if it has started or nobody can tell: the lane is paused or has no slots, no worker
+        is there, or no call of it has ended well yet.
+        """
+        turn_in_ms = self._turn_in_ms
+        if not (self.is_waiting and self.workers) or self.paused or turn_in_ms is None:
+            return None
+        least = max(self.due_in_ms, *self._buckets.values())
+        return max(least, turn_in_ms[0]), max(least, turn_in_ms[1])
+
+    @property
+    def hold(self) -> Hold:
+        """Say what holds it up."""
+        is_so = {
+            Hold.RUNNING: self.state is State.RUNNING,
+            Hold.CLOSING: self.state is State.CLOSING,
+            Hold.DELAYED: self.due_in_ms > 0,
+            Hold.PAUSED: self.paused,
+            Hold.NO_WORKER: not self.workers or self.max_concurrent is None,
+            self._slowest: self._is_held_by_bucket,
+            Hold.NOTHING: self.ahead < self._free,
+            Hold.SHARE: self.others_ahead > 0,
+        }
+        return next((hold for hold, holds in is_so.items() if holds), Hold.CAP)
+
+    @property
+    def _free(self) -> int:
+        return (self.max_concurrent or 0) - self.running
+
+    @property
+    def _buckets(self) -> dict[Hold, int]:
+        return {
+            Hold.CALLER_RATE: self.caller_rate_in_ms,
+            Hold.LANE_RATE: self.lane_rate_in_ms,
+            Hold.LANE_TOKENS: self.lane_tokens_in_ms,
+        }
+
+    @property
+    def _slowest(self) -> Hold:
+        return max(self._buckets, key=self._buckets.__getitem__)
+
+    @property
+    def _is_held_by_bucket(self) -> bool:
+        _, turn_in_ms = self._turn_in_ms or (0, 0)
+        return self._buckets[self._slowest] > turn_in_ms
+
+    @property
+    def _turn_in_ms(self) -> tuple[int, int] | None:
+        """Say in how long a slot is free for it, by the quicker and the slower quarter."""
+        if self.ahead < self._free:
+            return 0, 0
+        quick, slow = self._quartile(1), self._quartile(3)
+        if not self.max_concurrent or quick is None or slow is None:
+            return None
+        return self._slot_in_ms(quick, most_ms=quick), self._slot_in_ms(slow, most_ms=self._longest)
+
+    def _slot_in_ms(self, service_ms: int, *, most_ms: int) -> int:
+        """Say when all that is ahead has had a slot and one is free, by the time a call takes.
+
+        Slots serve in waves, ahead / slots of them; in the last one it takes the slot that so many
+        of the running calls leave before. More may run than there are slots now.
+        """
+        slots = self.max_concurrent or 1
+        waves, number = divmod(self.ahead, slots)
+        number += self.running - slots
+        if number < 0:
+            return waves * service_ms
+        left = sorted(_left_ms(ran, service_ms, most_ms) for ran in self.running_ms)
+        return waves * service_ms + left[number * len(left) // self.running]
+
+    @property
+    def _longest(self) -> int:
+        return max(self.served_ms)
+
+    def _quartile(self, number: int) -> int | None:
+        if not self.served_ms:
+            return None
+        return sorted(self.served_ms)[(len(self.served_ms) - 1) * number // 4]
+
+
+def _left_ms(ran_ms: int, service_ms: int, most_ms: int) -> int:
+    """Say how long a call runs on; one that has run for longer than usual, up to the longest."""
+    return service_ms - ran_ms if ran_ms <= service_ms else max(0, most_ms - ran_ms)
