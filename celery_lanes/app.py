@@ -18,6 +18,7 @@ import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
 from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.errors import ConfigError, StoreError
+from celery_lanes.position import Position, find_position
 from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
@@ -97,6 +98,23 @@ class Lanes:
     def admit(self, lane: str, calls: Sequence[Call]) -> list[Verdict]:
         """Park calls in a lane."""
         return self.store.admit(lane, calls, policy=self.policy(lane))
+
+    def position(self, result: Any, *, lane: str | None = None) -> Position:
+        """Say where a call stands: its place in fair order, when it starts, what holds it up.
+
+        Args:
+            result: an ``AsyncResult`` or a task id; of one that was retried, the last call.
+            lane: where to look; ``None`` = in every lane in use, one question for each.
+
+        Raises ``NotQueued`` if no lane has it: it has ended, was never published, or is still in
+        the broker (``intake = "broker"``).
+        """
+        lanes = self.store.lanes() if lane is None else [lane]
+        return find_position(self.store, getattr(result, "id", result), lanes)
+
+    def explain(self, result: Any, *, lane: str | None = None) -> str:
+        """Say in one line why a call waits; see ``position``."""
+        return self.position(result, lane=lane).explanation
 
     def policy(self, lane: str) -> Policy:
         """How a lane orders its callers."""

@@ -53,6 +53,17 @@ def written(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
+def rounded(seconds: float) -> str:
+    """Write a time as people read it: 0.4s, 12s, 3m 20s, 2h 5m."""
+    if seconds < 10:  # noqa: PLR2004 - from here on tenths tell nothing
+        return f"{seconds:.1f}s"
+    minutes, whole = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{whole}s"
+    hours, left = divmod(minutes, 60)
+    return f"{hours}h {left}m" if hours else f"{minutes}m {whole}s"
+
+
 def _written_s(text: str) -> float:
     if not _DURATION.fullmatch(text):
         raise ValueError(text)

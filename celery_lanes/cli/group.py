@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_lanes.cli import control, dead, status
+from celery_lanes.cli import control, dead, status, where
 from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
@@ -104,6 +104,16 @@ def _resume(ctx: click.Context, /, lane: str) -> None:
 def _cancel(ctx: click.Context, /, task_id: str) -> None:
     """Take a waiting call off its lane; its result becomes REVOKED."""
     click.echo(control.cancel(_lanes(ctx), task_id))
+
+
+@lanes.command(name="where")
+@click.argument("task_id")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.pass_context
+def _where(ctx: click.Context, /, task_id: str, *, as_json: bool) -> None:
+    """Say where a call stands in its lane, when it starts, and why it waits."""
+    position = _lanes(ctx).position(task_id)
+    click.echo(where.to_json(position) if as_json else "\n".join(where.lines(position)))
 
 
 @lanes.command(name="dead")

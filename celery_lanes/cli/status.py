@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from celery_lanes.durations import rounded
 from celery_lanes.store.base import Snapshot
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 _WORDS = {"lane", "state"}
 _RARE = {"delayed", "dead", "state"}
-_MINUTE_S = 60
-_HOUR_S = 3600
 MIN_WIDTH = 96
 
 
@@ -58,18 +57,6 @@ def table(snapshots: Sequence[Snapshot]) -> Table:
     return drawn
 
 
-def duration(seconds: float) -> str:
-    """Write a time as people read it: 0.4s, 12s, 3m 20s, 2h 5m."""
-    if seconds < 10:  # noqa: PLR2004 - from here on tenths tell nothing
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < _MINUTE_S:
-        return f"{whole}s"
-    if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S}m {whole % _MINUTE_S}s"
-    return f"{whole // _HOUR_S}h {whole % _HOUR_S // _MINUTE_S}m"
-
-
 def _with_cap(lanes: Lanes, snapshot: Snapshot) -> Snapshot:
     """Show the file's cap of a lane that no worker has brought to the store yet."""
     if snapshot.max_concurrent is not None:
@@ -80,7 +67,7 @@ def _with_cap(lanes: Lanes, snapshot: Snapshot) -> Snapshot:
 def _cells(snapshot: Snapshot) -> dict[str, Text]:
     """Write the row; what is empty is nothing worth a column."""
     is_full = snapshot.max_concurrent is not None and snapshot.running >= snapshot.max_concurrent
-    oldest = duration(snapshot.oldest_wait_ms / 1000) if snapshot.waiting else "-"
+    oldest = rounded(snapshot.oldest_wait_ms / 1000) if snapshot.waiting else "-"
     return {
         "lane": Text(snapshot.lane),
         "cap": Text(str(snapshot.max_concurrent)),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
+from celery.worker import state
 from kombu.message import Message
 
 from celery_lanes.store.attempts import Grant, Outcome, Release
@@ -84,14 +85,19 @@ class Attempt:
             return Outcome.LOST if self.is_lost else Outcome.BACK
         if self.request is None and not self.acked and self.requeue is None:
             return Outcome.BACK  # it never reached the pool
-        return Outcome.DONE
+        return Outcome.DONE if self._has_succeeded else Outcome.FAILED
+
+    @property
+    def _has_succeeded(self) -> bool:
+        """Say whether Celery has heard so; on every pool before the job ends."""
+        return self.request is not None and self.request.id in state.successful_requests
 
     def _stopped(self) -> Outcome:
         """Tell an early acknowledgement, made before the body ran, from a late one."""
         if not self.acked:
             return Outcome.BACK
         is_late = self.request is not None and self.request.task.acks_late
-        return Outcome.DONE if is_late else Outcome.LOST
+        return Outcome.FAILED if is_late else Outcome.LOST
 
 
 class LaneMessage(Message):  # type: ignore[misc] # kombu is not typed

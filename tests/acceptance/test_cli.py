@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from celery_lanes import Lanes, Settings
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli import main
-from celery_lanes.cli.status import duration, to_json
+from celery_lanes.cli.status import to_json
+from celery_lanes.durations import rounded
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call
@@ -121,7 +122,7 @@ def test_a_snapshot_is_written_out_in_full():
     ids=str,
 )
 def test_a_wait_is_written_as_people_read_it(seconds, words):
-    assert duration(seconds) == words
+    assert rounded(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -233,6 +234,63 @@ def test_cancel_of_what_does_not_wait_is_refused(shell):
 
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert "b waits in no lane" in shown.stderr
+
+
+def test_where_says_place_start_and_reason_of_a_waiting_call(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=1))
+    park(shell, "ollama", "n1", "n2", caller="bob")
+    park(shell, "ollama", "n3")
+    shell.store.next("ollama", worker="w", request=1, want=1)
+
+    shown = shell("where", "n2")
+
+    assert shown.exit_code == 0
+    assert shown.output.splitlines() == [
+        "lane    ollama",
+        "place   2",
+        "ahead   0 own, 1 of other callers",
+        "starts  nobody can tell",
+        "why     the only slot is busy, and other callers have their share; "
+        + "1 call of other callers goes before it",
+    ]
+
+
+def test_where_of_a_call_that_runs_is_its_lane_and_no_place(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=1))
+    park(shell, "ollama", "n1")
+    shell.store.next("ollama", worker="w", request=1, want=1)
+
+    assert shell("where", "n1").output == "lane    ollama\nwhy     it runs\n"
+
+
+def test_where_json_is_an_object_with_units_in_its_names(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=1))
+    shell.store.next("ollama", worker="w", request=1, want=0)
+    park(shell, "ollama", "n1")
+
+    shown = json.loads(shell("where", "n1", "--json").output)
+
+    assert shown == {
+        "place": 1,
+        "lane": "ollama",
+        "own_ahead": 0,
+        "others_ahead": 0,
+        "is_at_least": False,
+        "eta_s": [0.0, 0.0],
+        "reason": "nothing",
+        "explanation": "ollama: a slot is free for it; it starts now",
+    }
+
+
+def test_where_of_what_is_in_no_lane_is_refused(shell):
+    park(shell, "ollama", "n1")
+
+    shown = shell("where", "n2")
+
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert shown.stderr == (
+        "celery lanes: n2 is in no lane: it has ended, or was never published\n"
+    )
 
 
 def test_dead_lists_the_dead_letters_of_a_lane(shell):

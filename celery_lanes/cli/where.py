@@ -1,0 +1,26 @@
+"""What ``lanes where`` says of a call: its place, when it starts, and what holds it up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from celery_lanes.position import Position, in_about
+
+
+def to_json(position: Position) -> str:
+    """Write an object; ``eta_s`` is a list of two numbers of seconds, or null."""
+    fields = {"place": position.place, **asdict(position)}
+    return json.dumps(fields, indent=2, ensure_ascii=False)
+
+
+def lines(position: Position) -> Iterator[str]:
+    """Write a line for each fact; a call that does not wait has only a lane and a reason."""
+    yield f"lane    {position.lane}"
+    if position.place:
+        least = "at least " if position.is_at_least else ""
+        yield f"place   {least}{position.place}"
+        yield f"ahead   {position.own_ahead} own, {position.others_ahead} of other callers"
+        yield f"starts  {in_about(position.eta_s) if position.eta_s else 'nobody can tell'}"
+    yield f"why     {position.explanation.removeprefix(f'{position.lane}: ')}"

@@ -1,0 +1,103 @@
+"""Where a call stands, asked for while a real worker serves the lane."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from celery_lanes.errors import NotQueued
+from celery_lanes.store.standing import Hold
+from tests.integration.conftest import ROOT, until
+
+ONE_SLOT = "[lanes.ollama]\nmax_concurrent = 1"
+
+
+def test_place_reason_and_command_agree_while_a_call_runs(make_shop):
+    shop = make_shop(rest=ONE_SLOT)
+    shop.worker()
+    lanes, sleep = shop.tasks.lanes, shop.tasks.sleep
+    sleep.apply_async(("ollama/x", 0.2), caller="ann").get(timeout=20)
+    running = sleep.apply_async(("ollama/x", 8), caller="ann")
+    until(lambda: lanes.position(running).reason is Hold.RUNNING)
+    for _ in range(3):
+        sleep.apply_async(("ollama/x", 0.1), caller="ann")
+    mine = sleep.apply_async(("ollama/x", 0.1), caller="bob")
+    last = sleep.apply_async(("ollama/x", 0.1), caller="ann")
+
+    position = lanes.position(mine)
+
+    assert (position.lane, position.place, position.reason) == ("ollama", 2, Hold.SHARE)
+    assert (position.own_ahead, position.others_ahead) == (0, 1)
+    assert lanes.explain(last.id).startswith("ollama: the only slot is busy, and other callers")
+    assert lanes.position(last).place == 5
+    assert lanes.position(last).eta_s is not None
+    told = _celery(shop, "where", mine.id)
+    assert "place   2" in told
+    assert "ahead   0 own, 1 of other callers" in told
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_only_calls_that_ended_well_tell_how_long_they_take(make_shop, pool):
+    shop = make_shop(rest=ONE_SLOT)
+    shop.worker(pool=pool)
+    tasks = shop.tasks
+    for _ in range(2):
+        tasks.fail.delay("ollama/x").get(timeout=20, propagate=False)
+    tasks.flaky.delay("ollama/x").get(timeout=20)
+    tasks.sleep.delay("ollama/x", 0.3).get(timeout=20)
+    until(lambda: tasks.lanes.store.snapshot("ollama").running == 0)
+    tasks.lanes.store.set_paused("ollama", paused=True)
+    waiting = tasks.echo.delay("ollama/x")
+
+    standing = tasks.lanes.store.position("ollama", waiting.id)
+
+    assert len(standing.served_ms) == 2  # two failed, and two asked for a retry
+    assert 300 <= max(standing.served_ms) < 1500
+    assert tasks.lanes.explain(waiting) == "ollama: the lane is paused; it is next"
+
+
+@pytest.mark.alone
+def test_eta_is_within_a_quarter_of_what_calls_really_wait(make_shop):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 2")
+    shop.worker(concurrency=2)
+    lanes, sleep = shop.tasks.lanes, shop.tasks.waited
+    warm = [sleep.apply_async(("ollama/x", 0.2), caller="ann") for _ in range(12)]
+    for result in warm:
+        result.get(timeout=20)
+    heavy = [sleep.apply_async(("ollama/x", 0.2), caller="ann") for _ in range(30)]
+    light = [sleep.apply_async(("ollama/x", 0.2), caller="bob") for _ in range(5)]
+    asked = [*heavy[10:], *light]
+
+    begun = time.monotonic()
+    etas = [lanes.position(result).eta_s for result in asked]
+    asking_s = time.monotonic() - begun
+
+    waits = [result.get(timeout=30) for result in asked]
+    errors = sorted(
+        abs(sum(eta) / 2 - wait) / wait for eta, wait in zip(etas, waits, strict=True) if eta
+    )
+    assert asking_s < 1
+    assert len(errors) > 20
+    assert errors[len(errors) // 2] < 0.25
+
+
+def test_what_has_ended_is_in_no_lane(make_shop):
+    shop = make_shop()
+    shop.worker()
+    result = shop.tasks.echo.delay("ollama/x")
+    result.get(timeout=20)
+    until(lambda: shop.tasks.lanes.store.snapshot("ollama").running == 0)
+
+    with pytest.raises(NotQueued, match=rf"^{result.id} is in no lane"):
+        shop.tasks.lanes.position(result)
+
+
+def _celery(shop, *words):
+    command = (sys.executable, "-m", "celery", "-A", "tests.integration.shop", "lanes", *words)
+    ran = subprocess.run(
+        command, cwd=ROOT, env=shop.full_env, capture_output=True, text=True, check=True, timeout=60
+    )
+    return ran.stdout
