@@ -244,14 +244,14 @@ def test_where_says_place_start_and_reason_of_a_waiting_call(shell):
 
     shown = shell("where", "n2")
 
+    why = "the only slot is busy, and other callers have their share"
     assert shown.exit_code == 0
     assert shown.output.splitlines() == [
         "lane    ollama",
         "place   2",
         "ahead   0 own, 1 of other callers",
         "starts  nobody can tell",
-        "why     the only slot is busy, and other callers have their share; "
-        + "1 call of other callers goes before it",
+        f"why     {why}; 1 call of other callers goes before it",
     ]
 
 

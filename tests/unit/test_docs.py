@@ -129,6 +129,7 @@ SHOWN = {
     "events (Flower), `inspect`": [
         "test_events_and_inspect_show_a_lane_call_as_any_other",
         "test_task_sent_events_go_to_the_broker_and_not_into_the_lane",
+        "test_place_reason_and_command_agree_while_a_call_runs",
     ],
     "result backends, `result_extended`": [
         "test_attribution_is_stored_beside_the_error",
