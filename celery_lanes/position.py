@@ -20,7 +20,7 @@ class Position:
         lane: where the call is.
         own_ahead: calls of its caller that go before it; in a fifo lane, of all callers.
         others_ahead: calls of other callers that fair order serves before it.
-        is_at_least: more than 500 callers go before it, and there may be more calls of theirs.
+        is_at_least: more than 250 callers go before it, and there may be more calls of theirs.
         eta_s: seconds until it starts, if calls take as long as the quicker quarter of the last 31
             that ended well, and if as long as the slower quarter. ``None``: it does not wait, or
             nobody can tell (paused, no slots, no worker, no call has ended well yet).

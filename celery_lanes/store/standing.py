@@ -46,7 +46,7 @@ class Standing:
         own_ahead: calls of its caller that go before it; in a fifo lane, of all callers.
         others_ahead: calls of other callers that fair order serves before it, if each costs what
             the first one of its caller does, and nobody's bucket is empty.
-        is_at_least: more than 500 callers go before it, and of those beyond only one call each is
+        is_at_least: more than 250 callers go before it, and of those beyond only one call each is
             counted.
         is_fifo: all callers share one queue.
         paused: the lane starts nothing.

@@ -13,7 +13,7 @@ from celery_lanes.store.keys import EVERYBODY
 from celery_lanes.store.ledger import Ledger, Record
 from celery_lanes.store.standing import Standing
 
-LOOKED_AT = 500
+LOOKED_AT = 250
 """Accounts, those first that are served first."""
 
 RUNNING_LOOKED_AT = 100

@@ -108,9 +108,9 @@ def test_place_is_right_for_odd_weights_and_costs_that_differ_by_caller(lane):
     assert predicted == [order.index(task) for task in tasks]
 
 
-def test_callers_beyond_500_count_for_one_call_each(lane):
+def test_callers_beyond_250_count_for_one_call_each(lane):
     lane.configure()
-    for number in range(520):
+    for number in range(270):
         lane.admit(*(lane.call(f"c{number}") for _ in range(2)))
     lane.park("ann")
     lane.park("ann", task_id="t")
@@ -118,7 +118,7 @@ def test_callers_beyond_500_count_for_one_call_each(lane):
     now = stands(lane, "t")
 
     assert (now.is_at_least, now.own_ahead) == (True, 1)
-    assert now.others_ahead == 2 * 500 + 20  # really 2 * 520
+    assert now.others_ahead == 2 * 250 + 20  # really 2 * 270
 
 
 def test_running_call_waits_for_nothing(lane):

@@ -9,9 +9,9 @@
 --   caller's rate, the lane's rate and the lane's tokens let it pass, 1 if others' are at least so
 --   many, 1 in a fifo lane, 1 if paused, cap or -1}, ms that running calls have run, last service
 --   times in 4 bytes each}; nil if there is no such call
--- COST: O(accounts that go before it x log n), at most 500 of them, and 100 running calls
+-- COST: O(accounts that go before it x log n), at most 250 of them, and 100 running calls
 
-local LOOKED_AT, RUNNING_LOOKED_AT = 500, 100
+local LOOKED_AT, RUNNING_LOOKED_AT = 250, 100
 
 load_lane()
 local ids = redis.call('HGET', calls, 't:' .. task_id)
