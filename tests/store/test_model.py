@@ -291,10 +291,6 @@ class TwoStores(RuleBasedStateMachine):
         while self.closings:
             self.close(token="right")
 
-    @rule(number=st.integers(0, 6))
-    def ask_for_a_position(self, number):
-        self.both("position", f"t{number}")
-
     @rule()
     def read_dead_letters(self):
         self.both("dead_letters", limit=5)
@@ -315,6 +311,13 @@ class TwoStores(RuleBasedStateMachine):
         now = self.both("snapshot")
         alive = now.running + now.waiting + now.delayed + now.closing
         assert alive == len(self.known - self.ended) == len(self.ledger.records)
+
+    @invariant()
+    def positions_agree(self):
+        if not hasattr(self, "memory"):
+            return
+        for number in range(7):
+            self.both("position", f"t{number}")
 
     @invariant()
     def accounts_agree_to_the_last_bit(self):
