@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,21 @@ def resume(lanes: Lanes, lane: str) -> str:
 
 def cancel(lanes: Lanes, task_id: str) -> str:
     """Cancel what waits under a task id, in whichever lanes it is."""
-    counts = ((lane, _cancel(lanes, lane, task_id)) for lane in lanes.store.lanes())
-    found = [f"{lane}: cancelled {_calls(count)} of {task_id}" for lane, count in counts if count]
-    if not found:
+    try:
+        return _cancelled(lanes.cancel(task_id), task_id)
+    except NotQueued as error:
         raise CommandFailed(
-            f"{task_id} waits in no lane: it is running, has ended, or was never published; "
-            f"a running one is stopped by: celery -A ... control revoke --terminate {task_id}",
+            f"{error}; a running one is stopped by:"
+            f" celery -A ... control revoke --terminate {task_id}",
             REFUSED,
-        )
-    return "\n".join(found)
+        ) from error
+
+
+def cancel_caller(lanes: Lanes, caller: str) -> str:
+    """Cancel all that waits of a caller."""
+    if found := lanes.cancel_caller(caller):
+        return _cancelled(found, caller)
+    raise CommandFailed(f"nothing of {caller!r} waits in any lane", REFUSED)
 
 
 def require_known(lanes: Lanes, lane: str) -> None:
@@ -69,11 +76,8 @@ def _known(lanes: Lanes) -> list[str]:
     return sorted({*settings.lanes, *by_rule, *lanes.store.lanes()})
 
 
-def _cancel(lanes: Lanes, lane: str, task_id: str) -> int:
-    try:
-        return lanes.store.cancel(lane, task_id)
-    except NotQueued:
-        return 0
+def _cancelled(found: Mapping[str, int], whose: str) -> str:
+    return "\n".join(f"{lane}: cancelled {_calls(n)} of {whose}" for lane, n in found.items())
 
 
 def _calls(count: int) -> str:
