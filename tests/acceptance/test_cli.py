@@ -234,9 +234,7 @@ def test_cancel_takes_all_that_waits_of_a_caller_off_the_lanes(shell):
 
     shown = shell("cancel", "--caller", "ann")
 
-    assert shown.output == (
-        "ollama: cancelled 2 calls of ann\nopenai: cancelled 2 calls of ann\n"
-    )
+    assert shown.output == ("ollama: cancelled 2 calls of ann\nopenai: cancelled 2 calls of ann\n")
     assert shell.store.snapshot("ollama").waiting == 1
     assert shell("cancel", "--caller", "ann").exit_code == 1
 
