@@ -19,6 +19,7 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
 from celery_lanes.errors import ConfigError, NotQueued, StoreError
+from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
@@ -101,6 +102,32 @@ class Lanes:
     def admit(self, lane: str, calls: Sequence[Call]) -> list[Verdict]:
         """Park calls in a lane."""
         return self.store.admit(lane, calls, policy=self.policy(lane))
+
+    def lane(self, name: str) -> Lane:
+        """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
+        return Lane(checked_lane(name, self.settings, self.store), self.store)
+
+    def call(self, signature: Any, *, timeout: float | None = None) -> Any:
+        """Publish a signature and wait for its result.
+
+        If you stop waiting, by ``timeout`` in seconds (``celery.exceptions.TimeoutError``) or by an
+        interrupt, a call that still waits is cancelled; one that runs goes on.
+        """
+        result = signature.apply_async()
+        try:
+            return result.get(timeout=timeout)
+        except BaseException:
+            if not result.ready():
+                self._give_up(result)
+            raise
+
+    def _give_up(self, result: Any) -> None:
+        try:
+            self.cancel(result)
+        except NotQueued:
+            logger.debug("celery_lanes: nobody waits any more for %s, which runs", result.id)
+        except StoreError as error:
+            logger.warning("celery_lanes: nobody waits any more for %s: %s", result.id, error)
 
     def cancel(self, task: Any) -> dict[str, int]:
         """Cancel a task that waits: it never runs, and its result becomes ``REVOKED``.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from celery_lanes.cli.exits import REFUSED, USAGE, CommandFailed
+from celery_lanes.cli.exits import REFUSED, CommandFailed
 from celery_lanes.errors import NotQueued
 
 if TYPE_CHECKING:
@@ -16,8 +14,7 @@ if TYPE_CHECKING:
 
 def set_slots(lanes: Lanes, lane: str, slots: int | None) -> str:
     """Change the cap of a lane; ``None`` goes back to the file's."""
-    require_known(lanes, lane)
-    lanes.store.set_max_concurrent(lane, slots)
+    lanes.lane(lane).set_max_concurrent(slots)
     configured = lanes.settings.lane(lane).max_concurrent
     if slots is None:
         return f"{lane}: at most {configured} at once, as configured"
@@ -26,17 +23,17 @@ def set_slots(lanes: Lanes, lane: str, slots: int | None) -> str:
 
 def pause(lanes: Lanes, lane: str) -> str:
     """Stop a lane's grants."""
-    require_known(lanes, lane)
-    lanes.store.set_paused(lane, paused=True)
-    snapshot = lanes.store.snapshot(lane)
+    paused = lanes.lane(lane)
+    paused.pause()
+    snapshot = paused.stats()
     return f"{lane}: paused; {snapshot.running} still running, {snapshot.waiting} waiting"
 
 
 def resume(lanes: Lanes, lane: str) -> str:
     """Let a lane grant again."""
-    require_known(lanes, lane)
-    lanes.store.set_paused(lane, paused=False)
-    return f"{lane}: resumed; {lanes.store.snapshot(lane).waiting} waiting"
+    resumed = lanes.lane(lane)
+    resumed.resume()
+    return f"{lane}: resumed; {resumed.stats().waiting} waiting"
 
 
 def cancel(lanes: Lanes, task_id: str) -> str:
@@ -56,24 +53,6 @@ def cancel_caller(lanes: Lanes, caller: str) -> str:
     if found := lanes.cancel_caller(caller):
         return _cancelled(found, caller)
     raise CommandFailed(f"nothing of {caller!r} waits in any lane", REFUSED)
-
-
-def require_known(lanes: Lanes, lane: str) -> None:
-    """Refuse a lane that neither the file nor the store has ever heard of."""
-    if any(fnmatchcase(lane, family) for family in lanes.settings.families):
-        lanes.settings.lane(lane)  # refuses what cannot be a name
-        return
-    known = _known(lanes)
-    if lane not in known:
-        close = difflib.get_close_matches(lane, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise CommandFailed(f"there is no lane {lane!r}; {hint}", USAGE)
-
-
-def _known(lanes: Lanes) -> list[str]:
-    settings = lanes.settings
-    by_rule = (rule.lane for rule in settings.rules)
-    return sorted({*settings.lanes, *by_rule, *lanes.store.lanes()})
 
 
 def _cancelled(found: Mapping[str, int], whose: str) -> str:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from celery.exceptions import TaskRevokedError
+from celery.exceptions import TimeoutError as GaveUp
 
 from celery_lanes import CallInfo
 from celery_lanes.errors import NotQueued
@@ -73,6 +74,32 @@ def test_a_waiting_call_is_cancelled_at_once_and_a_running_or_ended_one_is_not(m
             result.cancel()
     assert not runs.ready()
     worker.kill()  # it would wait for that
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_cancelled_if_it_has_not_begun(make_shop):
+    shop = make_shop(rest=ONE_SLOT)
+    shop.worker(concurrency=2)
+    runs = shop.tasks.sleep.delay("ollama/x", 3)
+    until(lambda: running(shop) == 1)
+
+    with pytest.raises(GaveUp):
+        shop.tasks.lanes.call(shop.tasks.echo.s("ollama/x", 1), timeout=0.3)
+
+    assert waiting(shop) == 0
+    assert runs.get(timeout=15)
+    assert shop.tasks.lanes.call(shop.tasks.echo.s("ollama/x", 2), timeout=15) == 2
+    with pytest.raises(ValueError, match="boom"):
+        shop.tasks.lanes.call(shop.tasks.fail.s("ollama/x"), timeout=15)
+
+
+def test_a_call_that_runs_goes_on_when_nobody_waits_for_it_any_more(shop, observer):
+    observer.service = 1.0
+    shop.worker()
+
+    with pytest.raises(GaveUp):
+        shop.tasks.lanes.call(shop.tasks.ask.s("ollama/x", observer.url, "hi"), timeout=0.7)
+
+    until(lambda: observer.served == 1)
 
 
 @pytest.mark.parametrize("broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
