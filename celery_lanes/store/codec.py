@@ -12,6 +12,7 @@ from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import (
     Call,
+    Cancelled,
     DeadLetter,
     Delayed,
     Duplicate,
@@ -63,6 +64,8 @@ def verdicts(answer: bytes) -> list[Verdict]:
 def _verdict(kind: bytes, value: bytes) -> Verdict:
     if kind == b"duplicate":
         return Duplicate(value.decode())
+    if kind == b"cancelled":
+        return Cancelled()
     return Parked(int(value)) if kind == b"parked" else Delayed(int(value))
 
 
