@@ -1,0 +1,77 @@
+-- Where a call stands, or would if it were admitted now; as in survey.py and standing.py.
+
+local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = 250, 100
+
+local function start_of(account, first)
+  local start = first and redis.call('ZSCORE', ring, ring_name(account, first))
+  return tonumber(start) or math.max(virtual_now(), tonumber(redis.call('ZSCORE', tags, account) or 0))
+end
+
+local function cost_at(place, account)
+  return place and record_of(call_at(place, account)).cost or 0
+end
+
+local function seq_of_number(count, first, account)
+  local at = redis.call('ZRANK', queue, first) + count
+  return tonumber(string.sub(ring_name(account, redis.call('ZRANGE', queue, at, at)[1]), 1, 16))
+end
+
+-- Counts an account's calls that start before a tag, or with it and came before "seq"; gives also
+-- their cost.
+local function count_before(account, start, tag, seq)
+  local first = head(account)
+  local cost = cost_at(first, account)
+  local step = cost / weight_of(account)
+  local waiting = redis.call('ZLEXCOUNT', queue, '[' .. first, '(' .. account .. ';')
+  local count = math.min(waiting, math.max(0, math.ceil((tag - start) / step)))
+  local is_tie = count < waiting and start + count * step == tag
+  if is_tie and seq_of_number(count, first, account) < seq then count = count + 1 end
+  return count, count * cost
+end
+
+-- Of the accounts beyond those looked at, all start before the tag: at least one call of each.
+local function others_before(r, tag)
+  local near = redis.call('ZRANGEBYSCORE', ring, '-inf', tag, 'WITHSCORES', 'LIMIT', 0, CALLERS_LOOKED_AT)
+  local others, cost, unseen = 0, 0, 1
+  for i = 1, #near, 2 do
+    local account = string.sub(near[i], 18)
+    if account == r.account then
+      unseen = 0
+    else
+      local more, more_cost = count_before(account, tonumber(near[i + 1]), tag, r.seq)
+      others, cost = others + more, cost + more_cost
+    end
+  end
+  local below = redis.call('ZCOUNT', ring, '-inf', '(' .. string.format('%.17g', tag))
+  return others, cost, math.max(0, below - CALLERS_LOOKED_AT - unseen)
+end
+
+-- Counts what goes before a call: its own account's, others'; gives what they cost, and how many
+-- accounts were not looked at.
+local function ahead_of(r)
+  local first = head(r.account)
+  local own = redis.call('ZLEXCOUNT', queue, '[' .. r.account .. ':', '(' .. place_of(r))
+  local own_cost = own * cost_at(first, r.account)
+  local tag = start_of(r.account, first) + own_cost / weight_of(r.account)
+  local others, cost, beyond = others_before(r, tag)
+  return own, others + beyond, cost + own_cost, beyond
+end
+
+local function passes_in(bucket, full_at, after, amount)
+  if not bucket then return 0 end
+  return math.max(0, math.ceil(ready_at(bucket, spent(bucket, full_at, after), amount) - now))
+end
+
+-- Says in how many ms the buckets let a call pass after those ahead: its caller's, the lane's two.
+local function buckets_pass_in(r, own, ahead, cost)
+  local rate, full = unpack(redis.call('HMGET', meta, 'rate:' .. r.account, 'full:' .. r.account))
+  return passes_in(rate, tonumber(full or 0), own, 1),
+    passes_in(rules.rate, lane.rate_full, ahead, 1),
+    passes_in(rules.tokens, lane.tokens_full, cost, r.cost)
+end
+
+local function running_ms()
+  local ran = redis.call('ZRANGE', leases, 0, RUNNING_LOOKED_AT - 1)
+  for i, id in ipairs(ran) do ran[i] = math.max(0, now - record_of(id).granted) end
+  return ran
+end
