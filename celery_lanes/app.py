@@ -100,9 +100,12 @@ class Lanes:
             return str(broker)
         raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
 
-    def admit(self, lane: str, calls: Sequence[Call]) -> list[Verdict]:
-        """Park calls in a lane."""
-        return self.store.admit(lane, calls, policy=self.policy(lane))
+    def admit(
+        self, lane: str, calls: Sequence[Call], *, max_wait_ms: int | None = None
+    ) -> list[Verdict]:
+        """Park calls in a lane, or refuse those that would wait longer than they may."""
+        policy = self.policy(lane)
+        return self.store.admit(lane, calls, policy=policy, max_wait_ms=max_wait_ms)
 
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""

@@ -8,6 +8,7 @@
     │   ├── StoreUnavailable (kombu.exceptions.OperationalError)
     │   └── LaneNotConfigured
     ├── NotQueued
+    ├── LaneBusy
     └── ProviderError
         ├── TransientError
         │   └── RateLimited
@@ -52,6 +53,41 @@ class LaneNotConfigured(StoreError):
 
 class NotQueued(LanesError):
     """The call is not waiting: it is running, has ended, or was never published."""
+
+
+class LaneBusy(LanesError):
+    """The call would wait longer than ``max_wait``; nothing was published.
+
+    ``args`` are ``(message, position, eta_s, retry_after_s)``: the place it would have had, from 1;
+    the seconds that it would have waited; and how many of them are too many.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        position: int | None = None,
+        eta_s: float | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, position, eta_s, retry_after_s)
+
+    @property
+    def position(self) -> int | None:
+        """Its place in fair order, from 1."""
+        place: int | None = self.args[1]
+        return place
+
+    @property
+    def eta_s(self) -> float | None:
+        """How many seconds it would have waited."""
+        seconds: float | None = self.args[2]
+        return seconds
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """In how many seconds the wait may be short enough, if nothing more comes."""
+        seconds: float | None = self.args[3]
+        return seconds
 
 
 class ProviderError(LanesError):

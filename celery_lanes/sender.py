@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
@@ -19,17 +20,18 @@ from kombu.compression import compress
 from kombu.utils.functional import retry_over_time
 
 from celery_lanes.callinfo import HEADER, CallInfo, current_call
+from celery_lanes.durations import rounded
 from celery_lanes.envelope import Envelope
-from celery_lanes.errors import StoreUnavailable
+from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
 from celery_lanes.producer import AdmittingProducer
 from celery_lanes.router import MODEL_OPTION, LaneRouter
-from celery_lanes.store.calls import Call
+from celery_lanes.store.calls import Busy, Call, Verdict
 from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-OPTIONS = ("caller", "run_id", "cost", "lane")
+OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait")
 """What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
 
 DELAYED_EXCHANGE = "celery_delayed_27"
@@ -86,8 +88,10 @@ class Sender:
         info = self.attribute(carried, caller=caller, run_id=run_id, **of_lane)
         options["headers"] = {**headers, HEADER: info.to_header()}
         if lane and self._admits(lane, producer):
-            admit = Admission(self._lanes, lane, name, message, info)
+            admit = Admission(self._lanes, lane, name, message, info, given["max_wait"])
             producer = AdmittingProducer(producer, admit)
+        elif lane and given["max_wait"] is not None:
+            raise ConfigError(f'expected lane {lane} to have intake = "store" for max_wait')
         return send(producer, name, message, **options)
 
     def _lane(self, queue: Any) -> str | None:
@@ -172,9 +176,18 @@ def _delayed_to(options: Mapping[str, Any]) -> str | None:
 class Admission:
     """One message on its way into the store."""
 
-    def __init__(self, lanes: Lanes, lane: str, name: str, message: Any, info: CallInfo) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        lane: str,
+        name: str,
+        message: Any,
+        info: CallInfo,
+        max_wait_s: float | None = None,
+    ) -> None:
         self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
         self._message = message
+        self._max_wait_ms = None if max_wait_s is None else round(max_wait_s * 1000)
 
     def __call__(
         self,
@@ -187,29 +200,34 @@ class Admission:
         retry_policy: Mapping[str, Any] | None = None,
         **properties: Any,
     ) -> bool:
-        """Admit; False if the store is away and the settings say to use the broker then."""
+        """Admit; False if the store is away and the settings say to use the broker then.
+
+        Raises ``LaneBusy`` if the call would wait longer than it may.
+        """
         call = self._call(_pack(body, headers, serializer, compression, properties))
         try:
-            self._admit(call, dict(retry_policy or {}) if retry else None)
+            verdict = self._admit(call, dict(retry_policy or {}) if retry else None)
         except StoreUnavailable:
             if self._lanes.settings.store.on_store_down == "bypass":
                 return False
             raise
+        if isinstance(verdict, Busy):
+            raise self._busy(verdict)
         return True
 
-    def _admit(self, call: Call, policy: dict[str, Any] | None) -> None:
+    def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
         """Repeat as the publish retry policy says; the nonce makes a repeated admit harmless."""
-        if policy is None:
-            self._lanes.admit(self._lane, [call])
-            return
-        retry_over_time(
-            self._lanes.admit,
-            StoreUnavailable,
-            args=(self._lane, [call]),
-            max_retries=policy.get("max_retries", 3),
-            interval_start=policy.get("interval_start", 0),
-            interval_step=policy.get("interval_step", 0.2),
-            interval_max=policy.get("interval_max", 1),
+        admit = partial(self._lanes.admit, self._lane, [call], max_wait_ms=self._max_wait_ms)
+        return (admit() if policy is None else _repeated(admit, policy))[0]
+
+    def _busy(self, verdict: Busy) -> LaneBusy:
+        max_wait_s, eta_s = (self._max_wait_ms or 0) / 1000, verdict.wait_ms / 1000
+        return LaneBusy(
+            f"lane {self._lane} is busy: the call would wait {rounded(eta_s)} behind"
+            f" {verdict.ahead} others, more than {rounded(max_wait_s)}",
+            verdict.ahead + 1,
+            eta_s,
+            eta_s - max_wait_s,
         )
 
     def _call(self, envelope: bytes) -> Call:
@@ -225,6 +243,18 @@ class Admission:
             due_ms=due_ms(meta.get("eta")),
             envelope=envelope,
         )
+
+
+def _repeated(admit: Callable[[], list[Verdict]], policy: dict[str, Any]) -> list[Verdict]:
+    verdicts: list[Verdict] = retry_over_time(
+        admit,
+        StoreUnavailable,
+        max_retries=policy.get("max_retries", 3),
+        interval_start=policy.get("interval_start", 0),
+        interval_step=policy.get("interval_step", 0.2),
+        interval_max=policy.get("interval_max", 1),
+    )
+    return verdicts
 
 
 def due_ms(eta: object) -> int:

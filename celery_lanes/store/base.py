@@ -62,8 +62,20 @@ class Wakeups(Protocol):
 class Store(Protocol):
     """The verbs. Any may raise ``StoreUnavailable``; then it may or may not have happened."""
 
-    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
-        """Park calls, once each, and wake one idle worker. The whole batch is validated first."""
+    def admit(
+        self,
+        lane: str,
+        calls: Sequence[Call],
+        *,
+        policy: Policy,
+        max_wait_ms: int | None = None,
+    ) -> list[Verdict]:
+        """Park calls, once each, and wake one idle worker. The whole batch is validated first.
+
+        ``max_wait_ms``: refuse each call that would wait longer, by fair order and the median of
+        the last service times; ``None`` = any time. One that is delayed, or whose wait nobody can
+        tell (the lane is paused or new), is taken.
+        """
 
     def next(
         self,

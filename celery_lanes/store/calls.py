@@ -78,7 +78,15 @@ class Duplicate:
     state: str
 
 
-Verdict = Parked | Delayed | Cancelled | Duplicate
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Refused: ``ahead`` calls would go before it, and it would wait longer than it may."""
+
+    ahead: int
+    wait_ms: int
+
+
+Verdict = Parked | Delayed | Cancelled | Duplicate | Busy
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,12 @@ def check_slots(slots: int, *, least: int) -> None:
     _check_number(slots, least, MAX_SLOTS, "max_concurrent", is_whole=True)
 
 
+def check_wait(max_wait_ms: int | None) -> None:
+    """Refuse a longest wait that is no time."""
+    if max_wait_ms is not None:
+        _check_number(max_wait_ms, 0, MAX_TIME_MS, "max_wait_ms", is_whole=True)
+
+
 def check_page(limit: int, before_ms: int | None) -> None:
     """Refuse to read fewer dead letters than one, or more than one answer should hold."""
     _check_number(limit, 1, MAX_LETTERS, "the number of dead letters", is_whole=True)

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason, Release, Turn
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import (
+    Busy,
     Call,
     Cancelled,
     DeadLetter,
@@ -66,6 +67,8 @@ def _verdict(kind: bytes, value: bytes) -> Verdict:
         return Duplicate(value.decode())
     if kind == b"cancelled":
         return Cancelled()
+    if kind == b"busy":
+        return Busy(*map(int, value.split(b":")))
     return Parked(int(value)) if kind == b"parked" else Delayed(int(value))
 
 

@@ -18,6 +18,7 @@ from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
+    Busy,
     Call,
     Cancelled,
     DeadLetter,
@@ -35,6 +36,7 @@ from celery_lanes.store.checks import (
     check_releases,
     check_rules,
     check_slots,
+    check_wait,
 )
 from celery_lanes.store.ears import MemoryEar
 from celery_lanes.store.keys import account_of, cancelled_name, checked_name, quoted, random_token
@@ -76,12 +78,20 @@ class MemoryStore:
         self._lanes: dict[str, Ledger] = {}
         self._ears: dict[str, MemoryEar] = {}
 
-    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+    def admit(
+        self,
+        lane: str,
+        calls: Sequence[Call],
+        *,
+        policy: Policy,
+        max_wait_ms: int | None = None,
+    ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
         check_calls(calls)
+        check_wait(max_wait_ms)
         with self._open(lane) as ledger:
             first_due = min(ledger.delayed.values(), default=None)
-            verdicts = [_admit_one(ledger, call, policy) for call in calls]
+            verdicts = [_admit_one(lane, ledger, call, policy, max_wait_ms) for call in calls]
             is_sooner = min(ledger.delayed.values(), default=None) != first_due
             is_parked = any(isinstance(verdict, Parked) for verdict in verdicts)
             is_closing = any(isinstance(verdict, Cancelled) for verdict in verdicts)
@@ -300,15 +310,22 @@ class MemoryStore:
         return ear is not None
 
 
-def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
+def _admit_one(
+    lane: str, ledger: Ledger, call: Call, policy: Policy, max_wait_ms: int | None
+) -> Verdict:
     if call.id in ledger.records:
         return Duplicate(ledger.records[call.id].state.value)
     if ledger.remembers(call.arrival) or (call.remember and ledger.remembers(call.id)):
         return Duplicate("settled")
     ledger.seq += 1
     record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
+    is_cancelled = ledger.remembers(cancelled_name(call.task_id))
+    if not is_cancelled and call.due_ms <= ledger.now and max_wait_ms is not None:
+        busy = _refusal(survey(lane, ledger, record), max_wait_ms)
+        if busy is not None:
+            return busy
     ledger.records[call.id] = record
-    if ledger.remembers(cancelled_name(call.task_id)):
+    if is_cancelled:
         ledger.close_new(record)
         return Cancelled()
     if call.due_ms > ledger.now:
@@ -317,6 +334,11 @@ def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
     ahead = len(ledger.queue)
     ledger.park(record)
     return Parked(ahead)
+
+
+def _refusal(standing: Standing, max_wait_ms: int) -> Busy | None:
+    wait_ms = standing.wait_ms
+    return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(standing.ahead, wait_ms)
 
 
 def _letter(died_ms: int, record: Record) -> DeadLetter:

@@ -23,10 +23,12 @@ from celery_lanes.store.checks import (
     check_releases,
     check_rules,
     check_slots,
+    check_wait,
     chunks,
 )
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
+from celery_lanes.store.line import Argument
 from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.wire import Client, Wire
@@ -61,14 +63,23 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self._keys.prefix!r})"
 
-    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+    def admit(
+        self,
+        lane: str,
+        calls: Sequence[Call],
+        *,
+        policy: Policy,
+        max_wait_ms: int | None = None,
+    ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
         check_calls(calls)
+        check_wait(max_wait_ms)
         self._note_lane(lane)
+        longest: Argument = "" if max_wait_ms is None else max_wait_ms
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
             fields = [field for call in batch for field in codec.call_fields(call, policy)]
-            verdicts += codec.verdicts(self._wire.admit(lane, fields))
+            verdicts += codec.verdicts(self._wire.admit(lane, [longest, *fields]))
         return verdicts
 
     def next(

@@ -100,11 +100,23 @@ class Standing:
         ``None`` if it has started or nobody can tell: the lane is paused or has no slots, no worker
         is there, or no call of it has ended well yet.
         """
-        turn_in_ms = self._turn_in_ms
-        if not (self.is_waiting and self.workers) or self.paused or turn_in_ms is None:
+        low_ms, high_ms = self._turn_in_ms(1, most_ms=0), self._turn_in_ms(3, self._longest)
+        is_known = self.is_waiting and self.workers and not self.paused
+        if not is_known or low_ms is None or high_ms is None:
             return None
         least = max(self.due_in_ms, *self._buckets.values())
-        return max(least, turn_in_ms[0]), max(least, turn_in_ms[1])
+        return max(least, low_ms), max(least, high_ms)
+
+    @property
+    def wait_ms(self) -> int | None:
+        """Say in how long it starts if calls take the median time; ``None`` if nobody can tell.
+
+        Whether a worker is there is not asked.
+        """
+        turn_in_ms = self._turn_in_ms(2, self._longest)
+        if self.paused or turn_in_ms is None:
+            return None
+        return max(turn_in_ms, *self._buckets.values())
 
     @property
     def hold(self) -> Hold:
@@ -139,18 +151,16 @@ class Standing:
 
     @property
     def _is_held_by_bucket(self) -> bool:
-        _, turn_in_ms = self._turn_in_ms or (0, 0)
-        return self._buckets[self._slowest] > turn_in_ms
+        return self._buckets[self._slowest] > (self._turn_in_ms(3, self._longest) or 0)
 
-    @property
-    def _turn_in_ms(self) -> tuple[int, int] | None:
-        """Say in how long a slot is free for it, by the quicker and the slower quarter."""
+    def _turn_in_ms(self, quartile: int, most_ms: int) -> int | None:
+        """Say in how long a slot is free for it, by a quartile of the service times."""
         if self.ahead < self._free:
-            return 0, 0
-        quick, slow = self._quartile(1), self._quartile(3)
-        if not self.max_concurrent or quick is None or slow is None:
+            return 0
+        service_ms = self._quartile(quartile)
+        if not self.max_concurrent or service_ms is None:
             return None
-        return self._slot_in_ms(quick, most_ms=quick), self._slot_in_ms(slow, most_ms=self._longest)
+        return self._slot_in_ms(service_ms, most_ms=most_ms)
 
     def _slot_in_ms(self, service_ms: int, *, most_ms: int) -> int:
         """Say when all that is ahead has had a slot and one is free, by the time a call takes.
@@ -168,7 +178,7 @@ class Standing:
 
     @property
     def _longest(self) -> int:
-        return max(self.served_ms)
+        return max(self.served_ms, default=0)
 
     def _quartile(self, number: int) -> int | None:
         if not self.served_ms:

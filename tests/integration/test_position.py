@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from celery_lanes.errors import NotQueued
+from celery_lanes.errors import LaneBusy, NotQueued
 from celery_lanes.store.standing import Hold
 from tests.integration.conftest import ROOT, until
 
@@ -82,6 +82,22 @@ def test_eta_is_within_a_quarter_of_what_calls_really_wait(make_shop):
     assert asking_s < 1
     assert len(errors) > 20
     assert errors[len(errors) // 2] < 0.25
+
+
+def test_a_light_caller_gets_in_where_a_heavy_one_is_refused(make_shop):
+    shop = make_shop(rest=ONE_SLOT)
+    shop.worker()
+    sleep = shop.tasks.sleep
+    sleep.apply_async(("ollama/x", 0.3), caller="heavy").get(timeout=20)
+    for _ in range(20):
+        sleep.apply_async(("ollama/x", 0.3), caller="heavy")
+
+    with pytest.raises(LaneBusy) as refused:
+        sleep.apply_async(("ollama/x", 0.3), caller="heavy", max_wait=2)
+    light = sleep.apply_async(("ollama/x", 0.3), caller="light", max_wait=2)
+
+    assert refused.value.eta_s > 3
+    assert light.get(timeout=20) == "slept"
 
 
 def test_what_has_ended_is_in_no_lane(make_shop):

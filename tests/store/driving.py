@@ -56,8 +56,8 @@ class Driver:
         fields = {"task_id": f"task-{name}", "task": "generate", "envelope": name.encode()} | fields
         return Call(id=name, caller=caller, **fields)
 
-    def admit(self, *calls: Call) -> list[Verdict]:
-        return self.store.admit(self.lane, calls, policy=self.policy)
+    def admit(self, *calls: Call, max_wait_ms: int | None = None) -> list[Verdict]:
+        return self.store.admit(self.lane, calls, policy=self.policy, max_wait_ms=max_wait_ms)
 
     def park(self, caller: str = "ann", times: int = 1, **fields) -> list[Call]:
         calls = [self.call(caller, **fields) for _ in range(times)]

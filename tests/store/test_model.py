@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
-from celery_lanes.store.calls import Call, Duplicate, State
+from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
@@ -155,8 +155,9 @@ class TwoStores(RuleBasedStateMachine):
             max_size=5,
         ),
         again=st.booleans(),
+        max_wait_ms=st.sampled_from([None, None, 0, 900, 5_000, 30_000]),
     )
-    def admit(self, batch, again):
+    def admit(self, batch, again, max_wait_ms):
         calls = []
         for caller, cost, priority, in_ms, task, remember in batch:
             calls.append(
@@ -171,16 +172,18 @@ class TwoStores(RuleBasedStateMachine):
                 )
             )
             calls[-1] = replace(calls[-1], arrival="" if remember else f"a-{calls[-1].id}")
-        self.take_in([*calls, *calls[:1]] if again else calls)
+        self.take_in([*calls, *calls[:1]] if again else calls, max_wait_ms)
 
     @rule(number=st.integers(1, 40), remember=st.booleans(), same_arrival=st.booleans())
     def admit_again(self, number, remember, same_arrival):
         arrival = f"a-c{number}" if same_arrival else ""
         self.take_in([call_number(number, remember=remember, arrival=arrival)])
 
-    def take_in(self, calls):
-        verdicts = self.both("admit", calls, policy=self.policy)
+    def take_in(self, calls, max_wait_ms=None):
+        verdicts = self.both("admit", calls, policy=self.policy, max_wait_ms=max_wait_ms)
         for call, verdict in zip(calls, verdicts, strict=True):
+            if isinstance(verdict, Busy):
+                continue
             alive = call.id in self.known - self.ended
             assert isinstance(verdict, Duplicate) or not alive, "one call, twice in the lane"
             if not isinstance(verdict, Duplicate):
@@ -294,6 +297,14 @@ class TwoStores(RuleBasedStateMachine):
         self.next(worker=worker, want=0, closings=2, is_reply_lost=False, **lost)
         while self.closings:
             self.close(token="right")
+
+    @rule(worker=workers, ms=st.sampled_from([1, 300, 2_000]), cost=st.none() | st.just(3))
+    def serve_one(self, worker, ms, cost):
+        """Nor that a call ends well, so that a lane knows how long its calls take."""
+        end = {"outcome": Outcome.DONE, "cost": cost, "closings": 0, "is_reply_lost": False}
+        self.next(worker=worker, want=1, ends=0, **end)
+        self.clock.sleep_ms(ms)
+        self.next(worker=worker, want=0, ends=1, **end)
 
     @rule()
     def read_dead_letters(self):

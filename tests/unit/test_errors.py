@@ -1,8 +1,10 @@
+import pickle
+
 import pytest
 from kombu.exceptions import OperationalError
 
 from celery_lanes import errors
-from celery_lanes.errors import LanesError, ProviderError, RateLimited, StoreUnavailable
+from celery_lanes.errors import LaneBusy, LanesError, ProviderError, RateLimited, StoreUnavailable
 
 
 def every_error() -> list[type[LanesError]]:
@@ -30,6 +32,14 @@ def test_a_provider_error_keeps_status_and_retry_after_in_its_args():
     rebuilt = RateLimited(*error.args)
 
     assert (rebuilt.status, rebuilt.retry_after_s) == (429, 7.5)
+
+
+def test_a_busy_lane_keeps_place_wait_and_excess_in_its_args():
+    error = LaneBusy("busy", 3, 30.0, 17.5)
+
+    rebuilt = pickle.loads(pickle.dumps(LaneBusy(*error.args)))
+
+    assert (rebuilt.position, rebuilt.eta_s, rebuilt.retry_after_s) == (3, 30.0, 17.5)
 
 
 def test_a_provider_error_without_an_answer_has_no_status():

@@ -15,9 +15,9 @@ from celery_lanes import Lanes, call_context
 from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
-from celery_lanes.errors import StoreUnavailable
+from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
 from celery_lanes.sender import DELAYED_EXCHANGE, _delayed_to, due_ms, is_served
-from celery_lanes.store.attempts import Grant
+from celery_lanes.store.attempts import Grant, Release
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import LaneRules
 
@@ -31,9 +31,9 @@ class Lossy(MemoryStore):
         super().__init__()
         self.losses, self.heard = losses, 0
 
-    def admit(self, lane, calls, *, policy):
+    def admit(self, lane, calls, **options):
         self.heard += 1
-        verdicts = super().admit(lane, calls, policy=policy)
+        verdicts = super().admit(lane, calls, **options)
         if self.heard <= self.losses:
             raise StoreUnavailable
         return verdicts
@@ -64,6 +64,60 @@ def taken(app: Celery, lane: str) -> list[Grant]:
     store = app.lanes.store
     store.configure(lane, LaneRules(max_concurrent=9))
     return list(store.next(lane, worker="w", request=1, want=9).grants)
+
+
+# -- a call that would wait too long
+
+
+class Slow(MemoryStore):
+    """A store whose lane has a slot, and calls that take ten seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000_000
+        super().__init__(lambda: self.now)
+        self.configure("ollama", LaneRules(max_concurrent=1))
+
+    def serve(self) -> None:
+        (grant,) = self.next("ollama", worker="w", request=1, want=1).grants
+        self.now += 10_000
+        end = Release(grant.call, grant.token)
+        self.next("ollama", worker="w", request=2, want=1, releases=[end])
+
+
+def test_a_call_that_would_wait_too_long_is_not_published(app):
+    store = app.lanes.store = Slow()
+    ask = app.tasks["ask"]
+    for _ in range(4):
+        ask.apply_async(("ollama/x",), caller="heavy")
+    store.serve()
+
+    with pytest.raises(LaneBusy) as refused:
+        ask.apply_async(("ollama/x",), caller="heavy", max_wait=12.5)
+    ask.apply_async(("ollama/x",), caller="light", max_wait=25)
+
+    error = refused.value
+    assert (error.position, error.eta_s, error.retry_after_s) == (3, 30, 17.5)
+    assert str(error) == (
+        "lane ollama is busy: the call would wait 30s behind 2 others, more than 12s"
+    )
+    assert store.snapshot("ollama").waiting == 3
+
+
+def test_a_longest_wait_is_no_property_of_the_message(app):
+    app.tasks["ask"].apply_async(("ollama/x",), max_wait=5)
+
+    (grant,) = taken(app, "ollama")
+
+    assert "max_wait" not in Envelope.unpack(grant.envelope).properties
+
+
+def test_a_longest_wait_is_refused_where_no_store_decides():
+    app = app_of("shop", lanes={"ollama": {"intake": "broker"}})
+
+    with pytest.raises(ConfigError, match=r'expected lane ollama to have intake = "store"'):
+        app.tasks["ask"].apply_async(("ollama/x",), max_wait=5)
+
+    app.close()
 
 
 # -- a store that fails

@@ -75,3 +75,37 @@ local function running_ms()
   for i, id in ipairs(ran) do ran[i] = math.max(0, now - record_of(id).granted) end
   return ran
 end
+
+-- The service times of the lane's last calls, the shortest first.
+local function served_ms()
+  local packed = lane.times or ''
+  local served = { struct.unpack('>' .. string.rep('I4', #packed / 4), packed) }
+  served[#served] = nil -- where unpack ended
+  table.sort(served)
+  return served
+end
+
+-- Says when the slot is free that a call with so many ahead gets, by the median time; nil if nobody
+-- can tell.
+local function turn_in(ahead)
+  local running, served = redis.call('ZCARD', leases), served_ms()
+  if ahead < (cap or 0) - running then return 0 end
+  if not cap or cap < 1 or #served == 0 then return nil end
+  local service, longest = served[math.floor((#served - 1) / 2) + 1], served[#served]
+  local waves, number = math.floor(ahead / cap) * service, ahead % cap + running - cap
+  if number < 0 then return waves end
+  local left = running_ms()
+  for i, ran in ipairs(left) do
+    left[i] = ran <= service and service - ran or math.max(0, longest - ran)
+  end
+  table.sort(left)
+  return waves + left[math.floor(number * #left / running) + 1]
+end
+
+-- Says how many calls would go before one that is admitted now, and how many ms it would wait.
+local function wait_of(r)
+  local own, others, cost = ahead_of(r)
+  local turn = not is_paused and turn_in(own + others)
+  if not turn then return own + others end
+  return own + others, math.max(turn, buckets_pass_in(r, own, own + others, cost))
+end

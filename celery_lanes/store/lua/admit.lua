@@ -2,13 +2,15 @@
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
 -- KEYS: calls queue ring tags delayed leases closing idle settled meta
--- ARGV: channel tries lane_name ...
---   of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
---   remember (0 or 1), redelivery_ms, arrival, envelope
--- USES: fair moves
+-- ARGV: channel tries lane_name max_wait ...
+--   max_wait: refuse a call that would wait longer, in ms; '' = none. Then of each call: id, quoted
+--   task id, task, account, caller, priority, cost, due_ms (0 = at once), remember (0 or 1),
+--   redelivery_ms, arrival, envelope
+-- USES: fair moves buckets standing
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
---   'delayed' and when it is due, 'cancelled' (before it came) and 0, or 'duplicate' and its state
--- COST: O(calls log n)
+--   'delayed' and when it is due, 'cancelled' (before it came) and 0, 'busy' (refused) and
+--   'ahead:wait in ms', or 'duplicate' and its state
+-- COST: O(calls log n); with max_wait, of each call what position costs
 
 local FIELDS = 12
 
@@ -65,6 +67,13 @@ local function keep_new(r, envelope, ids)
   redis.call('HSET', calls, 'r:' .. r.id, record, 'e:' .. r.id, envelope, 't:' .. r.task_id, cmsgpack.pack(ids))
 end
 
+max_wait = tonumber(max_wait)
+
+local function refusal(r)
+  local ahead, wait = wait_of(r)
+  return wait and wait > max_wait and string.format('busy %d:%d', ahead, wait)
+end
+
 local verdicts, is_worth_waking, is_closing = {}, false, false
 for i = rest, #ARGV, FIELDS do
   local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1', ARGV[i + 10])
@@ -79,10 +88,13 @@ for i = rest, #ARGV, FIELDS do
       is_worth_waking = is_worth_waking or redis.call('ZCOUNT', delayed, '-inf', due) == 0
       begin_delay(r, due)
     else
+      verdict = max_wait and refusal(r)
+    end
+    if not verdict then
       verdict, is_worth_waking = 'parked ' .. redis.call('ZCARD', queue), true
       begin_to_wait(r)
     end
-    keep_new(r, ARGV[i + 11], ids)
+    if r.state then keep_new(r, ARGV[i + 11], ids) end
   end
   verdicts[#verdicts + 1] = verdict
 end
