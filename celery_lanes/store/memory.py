@@ -320,10 +320,8 @@ def _admit_one(
     ledger.seq += 1
     record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
     is_cancelled = ledger.remembers(cancelled_name(call.task_id))
-    if not is_cancelled and call.due_ms <= ledger.now and max_wait_ms is not None:
-        busy = _refusal(survey(lane, ledger, record), max_wait_ms)
-        if busy is not None:
-            return busy
+    if not is_cancelled and (busy := _refusal(lane, ledger, record, max_wait_ms)):
+        return busy
     ledger.records[call.id] = record
     if is_cancelled:
         ledger.close_new(record)
@@ -336,7 +334,10 @@ def _admit_one(
     return Parked(ahead)
 
 
-def _refusal(standing: Standing, max_wait_ms: int) -> Busy | None:
+def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None) -> Busy | None:
+    if max_wait_ms is None or record.call.due_ms > ledger.now:
+        return None
+    standing = survey(lane, ledger, record)
     wait_ms = standing.wait_ms
     return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(standing.ahead, wait_ms)
 

@@ -33,6 +33,15 @@ def test_settled_call_is_in_no_queue(lane, outcome):
         stands(lane, "t")
 
 
+def test_call_that_failed_is_done_all_the_same(lane):
+    lane.configure()
+    lane.park()
+    lane.release(lane.take(), Outcome.FAILED)
+
+    assert lane.counts == (0, 0, 0, 0)
+    assert lane.store.snapshot(lane.lane).done_last_minute == 1
+
+
 def test_own_and_others_calls_ahead_are_told_apart(lane):
     lane.configure()
     lane.park("ann", times=3)
