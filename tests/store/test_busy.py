@@ -83,6 +83,28 @@ def test_call_is_taken_where_nobody_can_tell_the_wait(lane):
     assert isinstance(lane.admit(lane.call(), max_wait_ms=0)[0], Parked)
 
 
+def test_call_is_taken_into_a_paused_lane(busy_lane):
+    busy_lane.store.set_paused(busy_lane.lane, paused=True)
+
+    assert isinstance(busy_lane.admit(busy_lane.call("ann"), max_wait_ms=0)[0], Parked)
+
+
+def test_what_has_run_for_a_while_is_waited_for_the_shorter(lane):
+    lane.configure()
+    lane.park(times=2)
+    served = lane.take()
+    lane.clock.sleep_ms(400)
+    lane.release(served)
+    lane.take()
+    (early,) = lane.admit(lane.call(), max_wait_ms=250)
+
+    lane.clock.sleep_ms(300)
+
+    (late,) = lane.admit(lane.call(), max_wait_ms=250)
+    assert isinstance(early, Busy)
+    assert isinstance(late, Parked)
+
+
 def test_empty_bucket_of_its_caller_refuses_a_call(lane):
     lane.configure(9, callers={"ann": CallerRules(rate=Bucket(1, 60_000, 1))})
     lane.park("ann")

@@ -183,6 +183,16 @@ def test_delayed_call_stands_where_it_would_if_it_were_due(lane):
     assert (now.own_ahead, now.others_ahead) == (2, 2)
 
 
+def test_callers_debt_puts_its_delayed_call_off(lane):
+    lane.configure()
+    lane.park("ann", cost=10)
+    lane.park("bob", times=20)
+    lane.take()
+    lane.park("ann", task_id="t", due_ms=lane.clock() + 60_000)
+
+    assert stands(lane, "t").others_ahead == 11
+
+
 def test_paused_lane_promises_no_time(lane):
     lane.configure()
     hear_of_a_worker(lane)
@@ -264,12 +274,13 @@ def test_lanes_empty_bucket_holds_a_call_up(lane):
     lane.park("bob")
     lane.take()
     lane.park("bob")
+    lane.park("ann")
     lane.park("ann", task_id="t")
 
     now = stands(lane, "t")
 
     assert now.hold is Hold.LANE_RATE
-    assert 110_000 < now.lane_rate_in_ms <= 120_000
+    assert 170_000 < now.lane_rate_in_ms <= 180_000
 
 
 def test_lanes_tokens_hold_a_call_up_for_what_those_ahead_cost(lane):
@@ -277,12 +288,13 @@ def test_lanes_tokens_hold_a_call_up_for_what_those_ahead_cost(lane):
     lane.park("bob", cost=100)
     lane.take()
     lane.park("bob", cost=50)
+    lane.park("ann", cost=100)
     lane.park("ann", cost=50, task_id="t")
 
     now = stands(lane, "t")
 
     assert now.hold is Hold.LANE_TOKENS
-    assert 55_000 < now.lane_tokens_in_ms <= 60_000
+    assert 115_000 < now.lane_tokens_in_ms <= 120_000
 
 
 def test_bucket_that_is_full_in_time_holds_nothing_up(lane):
