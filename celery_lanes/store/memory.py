@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter, itemgetter
 from threading import RLock
 
-from celery_lanes.errors import LaneNotConfigured, NotQueued
+from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
@@ -39,7 +39,7 @@ from celery_lanes.store.checks import (
     check_wait,
 )
 from celery_lanes.store.ears import MemoryEar
-from celery_lanes.store.keys import account_of, cancelled_name, checked_name, quoted, random_token
+from celery_lanes.store.keys import account_of, checked_name, quoted, random_token
 from celery_lanes.store.leases import (
     extend,
     reap_closing,
@@ -152,24 +152,30 @@ class MemoryStore:
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
             return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
 
-    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
+    def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         with self._open(lane) as ledger:
             of_task = [r for r in ledger.records.values() if r.call.task_id == task_id]
-            ledger.cancel(of_task)
+            _cancel(ledger, of_task)
             cancelled = sum(_is_cancelled(record) for record in of_task)  # a repeat counts the same
-            if remember_ms and not of_task:
-                ledger.settled[cancelled_name(task_id)] = ledger.now + remember_ms
             ledger.wake(min(cancelled, 1))
         if not cancelled:
-            raise NotQueued
+            raise AlreadyStarted if of_task else NotQueued
         return cancelled
+
+    def forbid(self, lane: str, task_id: str, for_ms: int) -> bool:
+        """Close as cancelled what a broker brings of a task id within a time."""
+        with self._open(lane) as ledger:
+            if any(record.call.task_id == task_id for record in ledger.records.values()):
+                return False
+            ledger.forbidden[task_id] = ledger.now + for_ms
+            return True
 
     def cancel_caller(self, lane: str, caller: str) -> int:
         """Move a caller's waiting and delayed calls to closing."""
         with self._open(lane) as ledger:
-            cancelled = ledger.cancel(
-                [r for r in ledger.records.values() if r.call.caller == caller]
+            cancelled = _cancel(
+                ledger, [r for r in ledger.records.values() if r.call.caller == caller]
             )
             ledger.wake(min(cancelled, 1))
             return cancelled
@@ -319,12 +325,12 @@ def _admit_one(
         return Duplicate("settled")
     ledger.seq += 1
     record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
-    is_cancelled = ledger.remembers(cancelled_name(call.task_id))
-    if not is_cancelled and (busy := _refusal(lane, ledger, record, max_wait_ms)):
+    is_forbidden = _is_forbidden(ledger, call)
+    if not is_forbidden and (busy := _refusal(lane, ledger, record, max_wait_ms)):
         return busy
     ledger.records[call.id] = record
-    if is_cancelled:
-        ledger.close_new(record)
+    if is_forbidden:
+        ledger.to_closing(record, Reason.CANCELLED)
         return Cancelled()
     if call.due_ms > ledger.now:
         ledger.delay(record, call.due_ms)
@@ -332,6 +338,10 @@ def _admit_one(
     ahead = len(ledger.queue)
     ledger.park(record)
     return Parked(ahead)
+
+
+def _is_forbidden(ledger: Ledger, call: Call) -> bool:
+    return call.redelivery_ms > 0 and ledger.forbidden.get(call.task_id, 0) > ledger.now
 
 
 def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None) -> Busy | None:
@@ -345,6 +355,15 @@ def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None)
 def _letter(died_ms: int, record: Record) -> DeadLetter:
     call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0, arrival="")
     return DeadLetter(call, record.attempts, record.last_end, died_ms)
+
+
+def _cancel(ledger: Ledger, records: Iterable[Record]) -> int:
+    """Take out of the queue those of these calls that wait; count them."""
+    waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
+    for record in waiting:
+        ledger.close_waiting(record, Reason.CANCELLED)
+    ledger.queue.settle_down(is_running=bool(ledger.leases))
+    return len(waiting)
 
 
 def _is_cancelled(record: Record) -> bool:
