@@ -74,6 +74,7 @@ def test_full_server_refuses_calls_but_renews_releases_and_reaps(program):
         lane.configure(2)
         lane.store.set_paused(lane.lane, paused=True)
         lane.store.set_max_concurrent(lane.lane, 1)
+        assert lane.store.position(lane.lane, "task-c6").paused
         assert lane.store.cancel(lane.lane, "task-c6") == 1
         assert lane.counts == (1, 2, 0, 1)
 
@@ -219,7 +220,7 @@ def test_odd_numbers_are_refused_by_the_script_too(valkey):
     good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, 0, "", b""]
 
     with pytest.raises(StoreError, match="odd priority, cost or time in call c2"):
-        lane.store._wire.admit(lane.lane, [*good, *fields])
+        lane.store._wire.admit(lane.lane, ["", *good, *fields])
 
     assert lane.counts == (0, 0, 0, 0)
 
