@@ -212,6 +212,7 @@ class Admission:
                 return False
             raise
         if isinstance(verdict, Busy):
+            self._stop_listening(call.task_id)
             raise self._busy(verdict)
         return True
 
@@ -219,6 +220,11 @@ class Admission:
         """Repeat as the publish retry policy says; the nonce makes a repeated admit harmless."""
         admit = partial(self._lanes.admit, self._lane, [call], max_wait_ms=self._max_wait_ms)
         return (admit() if policy is None else _repeated(admit, policy))[0]
+
+    def _stop_listening(self, task_id: str) -> None:
+        """Undo what Celery does before a publish: on Redis it subscribes to the result."""
+        app = self._lanes.app
+        app.backend.remove_pending_result(app.AsyncResult(task_id))
 
     def _busy(self, verdict: Busy) -> LaneBusy:
         max_wait_s, eta_s = (self._max_wait_ms or 0) / 1000, verdict.wait_ms / 1000

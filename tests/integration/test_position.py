@@ -100,6 +100,22 @@ def test_a_light_caller_gets_in_where_a_heavy_one_is_refused(make_shop):
     assert light.get(timeout=20) == "slept"
 
 
+def test_nobody_listens_for_the_result_of_a_refused_call(make_shop):
+    shop = make_shop(rest=ONE_SLOT)
+    shop.worker()
+    sleep, backend = shop.tasks.sleep, shop.tasks.app.backend
+    sleep.apply_async(("ollama/x", 0.3)).get(timeout=20)
+    running = sleep.apply_async(("ollama/x", 2))
+    until(lambda: shop.tasks.lanes.position(running).reason is Hold.RUNNING)
+
+    with pytest.raises(LaneBusy):
+        sleep.apply_async(("ollama/x", 0.1), max_wait=0, task_id="refused")
+
+    listened_for = backend.result_consumer.subscribed_to
+    assert any(running.id in str(key) for key in listened_for)
+    assert not any("refused" in str(key) for key in listened_for)
+
+
 def test_what_has_ended_is_in_no_lane(make_shop):
     shop = make_shop()
     shop.worker()
