@@ -321,6 +321,11 @@ def test_a_rate_limit_on_a_lane_task_is_refused_at_start(shop):
         shop.worker(conf={"task_annotations": {"*": {"rate_limit": "10/m"}}})
 
 
+def test_a_task_whose_priority_is_none_is_refused_at_start(shop):
+    with pytest.raises(RuntimeError, match="expected lane_priority of task"):
+        shop.worker(conf={"task_annotations": {"*": {"lane_priority": "high"}}})
+
+
 def test_a_call_that_its_process_has_not_accepted_yet_survives_a_broker_reconnect(
     shop, valkey, observer
 ):
