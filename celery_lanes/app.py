@@ -25,7 +25,7 @@ from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
 
@@ -96,11 +96,15 @@ class Lanes:
 
     def admit(self, lane: str, calls: Sequence[Call]) -> list[Verdict]:
         """Park calls in a lane."""
-        return self.store.admit(lane, calls, policy=self.policy(lane))
+        return self.store.admit(lane, calls, policy=self.policy(lane), scope=self.scope(lane))
 
     def policy(self, lane: str) -> Policy:
         """How a lane orders its callers."""
         return self.settings.lane(lane).policy
+
+    def scope(self, lane: str) -> Scope:
+        """Whose calls a priority orders."""
+        return self.settings.lane(lane).priority_scope
 
     def rules(self, lane: str) -> LaneRules:
         """Give what the store must know of a lane, and which tasks Celery acknowledges early."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 
 MAX_BATCH = 500
 
@@ -27,7 +27,8 @@ class Snapshot:
     ``oldest_wait_ms``: of the callers' first calls; with more than 500 callers waiting, of the 250
     that are next and the 250 that are last to be served.
 
-    ``callers_waiting`` is at most 1 in a fifo lane: all share one account. ``dead``: letters kept.
+    ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
+    "lane", a caller counts once at each level. ``dead``: letters kept.
     ``workers``: those heard of within ``lease_ttl_ms``.
     """
 
@@ -61,8 +62,13 @@ class Wakeups(Protocol):
 class Store(Protocol):
     """The verbs. Any may raise ``StoreUnavailable``; then it may or may not have happened."""
 
-    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
-        """Park calls, once each, and wake one idle worker. The whole batch is validated first."""
+    def admit(
+        self, lane: str, calls: Sequence[Call], *, policy: Policy, scope: Scope = Scope.CALLER
+    ) -> list[Verdict]:
+        """Park calls, once each, and wake one idle worker. The whole batch is validated first.
+
+        Another ``scope`` than before holds from when the lane is empty: nothing waits or runs.
+        """
 
     def next(
         self,

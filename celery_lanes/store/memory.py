@@ -37,7 +37,7 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import Ledger, Record, State
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.turn import Wish, take_turn
 
 WAKE_AT_ONCE = 10
@@ -65,10 +65,13 @@ class MemoryStore:
         self._lanes: dict[str, Ledger] = {}
         self._ears: dict[str, MemoryEar] = {}
 
-    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+    def admit(
+        self, lane: str, calls: Sequence[Call], *, policy: Policy, scope: Scope = Scope.CALLER
+    ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
         check_calls(calls)
         with self._open(lane) as ledger:
+            ledger.set_scope(scope)
             first_due = min(ledger.delayed.values(), default=None)
             verdicts = [_admit_one(ledger, call, policy) for call in calls]
             is_sooner = min(ledger.delayed.values(), default=None) != first_due
@@ -102,7 +105,7 @@ class MemoryStore:
             ledger.workers[worker] = ledger.now
             for release in releases:
                 ledger.release(release)
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             if ledger.rules is None:
                 raise LaneNotConfigured
             return take_turn(ledger, wish)
@@ -114,7 +117,7 @@ class MemoryStore:
             ledger.workers[worker] = ledger.now
             lost = tuple(call for call, token in held if not extend(ledger, worker, call, token))
             put_back = take_back_unnamed(ledger, worker)
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             ledger.wake(min(put_back, WAKE_AT_ONCE))
             return Renewal(lost, put_back)
 
@@ -126,7 +129,7 @@ class MemoryStore:
             trim(ledger)
             waits = reap_running(ledger)
             unheld = reap_closing(ledger)
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
             return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
 
@@ -138,7 +141,7 @@ class MemoryStore:
                 if record.state in (State.WAITING, State.DELAYED):
                     ledger.close_waiting(record, Reason.CANCELLED)
             cancelled = sum(_is_cancelled(record) for record in of_task)  # a repeat counts the same
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             ledger.wake(min(cancelled, 1))
         if not cancelled:
             raise NotQueued
@@ -198,8 +201,8 @@ class MemoryStore:
             ledger.rules = rules
             ledger.buckets.set_rules(rules)
             _reweigh(ledger, rules)
-            for account in sorted(ledger.queue.aside, key=lambda a: (ledger.queue.aside[a], a)):
-                ledger.queue.come_back(account)  # its bucket may be another now
+            for _, rank, account in ledger.queue.aside:
+                ledger.queue.come_back(account, rank)  # its bucket may be another now
             ledger.wake(_takers(ledger))
 
     def set_max_concurrent(self, lane: str, slots: int | None) -> None:
@@ -301,7 +304,6 @@ def _reweigh(ledger: Ledger, rules: LaneRules) -> None:
     for account in list(ledger.queue.weights):
         if account not in weights:
             ledger.queue.reweigh(account, 1.0)
-            del ledger.queue.weights[account]
     for account, weight in weights.items():
         ledger.queue.reweigh(account, weight)
 
@@ -311,7 +313,7 @@ def _takers(ledger: Ledger) -> int:
 
 
 def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
-    firsts = [ledger.records[places[0][2]].since_ms for places in ledger.queue.waiting.values()]
+    firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
     minute = ledger.now // 1000 - 59
     return Snapshot(
         lane=lane,
@@ -322,7 +324,7 @@ def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
         delayed=len(ledger.delayed),
         closing=len(ledger.closing),
         dead=len(ledger.dead),
-        callers_waiting=len(ledger.queue.waiting),
+        callers_waiting=len(firsts),
         oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
         done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),

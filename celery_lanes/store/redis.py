@@ -27,7 +27,7 @@ from celery_lanes.store.checks import (
 )
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.keys import Keys, checked_name, quoted, random_token
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.wire import Client, Wire
 
 NO_REQUEST = 0
@@ -60,14 +60,16 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self._keys.prefix!r})"
 
-    def admit(self, lane: str, calls: Sequence[Call], *, policy: Policy) -> list[Verdict]:
+    def admit(
+        self, lane: str, calls: Sequence[Call], *, policy: Policy, scope: Scope = Scope.CALLER
+    ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
         check_calls(calls)
         self._note_lane(lane)
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
             fields = [field for call in batch for field in codec.call_fields(call, policy)]
-            verdicts += codec.verdicts(self._wire.admit(lane, fields))
+            verdicts += codec.verdicts(self._wire.admit(lane, [scope.value, *fields]))
         return verdicts
 
     def next(

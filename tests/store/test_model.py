@@ -7,6 +7,7 @@ clock moves: calls fall due, buckets refill, leases lapse, the store comes back 
 from __future__ import annotations
 
 import os
+import struct
 import uuid
 from dataclasses import replace
 from itertools import count
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from celery_lanes import levels as by_level
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
@@ -31,10 +33,10 @@ from celery_lanes.store.calls import Call, Duplicate
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.ledger import State
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
+from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Scope
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
-from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock
+from tests.store.clocked import TURN_EVERY, ClockedFunctions, ClockedScripts, ServerClock
 
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
@@ -74,17 +76,18 @@ class TwoStores(RuleBasedStateMachine):
         cap=st.integers(1, 4),
         max_leases=st.integers(1, 3),
         policy=st.sampled_from(Policy),
+        scope=st.sampled_from(Scope),
         rate=buckets,
         tokens=buckets,
     )
-    def start(self, cap, max_leases, policy, rate, tokens):
+    def start(self, cap, max_leases, policy, scope, rate, tokens):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
         self.server = open_store(self.url, prefix=f"model-{uuid.uuid4().hex}")
         self.server._token = lambda: f"token{next(theirs)}"
         self.server._wire.speak(self.dialect)
-        self.policy = policy
+        self.policy, self.scope = policy, scope
         self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
         self.set_rules(cap, {})
 
@@ -119,6 +122,10 @@ class TwoStores(RuleBasedStateMachine):
                 **self.lane_rules,
             ),
         )
+
+    @rule(scope=st.sampled_from(Scope))
+    def change_scope(self, scope):
+        self.scope = scope
 
     @rule(ms=pauses_ms)
     def wait(self, ms):
@@ -179,7 +186,7 @@ class TwoStores(RuleBasedStateMachine):
         self.take_in([call_number(number, remember=remember, arrival=arrival)])
 
     def take_in(self, calls):
-        verdicts = self.both("admit", calls, policy=self.policy)
+        verdicts = self.both("admit", calls, policy=self.policy, scope=self.scope)
         for call, verdict in zip(calls, verdicts, strict=True):
             alive = call.id in self.known - self.ended
             assert isinstance(verdict, Duplicate) or not alive, "one call, twice in the lane"
@@ -190,7 +197,8 @@ class TwoStores(RuleBasedStateMachine):
     @rule(cost=st.sampled_from([0, float("nan"), 1e10]))
     def admit_oddly(self, cost):
         calls = [call_number(-1), call_number(-2, cost=cost)]
-        assert "expected the cost" in self.both("admit", calls, policy=self.policy)
+        how = {"policy": self.policy, "scope": self.scope}
+        assert "expected the cost" in self.both("admit", calls, **how)
 
     @rule(
         worker=workers,
@@ -222,6 +230,13 @@ class TwoStores(RuleBasedStateMachine):
             assert self.both("next", **ask) == turn
         self.last[worker] = ask
         self.note(worker, turn, before)
+
+    @rule(worker=workers, times=st.integers(2, 10))
+    def work_off(self, worker, times):
+        """Chance alone hardly ever serves as many in a row as it takes for a lower level's turn."""
+        for _ in range(times):
+            end = {"outcome": Outcome.DONE, "cost": None, "ends": 2}
+            self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
 
     def note(self, worker, turn, before):
         for grant in turn.grants:
@@ -317,15 +332,28 @@ class TwoStores(RuleBasedStateMachine):
         if not hasattr(self, "memory"):
             return
         queue = self.ledger.queue
-        ring, tags = self.server._keys.of_lane(LANE, ("ring", "tags"))
-        starts = {
-            name[17:].decode(): at for name, at in self.client.zrange(ring, 0, -1, withscores=True)
-        }
-        finishes = {
-            name.decode(): at for name, at in self.client.zrange(tags, 0, -1, withscores=True)
-        }
-        assert starts == queue.ring
-        assert finishes == queue.finishes
+        assert self.standing("ring", skipped=17) == tags_of(queue, "ring")
+        skipped = 4 if queue.are_many else 0
+        assert self.standing("tags", skipped=skipped) == tags_of(queue, "finishes")
+
+    def standing(self, kind, *, skipped):
+        """Read the server's tags, by rank and account; the rest of a name is skipped."""
+        (key,) = self.server._keys.of_lane(LANE, (kind,))
+        members = self.client.zrange(key, 0, -1, withscores=True)
+        if self.ledger.queue.are_many:
+            return {
+                (int(score) - 1000, name[8 + skipped :].decode()): struct.unpack(">d", name[:8])[0]
+                for name, score in members
+            }
+        return {(0, name[skipped:].decode()): tag for name, tag in members}
+
+
+def tags_of(levels, kind):
+    return {
+        (rank, account): at
+        for rank, queue in levels.queues.items()
+        for account, at in getattr(queue, kind).items()
+    }
 
 
 def call_number(number, **fields):
@@ -345,7 +373,8 @@ def ask(store, verb, *args, **kwargs):
 
 
 @pytest.mark.parametrize("kind", ["functions", "scripts"])
-def test_memory_and_scripts_agree_step_by_step(kind):
+def test_memory_and_scripts_agree_step_by_step(kind, monkeypatch):
+    monkeypatch.setattr(by_level, "TURN_EVERY", TURN_EVERY)
     program = services.redis_program() if kind == "scripts" else None
     dialect = ClockedFunctions() if kind == "functions" else ClockedScripts()
     with EmbeddedValkey(program=program) as server:

@@ -23,7 +23,7 @@ from importlib.resources import files
 
 from celery_lanes.store.keys import KINDS
 
-SHARED = ("prelude", "fair", "moves", "releases", "grants")
+SHARED = ("prelude", "ring", "fair", "moves", "releases", "grants")
 """Each may use what stands before it."""
 
 SHARED_ARGUMENTS = ("channel", "tries", "lane_name")

@@ -3,12 +3,12 @@
 -- verb: as a function of the server, this file is read once, and its variables outlive a call.
 -- Numbers go to redis.call as numbers: it writes all 17 digits, ".." only 14.
 
-local now, weights_known
+local now, weights_known, clocks
 
 local function begin()
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
-  weights_known = {}
+  weights_known, clocks = {}, {}
 end
 
 -- A script whose first write is a deletion may go on at maxmemory, even if there is nothing to delete.
@@ -36,6 +36,7 @@ end
 local function save_lane(...)
   local packed = cmsgpack.pack(lane)
   if packed ~= loaded or select('#', ...) > 0 then redis.call('HSET', meta, 'lane', packed, ...) end
+  for rank, clock in pairs(clocks) do redis.call('HSET', marks, 'c' .. rank, cmsgpack.pack(clock)) end
 end
 
 -- A call's record, nil if there is none. Fields it has always: id task_id task account caller

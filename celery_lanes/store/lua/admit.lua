@@ -1,11 +1,12 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags delayed leases idle settled meta
--- ARGV: channel tries lane_name ...
---   of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
+-- KEYS: calls queue ring tags marks delayed leases idle settled meta
+-- ARGV: channel tries lane_name scope ...
+--   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
+--   the lane is empty. Of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
 --   remember (0 or 1), redelivery_ms, arrival, envelope
--- USES: fair moves
+-- USES: ring fair moves
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
 --   'delayed' and when it is due, or 'duplicate' and its state
 -- COST: O(calls log n)
@@ -26,6 +27,10 @@ for i = rest, #ARGV, FIELDS do
 end
 
 load_lane()
+local are_many = scope == 'lane' or nil
+if are_many ~= lane.levels and settle_down() then
+  lane.levels, lane.rests, lane.passed, lane.turn = are_many, 0, 0, 0
+end
 
 local TASK_IDS = 500 -- calls of one task id that it leads to
 
