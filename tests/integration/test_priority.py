@@ -34,6 +34,25 @@ def test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them(
     assert tasks.marked() == expected
 
 
+@pytest.mark.parametrize("intake", ["store", "broker"])
+def test_levels_go_first_across_callers_where_the_lane_says_so(make_shop, intake):
+    lane = f'max_concurrent = 1\nintake = "{intake}"\npriority_scope = "lane"'
+    shop = make_shop(rest=f"[lanes.ollama]\n{lane}")
+    tasks, store = shop.tasks, shop.tasks.lanes.store
+    store.set_paused("ollama", paused=True)
+    for number in range(2):
+        tasks.mark.apply_async(("ollama/x", f"ann {number}"), caller="ann")
+        tasks.mark.apply_async(("ollama/x", f"bob {number}"), caller="bob", lane_priority=10)
+        by_beat(tasks, f"beat {number}", caller="beat", lane_priority=-5)
+    shop.worker(concurrency=1)
+    until(lambda: waiting(shop) == 6)
+
+    store.set_paused("ollama", paused=False)
+
+    until(lambda: len(tasks.marked()) == 6)
+    assert tasks.marked() == ["bob 0", "bob 1", "ann 0", "ann 1", "beat 0", "beat 1"]
+
+
 def test_a_retry_and_a_replacement_keep_their_priority(served_shop):
     tasks = served_shop.tasks
 

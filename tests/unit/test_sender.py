@@ -31,9 +31,9 @@ class Lossy(MemoryStore):
         super().__init__()
         self.losses, self.heard = losses, 0
 
-    def admit(self, lane, calls, *, policy):
+    def admit(self, lane, calls, **how):
         self.heard += 1
-        verdicts = super().admit(lane, calls, policy=policy)
+        verdicts = super().admit(lane, calls, **how)
         if self.heard <= self.losses:
             raise StoreUnavailable
         return verdicts

@@ -84,9 +84,11 @@ end
 -- Grants the first call of an account, whose start tag is "start" and whose second call is at
 -- "after", if it has one; notes the charge in the record.
 local function take(r, name, start, place, after)
-  local rank = rank_of(r)
-  local clock = clock_of(rank)
-  if rank then note_turn(rank) end
+  local rank, clock = rank_of(r), lane
+  if rank then
+    clock = clock_of(rank)
+    note_turn(rank)
+  end
   r.charge, r.weight, r.share = r.cost, weight_of(r.account), clock.weights
   if start > virtual_now(clock) then clock.served = clock.served + (start - virtual_now(clock)) end
   clock.serving = clock.serving + r.charge / r.share

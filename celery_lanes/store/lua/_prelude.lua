@@ -8,7 +8,7 @@ local now, weights_known, clocks
 local function begin()
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
-  weights_known, clocks = {}, {}
+  weights_known = {}
 end
 
 -- A script whose first write is a deletion may go on at maxmemory, even if there is nothing to delete.
@@ -26,6 +26,7 @@ local function load_lane(...)
   loaded = found[1]
   lane = loaded and cmsgpack.unpack(loaded)
     or { seq = 0, served = 0, serving = 0, weights = 0, frozen = 0, rate_full = 0, tokens_full = 0 }
+  clocks = lane.levels and {} or nil
   rules = found[2] and cmsgpack.unpack(found[2])
     or { lease_ttl = 30000, max_leases = 5, dedupe_ttl = 120000 }
   cap, is_paused = tonumber(found[3]) or rules.max_concurrent, found[4]
@@ -36,6 +37,7 @@ end
 local function save_lane(...)
   local packed = cmsgpack.pack(lane)
   if packed ~= loaded or select('#', ...) > 0 then redis.call('HSET', meta, 'lane', packed, ...) end
+  if not lane.levels then return end
   for rank, clock in pairs(clocks) do redis.call('HSET', marks, 'c' .. rank, cmsgpack.pack(clock)) end
 end
 

@@ -29,7 +29,7 @@ end
 load_lane()
 local are_many = scope == 'lane' or nil
 if are_many ~= lane.levels and settle_down() then
-  lane.levels, lane.rests, lane.passed, lane.turn = are_many, 0, 0, 0
+  lane.levels, lane.rests, lane.passed, lane.turn, clocks = are_many, 0, 0, 0, {}
 end
 
 local TASK_IDS = 500 -- calls of one task id that it leads to
