@@ -17,7 +17,9 @@ from celery.utils.log import get_logger
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
 from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
-from celery_lanes.errors import ConfigError, StoreError
+from celery_lanes.control import cancellable, lane_control
+from celery_lanes.errors import ConfigError, NotQueued, StoreError
+from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
@@ -36,6 +38,9 @@ STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
 
 VISIBILITY_TIMEOUT_S = 3600
 """kombu's own default for Redis."""
+
+REVOKED_KNOWN_MS = 10_800_000
+"""As long as Celery's workers remember a revoked id."""
 
 
 class Lanes:
@@ -97,6 +102,67 @@ class Lanes:
     def admit(self, lane: str, calls: Sequence[Call]) -> list[Verdict]:
         """Park calls in a lane."""
         return self.store.admit(lane, calls, policy=self.policy(lane), scope=self.scope(lane))
+
+    def lane(self, name: str) -> Lane:
+        """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
+        return Lane(checked_lane(name, self.settings, self.store), self.store)
+
+    def call(self, signature: Any, *, timeout: float | None = None) -> Any:
+        """Publish a signature and wait for its result.
+
+        If you stop waiting, by ``timeout`` in seconds (``celery.exceptions.TimeoutError``) or by an
+        interrupt, a call that still waits is cancelled; one that runs goes on.
+        """
+        result = signature.apply_async()
+        try:
+            return result.get(timeout=timeout)
+        except BaseException:
+            if not result.ready():
+                self._give_up(result)
+            raise
+
+    def _give_up(self, result: Any) -> None:
+        try:
+            self.cancel(result)
+        except NotQueued:
+            logger.debug("celery_lanes: nobody waits any more for %s, which runs", result.id)
+        except StoreError as error:
+            logger.warning("celery_lanes: nobody waits any more for %s: %s", result.id, error)
+
+    def cancel(self, task: Any) -> dict[str, int]:
+        """Cancel a task that waits: it never runs, and its result becomes ``REVOKED``.
+
+        Takes a task id or a result; gives the lanes in which it waited, with how many calls.
+        Raises ``NotQueued`` if it waits in none. If its message is still in the broker, on its way
+        to a lane with broker intake that the settings name or that has been used before, it is
+        cancelled there when it comes, within 3 hours.
+        """
+        task_id = str(getattr(task, "id", task))
+        found = {lane: self._cancel(lane, task_id) for lane in self._lanes_in_use()}
+        if not any(found.values()):
+            raise NotQueued(
+                f"{task_id} waits in no lane: it runs, has ended or was never published"
+            )
+        return {lane: count for lane, count in found.items() if count}
+
+    def cancel_caller(self, caller: str) -> dict[str, int]:
+        """Cancel all that waits of a caller; gives how many calls in which lanes.
+
+        What comes meanwhile, or is still in the broker, stays.
+        """
+        found = {lane: self.store.cancel_caller(lane, caller) for lane in self._lanes_in_use()}
+        return {lane: count for lane, count in found.items() if count}
+
+    def _cancel(self, lane: str, task_id: str) -> int:
+        is_to_come = self.settings.lane(lane).intake == "broker"
+        try:
+            remember_ms = REVOKED_KNOWN_MS if is_to_come else 0
+            return self.store.cancel(lane, task_id, remember_ms=remember_ms)
+        except NotQueued:
+            return 0
+
+    def _lanes_in_use(self) -> list[str]:
+        return sorted({*self.settings.lanes, *self.store.lanes()})
 
     def policy(self, lane: str) -> Policy:
         """How a lane orders its callers."""
@@ -175,8 +241,11 @@ def _address(connection: Any) -> tuple[str, ...]:
 
 
 def _replace_classes(app: Any) -> None:
-    """Put our classes in place, also if the app has already made its own AMQP."""
+    """Put our classes in place, also if the app has already made objects of its own."""
     app.amqp_cls = LaneAMQP
     app.__dict__.pop("amqp", None)
+    app.control_cls = lane_control(symbol_by_name(app.control_cls))
+    app.__dict__.pop("control", None)
+    app.AsyncResult = cancellable(app.AsyncResult)
     app.producer_or_acquire = lazily(app)
     app.task_cls = lane_task(symbol_by_name(app.task_cls))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from celery_lanes.cli.exits import REFUSED, USAGE, CommandFailed
+from celery_lanes.cli.exits import REFUSED, CommandFailed
 from celery_lanes.errors import NotQueued
 
 if TYPE_CHECKING:
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 def set_slots(lanes: Lanes, lane: str, slots: int | None) -> str:
     """Change the cap of a lane; ``None`` goes back to the file's."""
-    require_known(lanes, lane)
-    lanes.store.set_max_concurrent(lane, slots)
+    lanes.lane(lane).set_max_concurrent(slots)
     configured = lanes.settings.lane(lane).max_concurrent
     if slots is None:
         return f"{lane}: at most {configured} at once, as configured"
@@ -25,55 +23,40 @@ def set_slots(lanes: Lanes, lane: str, slots: int | None) -> str:
 
 def pause(lanes: Lanes, lane: str) -> str:
     """Stop a lane's grants."""
-    require_known(lanes, lane)
-    lanes.store.set_paused(lane, paused=True)
-    snapshot = lanes.store.snapshot(lane)
+    paused = lanes.lane(lane)
+    paused.pause()
+    snapshot = paused.stats()
     return f"{lane}: paused; {snapshot.running} still running, {snapshot.waiting} waiting"
 
 
 def resume(lanes: Lanes, lane: str) -> str:
     """Let a lane grant again."""
-    require_known(lanes, lane)
-    lanes.store.set_paused(lane, paused=False)
-    return f"{lane}: resumed; {lanes.store.snapshot(lane).waiting} waiting"
+    resumed = lanes.lane(lane)
+    resumed.resume()
+    return f"{lane}: resumed; {resumed.stats().waiting} waiting"
 
 
 def cancel(lanes: Lanes, task_id: str) -> str:
     """Cancel what waits under a task id, in whichever lanes it is."""
-    counts = ((lane, _cancel(lanes, lane, task_id)) for lane in lanes.store.lanes())
-    found = [f"{lane}: cancelled {_calls(count)} of {task_id}" for lane, count in counts if count]
-    if not found:
-        raise CommandFailed(
-            f"{task_id} waits in no lane: it is running, has ended, or was never published; "
-            f"a running one is stopped by: celery -A ... control revoke --terminate {task_id}",
-            REFUSED,
-        )
-    return "\n".join(found)
-
-
-def require_known(lanes: Lanes, lane: str) -> None:
-    """Refuse a lane that neither the file nor the store has ever heard of."""
-    if any(fnmatchcase(lane, family) for family in lanes.settings.families):
-        lanes.settings.lane(lane)  # refuses what cannot be a name
-        return
-    known = _known(lanes)
-    if lane not in known:
-        close = difflib.get_close_matches(lane, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise CommandFailed(f"there is no lane {lane!r}; {hint}", USAGE)
-
-
-def _known(lanes: Lanes) -> list[str]:
-    settings = lanes.settings
-    by_rule = (rule.lane for rule in settings.rules)
-    return sorted({*settings.lanes, *by_rule, *lanes.store.lanes()})
-
-
-def _cancel(lanes: Lanes, lane: str, task_id: str) -> int:
     try:
-        return lanes.store.cancel(lane, task_id)
-    except NotQueued:
-        return 0
+        return _cancelled(lanes.cancel(task_id), task_id)
+    except NotQueued as error:
+        raise CommandFailed(
+            f"{error}; a running one is stopped by:"
+            f" celery -A ... control revoke --terminate {task_id}",
+            REFUSED,
+        ) from error
+
+
+def cancel_caller(lanes: Lanes, caller: str) -> str:
+    """Cancel all that waits of a caller."""
+    if found := lanes.cancel_caller(caller):
+        return _cancelled(found, caller)
+    raise CommandFailed(f"nothing of {caller!r} waits in any lane", REFUSED)
+
+
+def _cancelled(found: Mapping[str, int], whose: str) -> str:
+    return "\n".join(f"{lane}: cancelled {_calls(n)} of {whose}" for lane, n in found.items())
 
 
 def _calls(count: int) -> str:

@@ -13,7 +13,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from celery_lanes.cli.control import require_known
 from celery_lanes.cli.exits import REFUSED, CommandFailed
 from celery_lanes.store.attempts import Outcome
 from celery_lanes.store.base import Store
@@ -30,7 +29,7 @@ _REASONS = {Outcome.LOST: "lost its worker", Outcome.STRANGE: "no worker could r
 
 def read(lanes: Lanes, lane: str, limit: int) -> list[DeadLetter]:
     """Read the youngest letters of a lane, the youngest first."""
-    require_known(lanes, lane)
+    lanes.lane(lane)
     return list(islice(_letters(lanes.store, lane), limit))
 
 
@@ -39,7 +38,7 @@ def retry(lanes: Lanes, lane: str, task_id: str) -> str:
 
     Those that are not admitted keep their letters, and are named.
     """
-    require_known(lanes, lane)
+    lanes.lane(lane)
     letters = [dead for dead in _letters(lanes.store, lane) if task_id in _names(dead)]
     if not letters:
         raise CommandFailed(f"{lane} has no dead letter of {task_id}", REFUSED)

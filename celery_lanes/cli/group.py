@@ -99,11 +99,17 @@ def _resume(ctx: click.Context, /, lane: str) -> None:
 
 
 @lanes.command(name="cancel")
-@click.argument("task_id")
+@click.argument("task_id", required=False)
+@click.option("--caller", help="Cancel all that waits of this caller instead.")
 @click.pass_context
-def _cancel(ctx: click.Context, /, task_id: str) -> None:
+def _cancel(ctx: click.Context, /, task_id: str | None, caller: str | None) -> None:
     """Take a waiting call off its lane; its result becomes REVOKED."""
-    click.echo(control.cancel(_lanes(ctx), task_id))
+    if task_id is not None and caller is None:
+        click.echo(control.cancel(_lanes(ctx), task_id))
+    elif caller is not None and task_id is None:
+        click.echo(control.cancel_caller(_lanes(ctx), caller))
+    else:
+        raise click.UsageError("expected a TASK_ID, or --caller NAME")
 
 
 @lanes.command(name="dead")

@@ -96,12 +96,19 @@ class Store(Protocol):
     def reap(self, lane: str) -> Reaped:
         """Deal with expired leases; extend all of them instead if the clock has stood still."""
 
-    def cancel(self, lane: str, task_id: str) -> int:
+    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
         """Move the waiting and delayed calls of a task id to closing; count the cancelled ones.
 
         Of a task id with more than 500 calls, the youngest 500 are found.
 
         Raises ``NotQueued`` if there is none; a repeat counts those that are still to be closed.
+        If there is none in any state, what comes within ``remember_ms`` is closed as it comes.
+        """
+
+    def cancel_caller(self, lane: str, caller: str) -> int:
+        """Move a caller's waiting and delayed calls to closing; count those moved.
+
+        In pages of 100, each atomic: calls that come meanwhile may stay.
         """
 
     def close(self, lane: str, *, call: str, token: str) -> bool:

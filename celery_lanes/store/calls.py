@@ -57,13 +57,18 @@ class Delayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Accepted, and closing: its task id was cancelled before it came."""
+
+
+@dataclass(frozen=True, slots=True)
 class Duplicate:
     """Already here: ``state`` is waiting, delayed, running, closing or settled."""
 
     state: str
 
 
-Verdict = Parked | Delayed | Duplicate
+Verdict = Parked | Delayed | Cancelled | Duplicate
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,15 @@ from urllib.parse import unquote
 
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason, Release, Turn
 from celery_lanes.store.base import Snapshot
-from celery_lanes.store.calls import Call, DeadLetter, Delayed, Duplicate, Parked, Verdict
+from celery_lanes.store.calls import (
+    Call,
+    Cancelled,
+    DeadLetter,
+    Delayed,
+    Duplicate,
+    Parked,
+    Verdict,
+)
 from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.line import Argument
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
@@ -53,6 +61,8 @@ def verdicts(answer: bytes) -> list[Verdict]:
 def _verdict(kind: bytes, value: bytes) -> Verdict:
     if kind == b"duplicate":
         return Duplicate(value.decode())
+    if kind == b"cancelled":
+        return Cancelled()
     return Parked(int(value)) if kind == b"parked" else Delayed(int(value))
 
 

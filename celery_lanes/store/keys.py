@@ -36,6 +36,11 @@ def quoted(text: str) -> str:
     return quote(text, safe="")
 
 
+def cancelled_name(task_id: str) -> str:
+    """Name, among what has settled, a task id that was cancelled before it came."""
+    return f"cancelled:{task_id}"
+
+
 def account_of(policy: Policy, caller: str) -> str:
     """Name the account that a caller's calls are charged to."""
     return EVERYBODY if policy is Policy.FIFO else quoted(caller)

@@ -7,7 +7,7 @@ scripts of the Redis store (``lua/_moves.lua``), with the same names in the same
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import ceil
@@ -233,6 +233,18 @@ class Ledger:
         else:
             self.queue.remove(record.account, record.place)
         self._to_closing(record, reason)
+
+    def cancel(self, records: Iterable[Record]) -> int:
+        """Take out of the queue, to be closed, those of these calls that wait; count them."""
+        waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
+        for record in waiting:
+            self.close_waiting(record, Reason.CANCELLED)
+        self.settle_down()
+        return len(waiting)
+
+    def close_new(self, record: Record) -> None:
+        """Let a call that was cancelled before it came wait for nothing but its result."""
+        self._to_closing(record, Reason.CANCELLED)
 
     def settle(self, record: Record) -> None:
         """Forget a call, but for its id, and that after a while."""

@@ -17,7 +17,15 @@ from threading import RLock
 from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
-from celery_lanes.store.calls import Call, DeadLetter, Delayed, Duplicate, Parked, Verdict
+from celery_lanes.store.calls import (
+    Call,
+    Cancelled,
+    DeadLetter,
+    Delayed,
+    Duplicate,
+    Parked,
+    Verdict,
+)
 from celery_lanes.store.checks import (
     check_calls,
     check_died,
@@ -28,7 +36,7 @@ from celery_lanes.store.checks import (
     check_slots,
 )
 from celery_lanes.store.ears import MemoryEar
-from celery_lanes.store.keys import account_of, checked_name, quoted, random_token
+from celery_lanes.store.keys import account_of, cancelled_name, checked_name, quoted, random_token
 from celery_lanes.store.leases import (
     extend,
     reap_closing,
@@ -76,7 +84,8 @@ class MemoryStore:
             verdicts = [_admit_one(ledger, call, policy) for call in calls]
             is_sooner = min(ledger.delayed.values(), default=None) != first_due
             is_parked = any(isinstance(verdict, Parked) for verdict in verdicts)
-            if (is_parked or is_sooner) and ledger.free_slots:
+            is_closing = any(isinstance(verdict, Cancelled) for verdict in verdicts)
+            if is_closing or ((is_parked or is_sooner) and ledger.free_slots):
                 ledger.wake()
             return verdicts
 
@@ -133,19 +142,27 @@ class MemoryStore:
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
             return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
 
-    def cancel(self, lane: str, task_id: str) -> int:
+    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         with self._open(lane) as ledger:
             of_task = [r for r in ledger.records.values() if r.call.task_id == task_id]
-            for record in of_task:
-                if record.state in (State.WAITING, State.DELAYED):
-                    ledger.close_waiting(record, Reason.CANCELLED)
+            ledger.cancel(of_task)
             cancelled = sum(_is_cancelled(record) for record in of_task)  # a repeat counts the same
-            ledger.settle_down()
+            if remember_ms and not of_task:
+                ledger.settled[cancelled_name(task_id)] = ledger.now + remember_ms
             ledger.wake(min(cancelled, 1))
         if not cancelled:
             raise NotQueued
         return cancelled
+
+    def cancel_caller(self, lane: str, caller: str) -> int:
+        """Move a caller's waiting and delayed calls to closing."""
+        with self._open(lane) as ledger:
+            cancelled = ledger.cancel(
+                [r for r in ledger.records.values() if r.call.caller == caller]
+            )
+            ledger.wake(min(cancelled, 1))
+            return cancelled
 
     def close(self, lane: str, *, call: str, token: str) -> bool:
         """Settle a closing call, its result being written."""
@@ -282,6 +299,9 @@ def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
     ledger.seq += 1
     record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
     ledger.records[call.id] = record
+    if ledger.remembers(cancelled_name(call.task_id)):
+        ledger.close_new(record)
+        return Cancelled()
     if call.due_ms > ledger.now:
         ledger.delay(record, call.due_ms)
         return Delayed(call.due_ms)

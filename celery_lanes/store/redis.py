@@ -26,7 +26,7 @@ from celery_lanes.store.checks import (
     chunks,
 )
 from celery_lanes.store.ears import RedisEar
-from celery_lanes.store.keys import Keys, checked_name, quoted, random_token
+from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.wire import Client, Wire
 
@@ -108,13 +108,20 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return Reaped(*self._wire.run_waking("reap", lane))
 
-    def cancel(self, lane: str, task_id: str) -> int:
+    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         checked_name(lane, "the lane's name")
-        cancelled = int(self._wire.run_waking("cancel", lane, quoted(task_id)))
+        cancelled = int(self._wire.run_waking("cancel", lane, quoted(task_id), remember_ms))
         if not cancelled:
             raise NotQueued
         return cancelled
+
+    def cancel_caller(self, lane: str, caller: str) -> int:
+        """Move a caller's waiting and delayed calls to closing."""
+        checked_name(lane, "the lane's name")
+        accounts = [account_of(policy, caller) for policy in Policy]
+        places = [("delayed", ""), *(("waiting", account) for account in accounts)]
+        return sum(self._cancel_pages(lane, caller, *place) for place in places)
 
     def close(self, lane: str, *, call: str, token: str) -> bool:
         """Settle a closing call, its result being written."""
@@ -187,6 +194,15 @@ class RedisStore:
     def disconnect(self) -> None:
         """Close all connections; the next verb opens them again."""
         self._wire.close()
+
+    def _cancel_pages(self, lane: str, caller: str, state: str, account: str) -> int:
+        total, at = 0, b""
+        while True:
+            words = (caller, state, account, at)
+            cancelled, at = self._wire.run_waking("cancel_caller", lane, *words)
+            total += int(cancelled)
+            if not at:
+                return total
 
     def _note_lane(self, lane: str) -> None:
         checked_name(lane, "the lane's name")

@@ -226,6 +226,27 @@ def test_cancel_takes_a_waiting_call_off_its_lane(shell):
     assert shell.store.snapshot("ollama").waiting == 1
 
 
+def test_cancel_takes_all_that_waits_of_a_caller_off_the_lanes(shell):
+    calls = [Call(id=n, task_id=n, task="shop.ask", caller="ann") for n in "ab"]
+    for lane in ("ollama", "openai"):
+        shell.store.admit(lane, calls, policy=Policy.FAIR)
+    park(shell, "ollama", "c")
+
+    shown = shell("cancel", "--caller", "ann")
+
+    assert shown.output == ("ollama: cancelled 2 calls of ann\nopenai: cancelled 2 calls of ann\n")
+    assert shell.store.snapshot("ollama").waiting == 1
+    assert shell("cancel", "--caller", "ann").exit_code == 1
+
+
+@pytest.mark.parametrize("words", [(), ("a", "--caller", "alice")], ids=["neither", "both"])
+def test_cancel_wants_a_task_id_or_a_caller(shell, words):
+    shown = shell("cancel", *words)
+
+    assert shown.exit_code == 2
+    assert "expected a TASK_ID, or --caller NAME" in shown.stderr
+
+
 def test_cancel_of_what_does_not_wait_is_refused(shell):
     park(shell, "ollama", "a")
 

@@ -146,22 +146,6 @@ def test_gevent_keeps_the_lease_of_a_body_that_never_yields(make_shop):
     worker.kill()  # quicker than its warm stop
 
 
-def test_a_waiting_call_that_is_cancelled_ends_at_once(make_shop):
-    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 1")
-    worker = shop.worker(concurrency=2)
-    running_call = shop.tasks.sleep.delay("ollama/x", 30)
-    until(lambda: running(shop) == 1)
-    result = shop.tasks.echo.apply_async(("ollama/x", 1), caller="alice")
-
-    assert shop.tasks.lanes.store.cancel("ollama", result.id) == 1
-
-    with pytest.raises(TaskRevokedError, match="cancelled") as caught:
-        result.get(timeout=10)
-    assert CallInfo.from_error(caught.value).caller == "alice"
-    assert not running_call.ready()
-    worker.kill()  # it would wait for that
-
-
 def test_a_lost_process_runs_again_if_celery_is_told_so_for_all_tasks(shop):
     shop.worker(conf={"task_acks_late": True, "task_reject_on_worker_lost": True})
 

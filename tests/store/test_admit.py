@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from celery_lanes.errors import NotQueued
-from celery_lanes.store.attempts import Outcome, Reason, Release
+from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.calls import Delayed, Duplicate, Parked
 
 
@@ -243,49 +242,6 @@ def test_calls_and_tasks_may_have_any_name(lane, name):
     lane.release(grant)
     assert lane.store.cancel(lane.lane, name + ":") == 1
     assert lane.counts == (0, 0, 0, 1)
-
-
-def test_cancel_moves_waiting_and_delayed_calls_of_a_task_to_closing(lane):
-    lane.configure()
-    lane.park(task_id="t:1")
-    lane.park(task_id="t:1", due_ms=lane.clock() + 60_000)
-    lane.park(task_id="t")
-
-    assert lane.store.cancel(lane.lane, "t:1") == 2
-
-    assert lane.counts == (0, 1, 0, 2)
-    turn = lane.turn(1, closings=5)
-    assert {(c.call, c.reason, c.envelope) for c in turn.closings} == {
-        ("c1", Reason.CANCELLED, b"c1"),
-        ("c2", Reason.CANCELLED, b"c2"),
-    }
-    assert [g.call for g in turn.grants] == ["c3"]
-
-
-def test_cancel_repeated_after_a_lost_reply_says_the_same(lane):
-    lane.park(task_id="t")
-
-    assert [lane.store.cancel(lane.lane, "t") for _ in range(2)] == [1, 1]
-
-
-def test_cancel_of_a_running_or_unknown_task_is_not_queued(lane):
-    lane.configure()
-    lane.park(task_id="t")
-    lane.take()
-
-    for task_id in ["t", "never"]:
-        with pytest.raises(NotQueued):
-            lane.store.cancel(lane.lane, task_id)
-
-
-def test_cancelled_call_of_a_caller_lets_the_others_pass(lane):
-    lane.configure()
-    lane.park("ann", task_id="t")
-    lane.park("ann")
-    lane.park("bob")
-    lane.store.cancel(lane.lane, "t")
-
-    assert lane.order(2) == ["ann", "bob"]
 
 
 def test_closed_call_is_gone_and_only_its_holder_may_close_it(lane):

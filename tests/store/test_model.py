@@ -261,9 +261,13 @@ class TwoStores(RuleBasedStateMachine):
         self.last.pop(worker, None)
         self.held = {call: at for call, at in self.held.items() if at[0] != worker}
 
-    @rule(number=st.integers(0, 6))
-    def cancel(self, number):
-        self.both("cancel", f"t{number}")
+    @rule(number=st.integers(0, 6), remember_ms=st.sampled_from([0, 3_000]))
+    def cancel(self, number, remember_ms):
+        self.both("cancel", f"t{number}", remember_ms=remember_ms)
+
+    @rule(caller=callers)
+    def cancel_caller(self, caller):
+        self.both("cancel_caller", caller)
 
     @precondition(lambda self: self.closings)
     @rule(token=st.sampled_from(["right", "wrong"]))

@@ -417,11 +417,8 @@ def test_memory_store_warns_that_it_keeps_nothing():
 
 # -- the scripts themselves
 
-VERBS = ["admit", "next", "renew", "reap", "cancel", "close", "settle"]
-VERBS += ["configure", "resize", "pause", "snapshot"]
 
-
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", lua.verbs())
 def test_scripts_declare_few_keys_and_scan_nothing(verb):
     script = lua.load(verb)
 

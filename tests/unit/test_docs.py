@@ -39,9 +39,14 @@ SHOWN = {
         "test_native_delayed_delivery_on_quorum_queues_leads_into_the_lane",
     ],
     "`expires`": ["test_expires_a_call_that_waited_too_long_is_revoked_as_expired"],
-    "`revoke(id)`": [
+    "`revoke(id)`, `result.revoke()`, `celery control revoke`": [
         "test_revoke_a_waiting_call_never_runs",
-        "test_a_waiting_call_that_is_cancelled_ends_at_once",
+        "test_a_call_that_is_revoked_with_no_worker_up_never_runs",
+        "test_a_revoke_meant_for_one_worker_leaves_what_waits",
+    ],
+    "`result.cancel()` (ours), `lanes.cancel(id)`, `lanes cancel ID`": [
+        "test_a_waiting_call_is_cancelled_at_once_and_a_running_or_ended_one_is_not",
+        "test_what_the_broker_still_has_is_cancelled_when_it_comes",
     ],
     "`revoke(id, terminate=True)`": [
         "test_revoke_terminate_stops_a_running_call_and_frees_its_slot",
@@ -50,6 +55,7 @@ SHOWN = {
     "stamps, `revoke_by_stamped_headers`": [
         "test_a_body_sees_the_stamps_of_its_call",
         "test_revoke_by_stamped_headers_reaches_calls_that_wait_and_a_call_that_runs",
+        "test_all_that_waits_of_a_caller_is_cancelled",
     ],
     "`time_limit`, `soft_time_limit`": [
         "test_time_limits_are_the_lanes_unless_the_message_has_its_own",

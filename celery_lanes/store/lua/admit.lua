@@ -1,14 +1,15 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags marks delayed leases idle settled meta
+-- KEYS: calls queue ring tags marks delayed leases closing idle settled meta
 -- ARGV: channel tries lane_name scope ...
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
---   the lane is empty. Of each call: id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once),
+--   the lane is empty. Of each call: id, quoted task id, task, account, caller, priority, cost,
+--   due_ms (0 = at once),
 --   remember (0 or 1), redelivery_ms, arrival, envelope
 -- USES: ring fair moves
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
---   'delayed' and when it is due, or 'duplicate' and its state
+--   'delayed' and when it is due, 'cancelled' (before it came) and 0, or 'duplicate' and its state
 -- COST: O(calls log n)
 
 local FIELDS = 12
@@ -47,6 +48,10 @@ local function state_of(id, task_id, is_remembered, arrival)
   return nil, ids and cmsgpack.unpack(ids) or {}
 end
 
+local function was_cancelled(task_id)
+  return (lane.cancelled or 0) > now and has_settled('cancelled:' .. task_id)
+end
+
 local function new_call(i)
   lane.seq = lane.seq + 1
   local r = {
@@ -66,13 +71,16 @@ local function keep_new(r, envelope, ids)
   redis.call('HSET', calls, 'r:' .. r.id, record, 'e:' .. r.id, envelope, 't:' .. r.task_id, cmsgpack.pack(ids))
 end
 
-local verdicts, is_worth_waking = {}, false
+local verdicts, is_worth_waking, is_closing = {}, false, false
 for i = rest, #ARGV, FIELDS do
   local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1', ARGV[i + 10])
   local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
   if not state then
     local r = new_call(i)
-    if due > now then
+    if was_cancelled(r.task_id) then
+      verdict, is_closing = 'cancelled 0', true
+      to_closing(r, 'cancelled')
+    elseif due > now then
       verdict = string.format('delayed %.0f', due)
       is_worth_waking = is_worth_waking or redis.call('ZCOUNT', delayed, '-inf', due) == 0
       begin_delay(r, due)
@@ -85,5 +93,5 @@ for i = rest, #ARGV, FIELDS do
   verdicts[#verdicts + 1] = verdict
 end
 save_lane()
-if is_worth_waking and free_slots() > 0 then wake(1) end
+if is_closing or is_worth_waking and free_slots() > 0 then wake(1) end
 return table.concat(verdicts, ' ')
