@@ -215,9 +215,9 @@ class MemoryStore:
             rules = replace(rules, acks_early={})
             if rules == ledger.rules:
                 return
+            _reweigh(ledger, rules)
             ledger.rules = rules
             ledger.buckets.set_rules(rules)
-            _reweigh(ledger, rules)
             for _, rank, account in ledger.queue.aside:
                 ledger.queue.come_back(account, rank)  # its bucket may be another now
             ledger.wake(_takers(ledger))
@@ -320,12 +320,12 @@ def _is_cancelled(record: Record) -> bool:
 
 
 def _reweigh(ledger: Ledger, rules: LaneRules) -> None:
-    weights = {quoted(name): caller.weight for name, caller in rules.callers.items()}
-    for account in list(ledger.queue.weights):
-        if account not in weights:
-            ledger.queue.reweigh(account, 1.0)
-    for account, weight in weights.items():
-        ledger.queue.reweigh(account, weight)
+    """Write the callers' weights; one that is not named any more has weight 1 again."""
+    for name, caller in rules.callers.items():
+        ledger.queue.reweigh(quoted(name), caller.weight)
+    for name in ledger.rules.callers if ledger.rules else ():
+        if name not in rules.callers:
+            ledger.queue.reweigh(quoted(name), 1.0)
 
 
 def _takers(ledger: Ledger) -> int:
