@@ -219,6 +219,19 @@ def test_another_scope_holds_from_when_the_lane_is_empty(lane):
     assert lane.order(4) == ["bob", "bob", "ann", "ann"]
 
 
+def test_turns_begin_afresh_when_the_lane_is_empty(lane):
+    lane.configure()
+    lane.park("ann", times=TURN_EVERY, priority=3)
+    lane.park("bob", priority=2)
+    assert lane.order(TURN_EVERY + 1)[TURN_EVERY - 1] == "bob"
+
+    lane.park("ann", times=TURN_EVERY, priority=3)
+    lane.park("bob", priority=2)
+    lane.park("cid", priority=1)
+
+    assert lane.order(TURN_EVERY)[-1] == "bob"
+
+
 def test_a_snapshot_counts_a_caller_at_each_of_its_levels(lane):
     lane.configure()
     lane.park("ann", priority=5)
