@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
 from celery_lanes.callinfo import HEADER
+from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
 from celery_lanes.errors import ConfigError, NotQueued, StoreError
@@ -29,6 +30,7 @@ from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.task import lane_task
+from celery_lanes.worker.prelude import fitting
 from celery_lanes.worker.step import LanesStep
 
 logger = get_logger(__name__)
@@ -38,9 +40,6 @@ STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
 
 VISIBILITY_TIMEOUT_S = 3600
 """kombu's own default for Redis."""
-
-REVOKED_KNOWN_MS = 10_800_000
-"""As long as Celery's workers remember a revoked id."""
 
 
 class Lanes:
@@ -133,36 +132,22 @@ class Lanes:
         """Cancel a task that waits: it never runs, and its result becomes ``REVOKED``.
 
         Takes a task id or a result; gives the lanes in which it waited, with how many calls.
-        Raises ``NotQueued`` if it waits in none. If its message is still in the broker, on its way
-        to a lane with broker intake that the settings name or that has been used before, it is
-        cancelled there when it comes, within 3 hours.
+        Raises ``AlreadyStarted`` if it runs, ``NotQueued`` if it waits nowhere. If its message is
+        still in the broker, on its way to a lane with broker intake that the settings name or that
+        has been used before, it is cancelled when it comes, within 3 hours.
         """
-        task_id = str(getattr(task, "id", task))
-        found = {lane: self._cancel(lane, task_id) for lane in self._lanes_in_use()}
-        if not any(found.values()):
-            raise NotQueued(
-                f"{task_id} waits in no lane: it runs, has ended or was never published"
-            )
-        return {lane: count for lane, count in found.items() if count}
+        return self.cancellation().cancel(str(getattr(task, "id", task)))
 
     def cancel_caller(self, caller: str) -> dict[str, int]:
         """Cancel all that waits of a caller; gives how many calls in which lanes.
 
-        What comes meanwhile, or is still in the broker, stays.
+        What comes or goes meanwhile, or is still in the broker, may stay.
         """
-        found = {lane: self.store.cancel_caller(lane, caller) for lane in self._lanes_in_use()}
-        return {lane: count for lane, count in found.items() if count}
+        return self.cancellation().cancel_caller(fitting(caller))
 
-    def _cancel(self, lane: str, task_id: str) -> int:
-        is_to_come = self.settings.lane(lane).intake == "broker"
-        try:
-            remember_ms = REVOKED_KNOWN_MS if is_to_come else 0
-            return self.store.cancel(lane, task_id, remember_ms=remember_ms)
-        except NotQueued:
-            return 0
-
-    def _lanes_in_use(self) -> list[str]:
-        return sorted({*self.settings.lanes, *self.store.lanes()})
+    def cancellation(self) -> Cancellation:
+        """Begin to cancel several."""
+        return Cancellation(self.settings, self.store)
 
     def policy(self, lane: str) -> Policy:
         """How a lane orders its callers."""
@@ -184,13 +169,13 @@ class Lanes:
 
     @cached_property
     def redelivery_ms(self) -> int:
-        """How late the broker may bring a message again that was not acknowledged.
+        """How late, at least 1, the broker may bring a message again that was not acknowledged.
 
         Redis and SQS wait for their visibility time-out; RabbitMQ, if it does not notice that a
         consumer has gone, for half an hour.
         """
         if self.app.connection_for_read().transport.driver_type == "memory":
-            return 0
+            return 1
         options = self.app.conf.broker_transport_options or {}
         return int(options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) * 1000)
 

@@ -6,14 +6,18 @@ may be no worker now. So the store is told as well, and that is for good.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from celery.app.control import Control
 from celery.result import AsyncResult
+from celery.utils.functional import maybe_list
+from celery.utils.log import get_logger
 
-from celery_lanes.errors import NotQueued
+from celery_lanes.errors import ConfigError, LanesError, NotQueued
+
+logger = get_logger(__name__)
 
 CALLER_STAMP = "caller"
 
@@ -31,29 +35,58 @@ class LaneControl(Control):  # type: ignore[misc] # celery is not typed
     ) -> Any:
         """Tell the workers, then the store, unless it is meant for some workers only.
 
-        Raises ``StoreUnavailable`` if the store is away; the workers know it then.
+        A store that is away or was never set up is logged: the workers know of it then.
         """
         answer = super().broadcast(command, arguments, destination, *args, **options)
-        is_for_all = destination is None and not options.get("pattern")
-        if is_for_all and self.app.lanes.settings.enabled:
-            self._cancel(command, arguments or {})
+        cancel = _CANCELS.get(command)
+        if cancel and not destination and not options.get("pattern"):
+            self._tell_the_store(cancel, {**(arguments or {}), **options})
         return answer
 
-    def _cancel(self, command: str, arguments: Mapping[str, Any]) -> None:
-        if command in {"revoke", "terminate"}:
-            self._cancel_tasks(_listed(arguments.get("task_id")))
-        elif command == "revoke_by_stamped_headers":
-            self._cancel_callers(arguments.get("headers") or {})
+    def _tell_the_store(self, cancel: Any, arguments: Mapping[str, Any]) -> None:
+        lanes = getattr(self.app, "lanes", None)  # an app that was pickled has none
+        try:
+            if lanes is not None and lanes.settings.enabled:
+                cancel(lanes, arguments)
+        except ConfigError as error:
+            logger.debug("celery_lanes: there is no lane store to tell of a revoke: %s", error)
+        except LanesError as error:
+            logger.error(  # noqa: TRY400 # its traceback says no more
+                "celery_lanes: only the workers know of this revoke: %s", error
+            )
 
-    def _cancel_tasks(self, task_ids: Iterable[str]) -> None:
-        for task_id in task_ids:
-            with suppress(NotQueued):
-                self.app.lanes.cancel(task_id)
 
-    def _cancel_callers(self, stamps: Mapping[str, Any]) -> None:
-        """Cancel by the one stamp that the store knows of every call; workers know the others."""
-        for caller in _listed(stamps.get(CALLER_STAMP)):
-            self.app.lanes.cancel_caller(caller)
+def _cancel_tasks(lanes: Any, arguments: Mapping[str, Any]) -> None:
+    cancellation = lanes.cancellation()
+    for task_id in _listed(arguments.get("task_id")):
+        with suppress(NotQueued):
+            cancellation.cancel(task_id)
+
+
+def _cancel_callers(lanes: Any, arguments: Mapping[str, Any]) -> None:
+    """Cancel by the one stamp that the store knows of every call; workers know the others."""
+    for caller in _callers(arguments.get("headers") or {}):
+        lanes.cancel_caller(caller)
+
+
+_CANCELS = {
+    "revoke": _cancel_tasks,
+    "terminate": _cancel_tasks,
+    "revoke_by_stamped_headers": _cancel_callers,
+}
+
+
+def _callers(headers: Mapping[str, Any] | Iterable[str]) -> Iterator[str]:
+    """Read stamps as Celery's workers do: a mapping, or a list of ``name=value``."""
+    if isinstance(headers, Mapping):
+        yield from _listed(headers.get(CALLER_STAMP))
+    else:
+        pairs = (str(header).partition("=") for header in headers)
+        yield from (value for name, _, value in pairs if name == CALLER_STAMP)
+
+
+def _listed(given: Any) -> Iterator[str]:
+    yield from map(str, maybe_list(given) or ())
 
 
 class CancellableResult(AsyncResult):  # type: ignore[misc] # celery is not typed
@@ -67,13 +100,13 @@ class CancellableResult(AsyncResult):  # type: ignore[misc] # celery is not type
 
 def lane_control(base: type) -> type:
     """Give the app's own control class our behaviour."""
+    if issubclass(base, LaneControl):
+        return base
     return LaneControl if base is Control else type("LaneControl", (LaneControl, base), {})
 
 
 def cancellable(base: type) -> type:
     """Give the app's own result class our behaviour."""
+    if issubclass(base, CancellableResult):
+        return base
     return type(base.__name__, (base, CancellableResult), {"__module__": base.__module__})
-
-
-def _listed(given: Any) -> Iterable[str]:
-    return [given] if isinstance(given, str) else given or ()

@@ -8,6 +8,7 @@
     │   ├── StoreUnavailable (kombu.exceptions.OperationalError)
     │   └── LaneNotConfigured
     ├── NotQueued
+    │   └── AlreadyStarted
     └── ProviderError
         ├── TransientError
         │   └── RateLimited
@@ -52,6 +53,10 @@ class LaneNotConfigured(StoreError):
 
 class NotQueued(LanesError):
     """The call is not waiting: it is running, has ended, or was never published."""
+
+
+class AlreadyStarted(NotQueued):
+    """The call does not wait any more: it is running, or its result is being written."""
 
 
 class ProviderError(LanesError):

@@ -50,9 +50,8 @@ def cancel(lanes: Lanes, task_id: str) -> str:
 
 def cancel_caller(lanes: Lanes, caller: str) -> str:
     """Cancel all that waits of a caller."""
-    if found := lanes.cancel_caller(caller):
-        return _cancelled(found, caller)
-    raise CommandFailed(f"nothing of {caller!r} waits in any lane", REFUSED)
+    found = lanes.cancel_caller(caller)
+    return _cancelled(found, caller) if found else f"nothing of {caller!r} waits in any lane"
 
 
 def _cancelled(found: Mapping[str, int], whose: str) -> str:

@@ -96,19 +96,25 @@ class Store(Protocol):
     def reap(self, lane: str) -> Reaped:
         """Deal with expired leases; extend all of them instead if the clock has stood still."""
 
-    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
+    def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing; count the cancelled ones.
 
         Of a task id with more than 500 calls, the youngest 500 are found.
 
-        Raises ``NotQueued`` if there is none; a repeat counts those that are still to be closed.
-        If there is none in any state, what comes within ``remember_ms`` is closed as it comes.
+        Raises ``NotQueued`` if there is none, ``AlreadyStarted`` if those that are here do not wait
+        any more; a repeat counts those that are still to be closed.
+        """
+
+    def forbid(self, lane: str, task_id: str, for_ms: int) -> bool:
+        """Close as cancelled what a broker brings of a task id within a time.
+
+        False, and nothing is forbidden, if a call of it is here.
         """
 
     def cancel_caller(self, lane: str, caller: str) -> int:
         """Move a caller's waiting and delayed calls to closing; count those moved.
 
-        In pages of 100, each atomic: calls that come meanwhile may stay.
+        In pages of 100, each atomic: of calls that come or go meanwhile, some may stay.
         """
 
     def close(self, lane: str, *, call: str, token: str) -> bool:

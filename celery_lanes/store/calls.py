@@ -25,7 +25,8 @@ class Call:
             without a nonce, which may rightly come again, unless the broker redelivers it.
         arrival: names this arrival of a message without a nonce: the same arrival, admitted again
             after a lost reply, is a duplicate also if the call has settled already.
-        redelivery_ms: how long after it has settled the broker may still bring its message again.
+        redelivery_ms: how long after it has settled the broker may still bring its message again;
+            0 = no broker has brought it.
         envelope: the message itself; opaque to the store.
     """
 
@@ -58,7 +59,7 @@ class Delayed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Accepted, and closing: its task id was cancelled before it came."""
+    """Accepted, and closing: it came by a broker, and its task id was forbidden before."""
 
 
 @dataclass(frozen=True, slots=True)

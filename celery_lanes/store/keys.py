@@ -25,6 +25,7 @@ KINDS = (
     "idle",  # ZSET: worker by the time since when it waits for a call
     "workers",  # ZSET: worker by the time it was last seen
     "settled",  # ZSET: call by the time until which it is remembered
+    "forbidden",  # ZSET: task id by the time until which it is closed as a broker brings it
     "dead",  # ZSET: record and envelope of a dead letter by the time it was closed
     "meta",  # HASH: rules, counters, virtual time, buckets, last replies
 )
@@ -34,11 +35,6 @@ KINDS = (
 def quoted(text: str) -> str:
     """Quote any text so that it holds no separator."""
     return quote(text, safe="")
-
-
-def cancelled_name(task_id: str) -> str:
-    """Name, among what has settled, a task id that was cancelled before it came."""
-    return f"cancelled:{task_id}"
 
 
 def account_of(policy: Policy, caller: str) -> str:

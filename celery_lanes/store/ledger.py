@@ -7,7 +7,7 @@ scripts of the Redis store (``lua/_moves.lua``), with the same names in the same
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import ceil
@@ -95,6 +95,7 @@ class Ledger:
     workers: dict[str, int] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
     settled: dict[str, int] = field(default_factory=dict)
+    forbidden: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[int, Record]] = field(default_factory=list)
     done: Counter[int] = field(default_factory=Counter)
     acks_early: dict[str, bool] = field(default_factory=dict)
@@ -232,19 +233,7 @@ class Ledger:
             del self.delayed[record.call.id]
         else:
             self.queue.remove(record.account, record.place)
-        self._to_closing(record, reason)
-
-    def cancel(self, records: Iterable[Record]) -> int:
-        """Take out of the queue, to be closed, those of these calls that wait; count them."""
-        waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
-        for record in waiting:
-            self.close_waiting(record, Reason.CANCELLED)
-        self.settle_down()
-        return len(waiting)
-
-    def close_new(self, record: Record) -> None:
-        """Let a call that was cancelled before it came wait for nothing but its result."""
-        self._to_closing(record, Reason.CANCELLED)
+        self.to_closing(record, reason)
 
     def settle(self, record: Record) -> None:
         """Forget a call, but for its id, and that after a while."""
@@ -291,9 +280,10 @@ class Ledger:
 
     def _give_up(self, record: Record, reason: Reason) -> None:
         self.queue.finish(record.charge)
-        self._to_closing(record, reason)
+        self.to_closing(record, reason)
 
-    def _to_closing(self, record: Record, reason: Reason) -> None:
+    def to_closing(self, record: Record, reason: Reason) -> None:
+        """Let a call wait for nothing but its result, which a worker will write."""
         record.state, record.reason = State.CLOSING, reason
         self.closing[record.call.id] = 0
 

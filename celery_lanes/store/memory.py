@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
 from threading import RLock
 
-from celery_lanes.errors import LaneNotConfigured, NotQueued
+from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
@@ -36,7 +36,7 @@ from celery_lanes.store.checks import (
     check_slots,
 )
 from celery_lanes.store.ears import MemoryEar
-from celery_lanes.store.keys import account_of, cancelled_name, checked_name, quoted, random_token
+from celery_lanes.store.keys import account_of, checked_name, quoted, random_token
 from celery_lanes.store.leases import (
     extend,
     reap_closing,
@@ -142,24 +142,30 @@ class MemoryStore:
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
             return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
 
-    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
+    def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         with self._open(lane) as ledger:
             of_task = [r for r in ledger.records.values() if r.call.task_id == task_id]
-            ledger.cancel(of_task)
+            _cancel(ledger, of_task)
             cancelled = sum(_is_cancelled(record) for record in of_task)  # a repeat counts the same
-            if remember_ms and not of_task:
-                ledger.settled[cancelled_name(task_id)] = ledger.now + remember_ms
             ledger.wake(min(cancelled, 1))
         if not cancelled:
-            raise NotQueued
+            raise AlreadyStarted if of_task else NotQueued
         return cancelled
+
+    def forbid(self, lane: str, task_id: str, for_ms: int) -> bool:
+        """Close as cancelled what a broker brings of a task id within a time."""
+        with self._open(lane) as ledger:
+            if any(record.call.task_id == task_id for record in ledger.records.values()):
+                return False
+            ledger.forbidden[task_id] = ledger.now + for_ms
+            return True
 
     def cancel_caller(self, lane: str, caller: str) -> int:
         """Move a caller's waiting and delayed calls to closing."""
         with self._open(lane) as ledger:
-            cancelled = ledger.cancel(
-                [r for r in ledger.records.values() if r.call.caller == caller]
+            cancelled = _cancel(
+                ledger, [r for r in ledger.records.values() if r.call.caller == caller]
             )
             ledger.wake(min(cancelled, 1))
             return cancelled
@@ -299,8 +305,8 @@ def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
     ledger.seq += 1
     record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
     ledger.records[call.id] = record
-    if ledger.remembers(cancelled_name(call.task_id)):
-        ledger.close_new(record)
+    if call.redelivery_ms and ledger.forbidden.get(call.task_id, 0) > ledger.now:
+        ledger.to_closing(record, Reason.CANCELLED)
         return Cancelled()
     if call.due_ms > ledger.now:
         ledger.delay(record, call.due_ms)
@@ -313,6 +319,15 @@ def _admit_one(ledger: Ledger, call: Call, policy: Policy) -> Verdict:
 def _letter(died_ms: int, record: Record) -> DeadLetter:
     call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0, arrival="")
     return DeadLetter(call, record.attempts, record.last_end, died_ms)
+
+
+def _cancel(ledger: Ledger, records: Iterable[Record]) -> int:
+    """Take out of the queue those of these calls that wait; count them."""
+    waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
+    for record in waiting:
+        ledger.close_waiting(record, Reason.CANCELLED)
+    ledger.settle_down()
+    return len(waiting)
 
 
 def _is_cancelled(record: Record) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
-from celery_lanes.errors import LaneNotConfigured, NotQueued
+from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
 from celery_lanes.store import codec, health
 from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
@@ -108,13 +108,20 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return Reaped(*self._wire.run_waking("reap", lane))
 
-    def cancel(self, lane: str, task_id: str, *, remember_ms: int = 0) -> int:
+    def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         checked_name(lane, "the lane's name")
-        cancelled = int(self._wire.run_waking("cancel", lane, quoted(task_id), remember_ms))
+        cancelled = int(self._wire.run_waking("cancel", lane, quoted(task_id)))
+        if cancelled < 0:
+            raise AlreadyStarted
         if not cancelled:
             raise NotQueued
         return cancelled
+
+    def forbid(self, lane: str, task_id: str, for_ms: int) -> bool:
+        """Close as cancelled what a broker brings of a task id within a time."""
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run("forbid", lane, quoted(task_id), for_ms))
 
     def cancel_caller(self, lane: str, caller: str) -> int:
         """Move a caller's waiting and delayed calls to closing."""

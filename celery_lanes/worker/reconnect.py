@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery.worker import state
+from celery.worker.consumer import consumer
 
 
 @contextmanager
-def unseen(requests: list[Any]) -> Iterator[None]:
-    """Hide these requests from Celery's list of active ones.
+def unseen(requests: Collection[Any]) -> Iterator[None]:
+    """Hide these requests from Celery's consumer, in what it knows as the active ones.
 
     It would make the prefetch window smaller for each until the broker's own messages have widened
-    it again, and say of late acknowledged ones that it terminates them.
+    it again, and say of late acknowledged ones that it terminates them. Everybody else goes on
+    with the true list.
     """
-    hidden = [request for request in requests if request in state.active_requests]
-    state.active_requests.difference_update(hidden)
+    consumer.active_requests = set(state.active_requests).difference(requests)
     try:
         yield
     finally:
-        state.active_requests.update(request for request in hidden if not _has_ended(request))
+        consumer.active_requests = state.active_requests
 
 
 @contextmanager
@@ -57,7 +58,3 @@ def _restore(inner: Any, job: Any, busy: set[int]) -> None:
 
 def _keep() -> None:
     """Take the place of a job's ``discard``."""
-
-
-def _has_ended(request: Any) -> bool:
-    return bool(request.message.attempt.has_ended)

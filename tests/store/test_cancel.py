@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.errors import NotQueued
+from celery_lanes.errors import AlreadyStarted, NotQueued
 from celery_lanes.store.attempts import Outcome, Reason
-from celery_lanes.store.calls import Cancelled, Delayed, Parked
+from celery_lanes.store.calls import Cancelled, Parked
 from celery_lanes.store.rules import Bucket, CallerRules, Policy
-
-REMEMBER_MS = 5_000
 
 
 def test_cancel_moves_waiting_and_delayed_calls_of_a_task_to_closing(lane):
@@ -40,9 +38,11 @@ def test_cancel_of_a_running_or_unknown_task_is_not_queued(lane):
     lane.park(task_id="t")
     lane.take()
 
-    for task_id in ["t", "never"]:
-        with pytest.raises(NotQueued):
-            lane.store.cancel(lane.lane, task_id)
+    with pytest.raises(AlreadyStarted):
+        lane.store.cancel(lane.lane, "t")
+    with pytest.raises(NotQueued) as unknown:
+        lane.store.cancel(lane.lane, "never")
+    assert type(unknown.value) is NotQueued
 
 
 def test_cancelled_call_of_a_caller_lets_the_others_pass(lane):
@@ -55,21 +55,22 @@ def test_cancelled_call_of_a_caller_lets_the_others_pass(lane):
     assert lane.order(2) == ["ann", "bob"]
 
 
-# -- what comes after it was cancelled
+# -- what a broker brings after it was cancelled
+
+FOR_MS = 5_000
 
 
-def cancel_early(lane, task_id="t"):
-    with pytest.raises(NotQueued):
-        lane.store.cancel(lane.lane, task_id, remember_ms=REMEMBER_MS)
+def brought(lane, **fields):
+    return lane.call(redelivery_ms=1, **fields)
 
 
 @pytest.mark.parametrize("due_in_ms", [0, 60_000], ids=["at-once", "with-an-eta"])
-def test_what_comes_after_it_was_cancelled_is_closed_and_never_runs(lane, due_in_ms):
+def test_what_a_broker_brings_of_a_forbidden_task_is_closed_and_never_runs(lane, due_in_ms):
     lane.configure()
-    cancel_early(lane)
+    assert lane.store.forbid(lane.lane, "t", FOR_MS)
 
-    late = lane.call(task_id="t", due_ms=due_in_ms and lane.clock() + due_in_ms)
-    assert lane.admit(late, lane.call(task_id="u")) == [Cancelled(), Parked(0)]
+    late = brought(lane, task_id="t", due_ms=due_in_ms and lane.clock() + due_in_ms)
+    assert lane.admit(late, brought(lane, task_id="u")) == [Cancelled(), Parked(0)]
 
     turn = lane.turn(5, closings=5)
     assert [(c.call, c.reason, c.envelope) for c in turn.closings] == [
@@ -79,10 +80,11 @@ def test_what_comes_after_it_was_cancelled_is_closed_and_never_runs(lane, due_in
     assert lane.store.cancel(lane.lane, "t") == 1  # as for one that was cancelled while it waited
 
 
-def test_a_cancelled_arrival_settles_as_any_other(lane):
+def test_a_forbidden_call_settles_as_any_other(lane):
     lane.configure()
-    cancel_early(lane)
-    (late,) = lane.park(task_id="t")
+    lane.store.forbid(lane.lane, "t", FOR_MS)
+    late = brought(lane, task_id="t")
+    lane.admit(late)
     closing = lane.closing()
 
     assert lane.store.close(lane.lane, call=late.id, token=closing.token)
@@ -92,30 +94,44 @@ def test_a_cancelled_arrival_settles_as_any_other(lane):
     assert lane.order(1) == ["ann"]
 
 
-def test_an_early_cancel_is_forgotten_in_time(lane):
-    with pytest.raises(NotQueued):
-        lane.store.cancel(lane.lane, "t", remember_ms=20)
+def test_a_forbidden_task_may_come_again_in_time(lane):
+    lane.store.forbid(lane.lane, "t", 20)
+    lane.store.forbid(lane.lane, "u", FOR_MS)
 
     lane.clock.sleep_ms(25)
 
+    assert lane.admit(brought(lane, task_id="t")) == [Parked(0)]
+    assert lane.admit(brought(lane, task_id="u")) == [Cancelled()]
+
+
+def test_what_no_broker_brings_is_not_forbidden(lane):
+    lane.store.forbid(lane.lane, "t", FOR_MS)
+
     assert lane.admit(lane.call(task_id="t")) == [Parked(0)]
 
 
-def test_a_task_that_runs_or_is_put_back_is_not_cancelled_early(lane):
+def test_a_task_that_is_here_is_not_forbidden(lane):
     lane.configure()
     lane.park(task_id="t")
     grant = lane.take()
-    cancel_early(lane)  # it runs, so nothing is to come
+
+    assert not lane.store.forbid(lane.lane, "t", FOR_MS)
+
     lane.release(grant, Outcome.BACK)
+    assert lane.admit(brought(lane, task_id="t")) == [Parked(1)]
 
-    assert lane.admit(lane.call(task_id="t")) == [Parked(1)]
 
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+def test_what_was_forbidden_is_forgotten(lane):
+    client = lane.store._wire.client
+    (key,) = lane.store._keys.of_lane(lane.lane, ("forbidden",))
+    for number in range(300):
+        lane.store.forbid(lane.lane, f"t{number}", 1)
+    lane.clock.sleep_ms(5)
 
-def test_a_cancel_without_memory_leaves_none(lane):
-    with pytest.raises(NotQueued):
-        lane.store.cancel(lane.lane, "t")
-
-    assert lane.admit(lane.call(task_id="t")) == [Parked(0)]
+    assert client.zcard(key) < 300
+    lane.store.forbid(lane.lane, "t", FOR_MS)
+    assert FOR_MS - 1000 < client.pttl(key) <= FOR_MS
 
 
 # -- all of a caller's
@@ -164,8 +180,20 @@ def test_a_caller_set_aside_leaves_nothing_behind(lane):
     assert lane.turn(1).due_in_ms is None
 
 
-def test_a_delayed_verdict_stays_what_it_is(lane):
-    due_ms = lane.clock() + 1_000
-    cancel_early(lane, "u")
+def test_calls_that_become_due_meanwhile_do_not_hide_others(lane, monkeypatch):
+    lane.configure()
+    lane.park("bob", 100, due_ms=lane.clock() + 30)
+    lane.park("ann", 150, due_ms=lane.clock() + 60_000)
+    if hasattr(lane.store, "_wire"):  # the memory store takes all at once
+        run = lane.store._wire.run_waking
 
-    assert lane.admit(lane.call(task_id="t", due_ms=due_ms)) == [Delayed(due_ms)]
+        def run_late(verb, *words):
+            answer = run(verb, *words)
+            lane.clock.sleep_ms(35)
+            lane.turn(1)
+            return answer
+
+        monkeypatch.setattr(lane.store._wire, "run_waking", lambda verb, *words: (
+            run_late if verb == "cancel_caller" else run)(verb, *words))  # fmt: skip
+
+    assert lane.store.cancel_caller(lane.lane, "ann") == 150

@@ -180,7 +180,8 @@ class TwoStores(RuleBasedStateMachine):
                     remember=remember,
                 )
             )
-            calls[-1] = replace(calls[-1], arrival="" if remember else f"a-{calls[-1].id}")
+            if not remember:  # a broker brought it
+                calls[-1] = replace(calls[-1], arrival=f"a-{calls[-1].id}", redelivery_ms=1)
         self.take_in([*calls, *calls[:1]] if again else calls)
 
     @rule(number=st.integers(1, 40), remember=st.booleans(), same_arrival=st.booleans())
@@ -265,9 +266,13 @@ class TwoStores(RuleBasedStateMachine):
         self.last.pop(worker, None)
         self.held = {call: at for call, at in self.held.items() if at[0] != worker}
 
-    @rule(number=st.integers(0, 6), remember_ms=st.sampled_from([0, 3_000]))
-    def cancel(self, number, remember_ms):
-        self.both("cancel", f"t{number}", remember_ms=remember_ms)
+    @rule(number=st.integers(0, 6))
+    def cancel(self, number):
+        self.both("cancel", f"t{number}")
+
+    @rule(number=st.integers(0, 6), for_ms=st.sampled_from([3_000, 700_000]))
+    def forbid(self, number, for_ms):
+        self.both("forbid", f"t{number}", for_ms)
 
     @rule(caller=callers)
     def cancel_caller(self, caller):

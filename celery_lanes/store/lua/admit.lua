@@ -1,7 +1,7 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags marks delayed leases closing idle settled meta
+-- KEYS: calls queue ring tags marks delayed leases closing idle settled forbidden meta
 -- ARGV: channel tries lane_name scope ...
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
 --   the lane is empty. Of each call: id, quoted task id, task, account, caller, priority, cost,
@@ -9,7 +9,7 @@
 --   remember (0 or 1), redelivery_ms, arrival, envelope
 -- USES: ring fair moves
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
---   'delayed' and when it is due, 'cancelled' (before it came) and 0, or 'duplicate' and its state
+--   'delayed' and when it is due, 'cancelled' (it was forbidden) and 0, or 'duplicate' and its state
 -- COST: O(calls log n)
 
 local FIELDS = 12
@@ -48,8 +48,9 @@ local function state_of(id, task_id, is_remembered, arrival)
   return nil, ids and cmsgpack.unpack(ids) or {}
 end
 
-local function was_cancelled(task_id)
-  return (lane.cancelled or 0) > now and has_settled('cancelled:' .. task_id)
+local function is_forbidden(r)
+  if not r.redelivery or (lane.forbids or 0) <= now then return false end
+  return tonumber(redis.call('ZSCORE', forbidden, r.task_id) or 0) > now
 end
 
 local function new_call(i)
@@ -77,7 +78,7 @@ for i = rest, #ARGV, FIELDS do
   local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
   if not state then
     local r = new_call(i)
-    if was_cancelled(r.task_id) then
+    if is_forbidden(r) then
       verdict, is_closing = 'cancelled 0', true
       to_closing(r, 'cancelled')
     elseif due > now then

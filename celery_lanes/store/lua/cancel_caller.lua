@@ -24,7 +24,8 @@ end
 
 local ids, after = {}, nil
 if state == 'delayed' then
-  ids = redis.call('ZRANGE', delayed, tonumber(at) or 0, (tonumber(at) or 0) + PAGE - 1)
+  local passed = tonumber(at) or 0 -- from the end: where calls become due, the ranks do not move
+  ids = redis.call('ZREVRANGE', delayed, passed, passed + PAGE - 1)
 else
   local from = at == '' and '[' .. account .. ':' or '(' .. at
   local places = redis.call('ZRANGEBYLEX', queue, from, '(' .. account .. ';', 'LIMIT', 0, PAGE)
