@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
@@ -50,8 +51,11 @@ def real_messages(app: Any, queue: str, rng: random.Random) -> list[Callable[[],
         {"chain": link},
         {"chord": app.signature(total), "group_id": "g", "group_index": 0},
         {"time_limit": 60, "soft_time_limit": 30},
-        {"eta": "2020-01-01T00:00:00+00:00", "expires": "2099-01-01T00:00:00+00:00"},
-        {"expires": "2020-01-01T00:00:00+00:00"},
+        {
+            "eta": datetime(2020, 1, 1, tzinfo=timezone.utc),
+            "expires": datetime(2099, 1, 1, tzinfo=timezone.utc),
+        },
+        {"expires": datetime(2020, 1, 1, tzinfo=timezone.utc)},
     ]
 
     def maker(embed: dict[str, Any], serializer: str, zipped: str | None, version: int) -> Any:
