@@ -43,7 +43,7 @@ def test_revoke_a_waiting_call_never_runs(make_shop):
     second.revoke()
 
     assert first.get(timeout=10) == "slept"
-    with pytest.raises(TaskRevokedError, match="revoked|cancelled"):  # by who was faster
+    with pytest.raises(TaskRevokedError, match=r"revoked|cancelled"):  # by who was faster
         second.get(timeout=10)
     until(lambda: running(shop) == 0)
 
