@@ -33,7 +33,8 @@ def main() -> None:
     print(f"Two workers on a lane of 2 slots: {shared_rate(calls):,.0f} calls/s.\n")
     print(handoff_table())
     print(
-        f"\n{busy_table()}\n\nA PING takes {ping_us():,.0f} us here, p50, with nothing else running."
+        f"\n{busy_table()}\n\n"
+        f"A PING takes {ping_us():,.0f} us here, p50, with nothing else running."
     )
 
 

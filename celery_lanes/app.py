@@ -29,7 +29,7 @@ from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.task import lane_task
 from celery_lanes.worker.prelude import fitting
 from celery_lanes.worker.step import LanesStep
@@ -103,8 +103,8 @@ class Lanes:
         self, lane: str, calls: Sequence[Call], *, max_wait_ms: int | None = None
     ) -> list[Verdict]:
         """Park calls in a lane, or refuse those that would wait longer than they may."""
-        policy = self.policy(lane)
-        return self.store.admit(lane, calls, policy=policy, max_wait_ms=max_wait_ms)
+        policy, scope = self.policy(lane), self.scope(lane)
+        return self.store.admit(lane, calls, policy=policy, scope=scope, max_wait_ms=max_wait_ms)
 
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
@@ -173,6 +173,10 @@ class Lanes:
     def policy(self, lane: str) -> Policy:
         """How a lane orders its callers."""
         return self.settings.lane(lane).policy
+
+    def scope(self, lane: str) -> Scope:
+        """Whose calls a priority orders."""
+        return self.settings.lane(lane).priority_scope
 
     def rules(self, lane: str) -> LaneRules:
         """Give what the store must know of a lane, and which tasks Celery acknowledges early."""

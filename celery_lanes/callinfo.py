@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
+
+from celery_lanes.priority import checked
 
 HEADER = "lanes"
 """The task header that carries attribution; custom Celery headers survive retries."""
@@ -24,7 +26,7 @@ class CallInfo:
         model: ``provider/model``, if the task has one.
         lane: the lane that serves the call; "" outside a lane.
         attempt: 1 for the first grant; counts up when the call is put back.
-        priority: higher first, within the caller; -1000 to 1000.
+        priority: higher first; -1000 to 1000. ``None``: nobody has said; it counts as 0.
         cost: what the call is estimated to cost, in the lane's unit (1 per call, or tokens).
         nonce: the identity of this publish, stamped by the sender.
         wait_s: seconds between publish and grant; ``None`` before the grant.
@@ -35,7 +37,7 @@ class CallInfo:
     model: str = ""
     lane: str = ""
     attempt: int = 0
-    priority: int = 0
+    priority: int | None = None
     cost: float | None = None
     nonce: str = ""
     wait_s: float | None = None
@@ -90,28 +92,38 @@ class CallInfo:
 
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(CallInfo)}
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    name: (int, float) if name in {"cost", "wait_s"} else type(default)
-    for name, default in _DEFAULTS.items()
+    **{name: type(default) for name, default in _DEFAULTS.items()},
+    "priority": int,
+    "cost": (int, float),
+    "wait_s": (int, float),
 }
-_ambient: ContextVar[CallInfo | None] = ContextVar("celery_lanes_call", default=None)
+_ambient: ContextVar[Mapping[str, Any] | None] = ContextVar("celery_lanes_call", default=None)
+
+
+def said_here() -> Mapping[str, Any]:
+    """Give what the ambient ``call_context`` blocks say, by the names of CallInfo's fields."""
+    return _ambient.get() or {}
 
 
 def current_call() -> CallInfo | None:
     """Give the ambient attribution: the innermost ``call_context``, or ``None``."""
-    return _ambient.get()
+    said = _ambient.get()
+    return None if said is None else CallInfo(**said)
 
 
 @contextlib.contextmanager
-def call_context(*, caller: str | None = None, run_id: str | None = None) -> Iterator[CallInfo]:
-    """Attribute every task published inside the block; an inner block inherits the rest."""
-    outer = _ambient.get() or CallInfo()
-    info = replace(
-        outer,
-        caller=outer.caller if caller is None else caller,
-        run_id=outer.run_id if run_id is None else run_id,
-    )
-    token = _ambient.set(info)
+def call_context(
+    *, caller: str | None = None, run_id: str | None = None, priority: int | None = None
+) -> Iterator[CallInfo]:
+    """Say whose, and how urgent, every task is that is published inside the block.
+
+    What a block leaves out is as in the block around it, else as in the task that runs it; a
+    priority is not inherited from a task. Raises ``ValueError`` for what is no priority.
+    """
+    given = {"caller": caller, "run_id": run_id, "priority": checked(priority, "priority")}
+    said = {**said_here(), **{name: value for name, value in given.items() if value is not None}}
+    token = _ambient.set(said)
     try:
-        yield info
+        yield CallInfo(**said)
     finally:
         _ambient.reset(token)

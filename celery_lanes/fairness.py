@@ -15,7 +15,9 @@ Start-time fair queueing (Goyal, 1996) with a virtual time ``V`` that follows th
 - a correction may take ``S`` of a waiting account below ``V``: it waited all the time that it had
   been charged too much. That is at most what its running calls were charged too much, in sum.
 
-Pure arithmetic, mirrored step by step in ``store/lua/_fair.lua`` and ``_buckets.lua``.
+- rounding must not take a tag below 0.
+
+Pure arithmetic, mirrored step by step in ``store/lua/_fair.lua`` and ``_grants.lua``.
 """
 
 from __future__ import annotations
@@ -30,11 +32,15 @@ Place = tuple[int, int, str]
 
 @dataclass(slots=True)
 class Charge:
-    """What a running call has been charged; ``share`` is the weight of all who waited then."""
+    """What a running call has been charged; ``share`` is the weight of all who waited then.
+
+    ``rank``: of its level, see ``levels``.
+    """
 
     cost: float
     weight: float
     share: float
+    rank: int = 0
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ class VirtualTime:
 
 @dataclass(slots=True)
 class FairQueue:
-    """All waiting calls of a lane, by account.
+    """All waiting calls of a lane, or of one of its levels, by account.
 
     An account with waiting calls is in the ring (by start tag) or set aside (by the time its
     bucket refills); ``finishes`` holds F of those that are not in the ring.
@@ -156,15 +162,6 @@ class FairQueue:
         for name in sorted(past, key=lambda name: (self.finishes[name], name))[:limit]:
             del self.finishes[name]
 
-    def settle_down(self, *, is_running: bool) -> None:
-        """Start afresh when the lane is empty; let go of rounding errors when nothing runs."""
-        if is_running:
-            return
-        self.time.serving = 0.0
-        if not self.waiting:
-            self.time.served = 0.0
-            self.finishes.clear()
-
     def _enter(self, account: str) -> None:
         self.ring[account] = self.start(account)
         self.finishes.pop(account, None)
@@ -177,9 +174,9 @@ class FairQueue:
 
     def _shift(self, account: str, difference: float) -> None:
         if account in self.ring:
-            self.ring[account] += difference
+            self.ring[account] = max(0.0, self.ring[account] + difference)
         elif account in self.finishes:
-            self.finishes[account] += difference
+            self.finishes[account] = max(0.0, self.finishes[account] + difference)
         elif difference > 0:
             self.finishes[account] = self.time.now + difference
 

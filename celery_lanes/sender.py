@@ -19,10 +19,11 @@ from kombu import serialization
 from kombu.compression import compress
 from kombu.utils.functional import retry_over_time
 
-from celery_lanes.callinfo import HEADER, CallInfo, current_call
+from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.durations import rounded
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
+from celery_lanes.priority import PRIORITY, checked, clamped, first_said, priority_of
 from celery_lanes.producer import AdmittingProducer
 from celery_lanes.router import MODEL_OPTION, LaneRouter
 from celery_lanes.store.calls import Busy, Call, Verdict
@@ -31,7 +32,7 @@ from celery_lanes.worker.intake import LaneQueueConsumer
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait")
+OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY)
 """What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
 
 DELAYED_EXCHANGE = "celery_delayed_27"
@@ -80,9 +81,10 @@ class Sender:
     ) -> Any:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
         given = {key: options.pop(key, None) for key in OPTIONS}
+        checked(given[PRIORITY], PRIORITY)
         lane = self._lane(options.get("queue") or _delayed_to(options))
-        model = options.pop(MODEL_OPTION, None)
-        of_lane = self._of_lane(lane, model, name, message, options, given["cost"]) if lane else {}
+        given[MODEL_OPTION] = options.pop(MODEL_OPTION, None)
+        of_lane = self._of_lane(lane, name, message, options, given) if lane else {}
         headers = dict(options.get("headers") or {})
         carried, caller, run_id = headers.get(HEADER), given["caller"], given["run_id"]
         info = self.attribute(carried, caller=caller, run_id=run_id, **of_lane)
@@ -108,10 +110,10 @@ class Sender:
         **of_lane: Any,
     ) -> CallInfo:
         """Say whose a new publish is: as given, else as its origin's; with a nonce of its own."""
-        origin = self._origin(carried)
+        said, origin = said_here(), self._origin(carried)
         return CallInfo(
-            caller=origin.caller if caller is None else str(caller),
-            run_id=origin.run_id if run_id is None else str(run_id),
+            caller=str(said.get("caller", origin.caller) if caller is None else caller),
+            run_id=str(said.get("run_id", origin.run_id) if run_id is None else run_id),
             nonce=os.urandom(16).hex(),
             **of_lane,
         )
@@ -119,24 +121,49 @@ class Sender:
     def _of_lane(
         self,
         lane: str,
-        model: str | None,
         name: str,
         message: Any,
         options: dict[str, Any],
-        cost: float | None,
+        given: dict[str, Any],
     ) -> dict[str, Any]:
         """Give what CallInfo says of a lane's call beyond whose it is."""
+        model = given[MODEL_OPTION]
         return {
             "lane": lane,
             "model": self._model(name, message, options) if model is None else model,
-            "priority": int(options.get("priority") or 0),
-            "cost": self._cost(lane, name, message, cost),
+            "priority": self._priority(name, message, options, given[PRIORITY]),
+            "cost": self._cost(lane, name, message, given["cost"]),
         }
 
+    def _priority(
+        self, name: str, message: Any, options: dict[str, Any], given: int | None
+    ) -> int | None:
+        """Find how urgent a call is; the first that says so counts.
+
+        The publish itself; the context around it; the call, if it is one that comes again; the
+        task; Celery's own option ``priority``.
+        """
+        return first_said(
+            given,
+            said_here().get("priority"),
+            clamped(self._again(message, options).priority),
+            priority_of(self._lanes.task(name)),
+            None if options.get("priority") is None else int(options["priority"]),
+        )
+
+    def _again(self, message: Any, options: dict[str, Any]) -> CallInfo:
+        """Find the call that a publish repeats: a retry has its header, a replacement its id.
+
+        A child is none that comes again, and does not inherit how urgent its parent is.
+        """
+        carried = (options.get("headers") or {}).get(HEADER)
+        parent = self._lanes.app.current_worker_task
+        if carried is None and parent and parent.request.id == _meta(message)["id"]:
+            return CallInfo.from_request(parent.request) or CallInfo()
+        return CallInfo.from_header(carried)
+
     def _origin(self, carried: object) -> CallInfo:
-        """Find whom a publish is for: the ambient context, the parent task, a carried header."""
-        if (ambient := current_call()) is not None:
-            return ambient
+        """Find whom a publish is for, unless it is told: as its parent task, else as carried."""
         parent = self._lanes.app.current_worker_task
         inherited = CallInfo.from_request(parent.request) if parent else None
         return inherited or CallInfo.from_header(carried)
@@ -237,14 +264,13 @@ class Admission:
         )
 
     def _call(self, envelope: bytes) -> Call:
-        headers, _, body, _ = self._message
-        meta = headers if "id" in headers else body  # protocol 1 keeps them in the body
+        meta = _meta(self._message)
         return Call(
             id=self._info.nonce,
             task_id=str(meta["id"]),
             task=self._name,
             caller=self._info.caller,
-            priority=self._info.priority,
+            priority=self._info.priority or 0,
             cost=1.0 if self._info.cost is None else self._info.cost,
             due_ms=due_ms(meta.get("eta")),
             envelope=envelope,
@@ -309,6 +335,12 @@ def _pack(
         headers=headers,
         properties=properties,
     ).pack()
+
+
+def _meta(message: Any) -> Any:
+    """Give a new message's headers; protocol 1 keeps them in the body."""
+    headers, _, body, _ = message
+    return headers if "id" in headers else body
 
 
 def _arguments(message: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from pydantic import (
 from celery_lanes import durations
 from celery_lanes.complaints import expected
 from celery_lanes.store.calls import MAX_CALLER_BYTES
-from celery_lanes.store.rules import Bucket, Policy
+from celery_lanes.store.rules import Bucket, Policy, Scope
 
 MAX_NAME_BYTES = 100
 HARD_MARGIN_S = 60.0
@@ -137,6 +137,8 @@ class LaneSettings(Table):
     Attributes:
         max_concurrent: slots of the whole cluster.
         policy: fair shares between callers, or first in, first out.
+        priority_scope: whose calls a priority orders: one caller's own, or all of the lane's.
+            Another one holds from when the lane is empty.
         intake: where a publish puts the call: the lane store, or the lane's Celery queue.
         exec_timeout_s: soft limit of one execution; waiting never counts.
         hard_timeout_s: the end of it; ``exec_timeout`` and a minute if not given.
@@ -154,6 +156,9 @@ class LaneSettings(Table):
 
     max_concurrent: Count = Field(default=4, description="a positive integer")
     policy: Policy = Field(default=Policy.FAIR, strict=False, description='"fair" or "fifo"')
+    priority_scope: Scope = Field(
+        default=Scope.CALLER, strict=False, description='"caller" or "lane"'
+    )
     intake: Literal["store", "broker"] = Field(default="store", description='"store" or "broker"')
     exec_timeout_s: Seconds = Field(default=300.0, alias="exec_timeout", description=_A_DURATION)
     hard_timeout_s: Seconds = Field(

@@ -7,6 +7,7 @@ from typing import Any
 from celery import Task
 
 from celery_lanes.callinfo import HEADER, CallInfo
+from celery_lanes.priority import checked
 
 
 class LaneTask(Task):  # type: ignore[misc] # celery is not typed
@@ -20,9 +21,11 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
         headers: dict[str, Any] | None = None,
         caller: str | None = None,
         run_id: str | None = None,
+        lane_priority: int | None = None,
         **options: Any,
     ) -> Any:
         """Run here and now, as Celery does, with the header that a publish would have had."""
+        checked(lane_priority, "lane_priority")  # there is nothing to go before
         headers = dict(headers or {})
         info = self.app.lanes.sender.attribute(headers.get(HEADER), caller=caller, run_id=run_id)
         headers[HEADER] = info.to_header()

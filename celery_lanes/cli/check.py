@@ -11,6 +11,7 @@ from celery_lanes.cli.findings import Finding, error, warning
 from celery_lanes.cli.served import check_served
 from celery_lanes.durations import written
 from celery_lanes.errors import ConfigError, StoreUnavailable
+from celery_lanes.priority import priority_of
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -45,6 +46,10 @@ def check_tasks(lanes: Lanes) -> Iterator[Finding]:
 
 
 def _check_task(lanes: Lanes, task: Any) -> Iterator[Finding]:
+    try:
+        priority_of(task)
+    except ValueError as odd:
+        yield error(str(odd))
     hard_s, soft_s = task.time_limit, task.soft_time_limit
     if task.rate_limit:
         yield error(

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 
 MAX_BATCH = 500
@@ -28,7 +28,8 @@ class Snapshot:
     ``oldest_wait_ms``: of the callers' first calls; with more than 500 callers waiting, of the 250
     that are next and the 250 that are last to be served.
 
-    ``callers_waiting`` is at most 1 in a fifo lane: all share one account. ``dead``: letters kept.
+    ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
+    "lane", a caller counts once at each level. ``dead``: letters kept.
     ``workers``: those heard of within ``lease_ttl_ms``.
     """
 
@@ -68,10 +69,12 @@ class Store(Protocol):
         calls: Sequence[Call],
         *,
         policy: Policy,
+        scope: Scope = Scope.CALLER,
         max_wait_ms: int | None = None,
     ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker. The whole batch is validated first.
 
+        Another ``scope`` than before holds from when the lane is empty: nothing waits or runs.
         ``max_wait_ms``: refuse each call that would wait longer, by fair order and the median of
         the last service times; ``None`` = any time. One that is delayed, or whose wait nobody can
         tell (the lane is paused or new), is taken.

@@ -28,7 +28,7 @@ class Call:
         task_id: Celery's task id; several calls may share it (retry, replace).
         task: the task's name.
         caller: any text of up to 256 UTF-8 bytes; "" is one shared bucket.
-        priority: -1000 to 1000; higher first within the caller.
+        priority: -1000 to 1000; higher first within the caller, or the lane's level.
         cost: estimate, 1 to 1e9.
         due_ms: not before this time of the store's clock; 0 = at once.
         remember: refuse it as a duplicate also if it has settled already. False for a message

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from celery_lanes.priority import LEAST, MOST
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import MAX_BATCH
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
@@ -16,7 +17,6 @@ from celery_lanes.store.rules import Bucket, LaneRules
 MAX_COST = 1e9
 MAX_TIME_MS = 2**52
 MAX_SLOTS = 100_000
-MAX_PRIORITY = 1000
 MAX_LETTERS = 50
 """Dead letters in one answer: they hold whole messages, and a socket waits for a second."""
 
@@ -95,7 +95,7 @@ def _check_call(call: Call) -> None:
     what = f"redelivery_ms of call {call.id!r}"
     _check_number(call.redelivery_ms, 0, MAX_TIME_MS, what, is_whole=True)
     what = f"the priority of call {call.id!r}"
-    _check_number(call.priority, -MAX_PRIORITY, MAX_PRIORITY, what, is_whole=True)
+    _check_number(call.priority, LEAST, MOST, what, is_whole=True)
 
 
 def _check_caller(caller: str) -> None:

@@ -15,8 +15,9 @@ EVERYBODY = "*"
 KINDS = (
     "calls",  # HASH: r:<call> -> record, e:<call> -> envelope, t:<task id> -> its calls
     "queue",  # ZSET, score 0: account:priority:seq:call, the waiting calls
-    "ring",  # ZSET: seq:account by start tag, those who wait and are not set aside
+    "ring",  # ZSET: seq:account by start tag, those who wait and are not set aside; see _ring.lua
     "tags",  # ZSET: account by finish tag, those not in the ring
+    "marks",  # HASH, in a lane of levels: tag of an account at a rank, clock of a rank
     "refill",  # ZSET: account by the time its bucket lets it return
     "delayed",  # ZSET: call by its due time
     "leases",  # ZSET: running call by the lease clock's time of expiry

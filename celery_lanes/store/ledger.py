@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 
-from celery_lanes.fairness import Charge, FairQueue, Place
+from celery_lanes.fairness import Charge, Place
+from celery_lanes.levels import Levels
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.buckets import Buckets
 from celery_lanes.store.calls import Call, State
-from celery_lanes.store.rules import LaneRules
+from celery_lanes.store.rules import LaneRules, Scope
 
 PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100
@@ -75,7 +76,7 @@ class Ledger:
     rules: LaneRules | None = None
     override: int | None = None
     is_paused: bool = False
-    queue: FairQueue = field(default_factory=FairQueue)
+    queue: Levels = field(default_factory=Levels)
     buckets: Buckets = field(default_factory=Buckets)
     records: dict[str, Record] = field(default_factory=dict)
     delayed: dict[str, int] = field(default_factory=dict)
@@ -144,6 +145,16 @@ class Ledger:
         self.frozen_ms += gap
         return gap
 
+    def set_scope(self, scope: Scope) -> None:
+        """Order by this scope, if nothing waits or runs; else go on as it is until then."""
+        are_many = scope is Scope.LANE
+        if are_many != self.queue.are_many and self.settle_down():
+            self.queue.are_many = are_many
+
+    def settle_down(self) -> bool:
+        """Start the accounts afresh if the lane is empty; say whether it is."""
+        return self.queue.settle_down(is_running=bool(self.leases))
+
     # -- moves -----------------------------------------------------------------------------------
 
     def park(self, record: Record) -> None:
@@ -162,9 +173,9 @@ class Ledger:
         for _, call in due[:PROMOTE_AT_ONCE]:
             del self.delayed[call]
             self.park(self.records[call])
-        full = sorted((at, account) for account, at in self.queue.aside.items() if at <= self.now)
-        for _, account in full[:PROMOTE_AT_ONCE]:
-            self.queue.come_back(account)
+        full = [waiter for waiter in self.queue.aside if waiter[0] <= self.now]
+        for _, rank, account in full[:PROMOTE_AT_ONCE]:
+            self.queue.come_back(account, rank)
 
     def lease(self, record: Record, worker: str, token: str) -> None:
         """Let a worker hold the call."""
@@ -245,7 +256,7 @@ class Ledger:
     def _finish(self, record: Record, cost: float | None) -> None:
         if cost is not None:
             self.recharge(record, max(1.0, cost))
-        self.queue.time.finish(record.charge)
+        self.queue.finish(record.charge)
         self.settle(record)
         self._count_done()
 
@@ -270,7 +281,7 @@ class Ledger:
         return True
 
     def _give_up(self, record: Record, reason: Reason) -> None:
-        self.queue.time.finish(record.charge)
+        self.queue.finish(record.charge)
         self.to_closing(record, reason)
 
     def to_closing(self, record: Record, reason: Reason) -> None:
@@ -296,7 +307,7 @@ class Ledger:
 
     def due_in_ms(self, blocked_until: float | None) -> int | None:
         """Say in how long something will be due without anybody's doing."""
-        times = [*self.delayed.values(), *self.queue.aside.values()]
+        times = [*self.delayed.values(), *(until for until, _, _ in self.queue.aside)]
         if blocked_until is not None:
             times.append(blocked_until)
         return max(1, ceil(min(times) - self.now)) if times else None

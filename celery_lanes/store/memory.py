@@ -48,7 +48,7 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import Ledger, Record
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.survey import survey
 from celery_lanes.store.turn import Wish, take_turn
@@ -84,12 +84,14 @@ class MemoryStore:
         calls: Sequence[Call],
         *,
         policy: Policy,
+        scope: Scope = Scope.CALLER,
         max_wait_ms: int | None = None,
     ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
         check_calls(calls)
         check_wait(max_wait_ms)
         with self._open(lane) as ledger:
+            ledger.set_scope(scope)
             first_due = min(ledger.delayed.values(), default=None)
             verdicts = [_admit_one(lane, ledger, call, policy, max_wait_ms) for call in calls]
             is_sooner = min(ledger.delayed.values(), default=None) != first_due
@@ -124,7 +126,7 @@ class MemoryStore:
             ledger.workers[worker] = ledger.now
             for release in releases:
                 ledger.release(release)
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             if ledger.rules is None:
                 raise LaneNotConfigured
             return take_turn(ledger, wish)
@@ -136,7 +138,7 @@ class MemoryStore:
             ledger.workers[worker] = ledger.now
             lost = tuple(call for call, token in held if not extend(ledger, worker, call, token))
             put_back = take_back_unnamed(ledger, worker)
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             ledger.wake(min(put_back, WAKE_AT_ONCE))
             return Renewal(lost, put_back)
 
@@ -148,7 +150,7 @@ class MemoryStore:
             trim(ledger)
             waits = reap_running(ledger)
             unheld = reap_closing(ledger)
-            ledger.queue.settle_down(is_running=bool(ledger.leases))
+            ledger.settle_down()
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
             return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
 
@@ -231,11 +233,11 @@ class MemoryStore:
             rules = replace(rules, acks_early={})
             if rules == ledger.rules:
                 return
+            _reweigh(ledger, rules)
             ledger.rules = rules
             ledger.buckets.set_rules(rules)
-            _reweigh(ledger, rules)
-            for account in sorted(ledger.queue.aside, key=lambda a: (ledger.queue.aside[a], a)):
-                ledger.queue.come_back(account)  # its bucket may be another now
+            for _, rank, account in ledger.queue.aside:
+                ledger.queue.come_back(account, rank)  # its bucket may be another now
             ledger.wake(_takers(ledger))
 
     def set_max_concurrent(self, lane: str, slots: int | None) -> None:
@@ -362,7 +364,7 @@ def _cancel(ledger: Ledger, records: Iterable[Record]) -> int:
     waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
     for record in waiting:
         ledger.close_waiting(record, Reason.CANCELLED)
-    ledger.queue.settle_down(is_running=bool(ledger.leases))
+    ledger.settle_down()
     return len(waiting)
 
 
@@ -371,13 +373,12 @@ def _is_cancelled(record: Record) -> bool:
 
 
 def _reweigh(ledger: Ledger, rules: LaneRules) -> None:
-    weights = {quoted(name): caller.weight for name, caller in rules.callers.items()}
-    for account in list(ledger.queue.weights):
-        if account not in weights:
-            ledger.queue.reweigh(account, 1.0)
-            del ledger.queue.weights[account]
-    for account, weight in weights.items():
-        ledger.queue.reweigh(account, weight)
+    """Write the callers' weights; one that is not named any more has weight 1 again."""
+    for name, caller in rules.callers.items():
+        ledger.queue.reweigh(quoted(name), caller.weight)
+    for name in ledger.rules.callers if ledger.rules else ():
+        if name not in rules.callers:
+            ledger.queue.reweigh(quoted(name), 1.0)
 
 
 def _takers(ledger: Ledger) -> int:
@@ -385,7 +386,7 @@ def _takers(ledger: Ledger) -> int:
 
 
 def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
-    firsts = [ledger.records[places[0][2]].since_ms for places in ledger.queue.waiting.values()]
+    firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
     minute = ledger.now // 1000 - 59
     return Snapshot(
         lane=lane,
@@ -396,7 +397,7 @@ def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
         delayed=len(ledger.delayed),
         closing=len(ledger.closing),
         dead=len(ledger.dead),
-        callers_waiting=len(ledger.queue.waiting),
+        callers_waiting=len(firsts),
         oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
         done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),

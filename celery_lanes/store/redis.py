@@ -29,7 +29,7 @@ from celery_lanes.store.checks import (
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
 from celery_lanes.store.line import Argument
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.wire import Client, Wire
 
@@ -69,6 +69,7 @@ class RedisStore:
         calls: Sequence[Call],
         *,
         policy: Policy,
+        scope: Scope = Scope.CALLER,
         max_wait_ms: int | None = None,
     ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
@@ -79,7 +80,7 @@ class RedisStore:
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
             fields = [field for call in batch for field in codec.call_fields(call, policy)]
-            verdicts += codec.verdicts(self._wire.admit(lane, [longest, *fields]))
+            verdicts += codec.verdicts(self._wire.admit(lane, [scope.value, longest, *fields]))
         return verdicts
 
     def next(

@@ -14,6 +14,13 @@ class Policy(str, Enum):
     FIFO = "fifo"
 
 
+class Scope(str, Enum):
+    """Whose calls a priority orders: one caller's own, or, as levels, all of the lane's."""
+
+    CALLER = "caller"
+    LANE = "lane"
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """A wall-clock bucket (GCRA): ``count`` units every ``period_ms``, up to ``burst`` at once."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
-from celery_lanes.fairness import starts_before
+from celery_lanes.fairness import FairQueue, starts_before
+from celery_lanes.levels import Levels
 from celery_lanes.store.buckets import RATE, TOKENS
 from celery_lanes.store.calls import State
 from celery_lanes.store.keys import EVERYBODY
@@ -17,6 +18,9 @@ LOOKED_AT = 250
 """Accounts, those first that are served first."""
 
 RUNNING_LOOKED_AT = 100
+
+Standpoint = tuple[int, float, int, str]
+"""Where an account stands in the ring: rank, start tag, number of its first call, name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,51 +62,82 @@ def survey(lane: str, ledger: Ledger, record: Record) -> Standing:
 
 
 def _ahead(ledger: Ledger, record: Record) -> Ahead:
-    queue, account = ledger.queue, record.account
-    own = bisect_left(queue.waiting.get(account, []), record.place)
-    own_cost = own * _first_cost(ledger, account)
-    tag = queue.start(account) + own_cost / queue.weight(account)
-    others, cost, beyond = _others_before(ledger, record, tag)
-    return Ahead(own, others + beyond, cost + own_cost, beyond)
+    """Count by fair order; of higher levels all that waits, and none of what lower ones may get."""
+    levels, account = ledger.queue, record.account
+    rank = levels.rank(record.place)
+    level = levels.queues.get(rank) or FairQueue(weights=dict(levels.weights))
+    own = bisect_left(level.waiting.get(account, []), record.place)
+    own_cost = own * _first_cost(ledger, level, account)
+    tag = level.start(account) + own_cost / level.weight(account)
+    more = _before(ledger, record, rank, tag)
+    return Ahead(own + more.own, more.others, own_cost + more.cost, more.beyond)
 
 
-def _others_before(ledger: Ledger, record: Record, tag: float) -> tuple[int, float, int]:
-    """Count the others' calls, their cost, and the accounts that were not looked at.
+def _before(ledger: Ledger, record: Record, rank: int, tag: float) -> Ahead:
+    """Count those that start before the tag at a rank, and those of higher ranks.
 
-    Those all start before the tag: at least one call of each goes first.
+    Of the accounts that are not looked at, at least one call of each goes first.
     """
-    queue = ledger.queue
-    near = sorted(
-        (start, queue.waiting[name][0][1], name)
+    own, others, cost = 0, 0, 0.0
+    near = _near(ledger.queue, rank, tag)[:LOOKED_AT]
+    for at, _, _, name in near:
+        if (at, name) == (rank, record.account):
+            continue
+        count, their_cost = _count_before(ledger, record, (at, name), tag if at == rank else inf)
+        cost += their_cost
+        if name == record.account:
+            own += count
+        else:
+            others += count
+    beyond = _beyond(ledger.queue, rank, tag, is_seen=(rank, record.account) in _names(near))
+    return Ahead(own, others + beyond, cost, beyond)
+
+
+def _near(levels: Levels, rank: int, tag: float) -> list[Standpoint]:
+    """List who is in the ring, up to a tag at a rank, in the order of service."""
+    return sorted(
+        (at, start, queue.waiting[name][0][1], name)
+        for at, queue in levels.queues.items()
         for name, start in queue.ring.items()
-        if start <= tag
-    )[:LOOKED_AT]
-    names = [name for _, _, name in near]
-    others, cost = 0, 0.0
-    for name in names:
-        if name != record.account:
-            count, their_cost = _count_before(ledger, record, name, tag)
-            others, cost = others + count, cost + their_cost
-    below = sum(start < tag for start in queue.ring.values())
-    unseen = record.account not in names
-    return others, cost, max(0, below - LOOKED_AT - unseen)
+        if at < rank or (at == rank and start <= tag)
+    )
 
 
-def _count_before(ledger: Ledger, record: Record, account: str, tag: float) -> tuple[int, float]:
+def _names(near: list[Standpoint]) -> set[tuple[int, str]]:
+    return {(at, name) for at, _, _, name in near}
+
+
+def _beyond(levels: Levels, rank: int, tag: float, *, is_seen: bool) -> int:
+    """Count the accounts not looked at; where levels are many, those of higher ones."""
+    if levels.are_many:
+        higher = sum(len(queue.ring) for at, queue in levels.queues.items() if at < rank)
+        return max(0, higher - LOOKED_AT)
+    ring = levels.queues[rank].ring if rank in levels.queues else {}
+    below = sum(start < tag for start in ring.values())
+    return max(0, below - LOOKED_AT - (not is_seen))
+
+
+def _count_before(
+    ledger: Ledger, record: Record, whose: tuple[int, str], tag: float
+) -> tuple[int, float]:
     """Count an account's calls that start before a tag, or with it and came first; and their cost.
 
     Each is taken to cost what the account's first one does.
     """
-    queue, cost = ledger.queue, _first_cost(ledger, account)
-    start, step, places = queue.ring[account], cost / queue.weight(account), queue.waiting[account]
+    rank, account = whose
+    queue = ledger.queue.queues[rank]
+    places, cost = queue.waiting[account], _first_cost(ledger, queue, account)
+    if tag == inf:
+        return len(places), len(places) * cost
+    start, step = queue.ring[account], cost / queue.weight(account)
     count = min(len(places), starts_before(tag, start=start, step=step))
     is_tie = count < len(places) and start + count * step == tag
     count += is_tie and places[count][1] < record.seq
     return count, count * cost
 
 
-def _first_cost(ledger: Ledger, account: str) -> float:
-    places = ledger.queue.waiting.get(account)
+def _first_cost(ledger: Ledger, queue: FairQueue, account: str) -> float:
+    places = queue.waiting.get(account)
     return float(ledger.records[places[0][2]].call.cost) if places else 0.0
 
 

@@ -71,7 +71,7 @@ def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool) -> bool:
     is_closing_left = any(not until for until in ledger.closing.values())
     if is_closing_left and (reply.closings or not is_idle):
         return True
-    is_grant_left = bool(ledger.queue.ring and ledger.free_slots)
+    is_grant_left = bool(ledger.queue.ready and ledger.free_slots)
     return is_grant_left and not is_idle and reply.blocked_until is None
 
 
@@ -88,25 +88,25 @@ def _grant(ledger: Ledger, wish: Wish) -> tuple[tuple[str, ...], float | None]:
     granted: list[str] = []
     tries = wish.want + ASIDE_AT_ONCE
     while len(granted) < wish.want and ledger.free_slots and (first := ledger.queue.first()):
-        account, (_, _, call) = first
-        cost = ledger.records[call].call.cost
+        account, place = first
+        cost = ledger.records[place[2]].call.cost
         tries -= 1
         if tries < 0:
             return tuple(granted), ledger.now
         if (at := ledger.buckets.account_ready_at(account)) > ledger.now:
-            ledger.queue.set_aside(account, at)
+            ledger.queue.set_aside(account, place, at)
         elif (at := ledger.buckets.lane_ready_at(cost)) > ledger.now:
             return tuple(granted), at
         else:
             _start(ledger, first, wish)
-            granted.append(call)
+            granted.append(place[2])
     return tuple(granted), None
 
 
 def _start(ledger: Ledger, first: tuple[str, Place], wish: Wish) -> None:
-    account, (_, _, call) = first
-    record = ledger.records[call]
-    record.charge = ledger.queue.take(account, record.call.cost)
+    account, place = first
+    record = ledger.records[place[2]]
+    record.charge = ledger.queue.take(account, place, record.call.cost)
     ledger.buckets.spend(account, record.call.cost, ledger.now)
     record.state = State.RUNNING
     record.attempts += 1

@@ -182,4 +182,5 @@ class Preluded(dict[str, Any]):
 
     def __setitem__(self, name: str, strategy: Any) -> None:
         """Wrap a strategy as it is entered."""
-        super().__setitem__(name, Prelude(self._consumer, strategy))
+        task = self._consumer.app.tasks.get(name)
+        super().__setitem__(name, Prelude(self._consumer, task, strategy))

@@ -67,7 +67,8 @@ class Conversation:
     def _send_arrivals(self, store: Store, share: LaneShare) -> None:
         while share.must_admit:
             calls = share.arrivals.batch()
-            store.admit(share.lane, calls, policy=self._source.policy(share.lane))
+            policy, scope = self._source.policy(share.lane), self._source.scope(share.lane)
+            store.admit(share.lane, calls, policy=policy, scope=scope)
             share.arrivals.took(len(calls))
             share.is_ready = True  # perhaps for one of these
 

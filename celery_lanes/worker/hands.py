@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from celery_lanes.store.attempts import Closing
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.worker.attempt import Attempt
 
 
@@ -46,3 +46,6 @@ class LaneSource(Protocol):
 
     def policy(self, lane: str) -> Policy:
         """Give the order in which the lane serves its callers."""
+
+    def scope(self, lane: str) -> Scope:
+        """Say whose calls a priority orders."""

@@ -19,6 +19,7 @@ from kombu.message import Message
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
+from celery_lanes.priority import clamped, first_said, priority_of
 from celery_lanes.sender import due_ms
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
 from celery_lanes.store.checks import check_calls
@@ -30,8 +31,9 @@ logger = get_logger(__name__)
 class Prelude:
     """Stands before one task's strategy."""
 
-    def __init__(self, consumer: Any, strategy: Callable[..., Any]) -> None:
+    def __init__(self, consumer: Any, task: Any, strategy: Callable[..., Any]) -> None:
         self._consumer = consumer
+        self._priority = priority_of(task)
         self._strategy = strategy
 
     def __call__(
@@ -42,7 +44,9 @@ class Prelude:
         lane = lanes.lane_of(message)
         if lane is None:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
-        call = checked_call(message, payload, redelivery_ms=lanes.redelivery_ms)
+        call = checked_call(
+            message, payload, redelivery_ms=lanes.redelivery_ms, priority=self._priority
+        )
         self._consumer.unadmitted.add(message)
         acknowledge = partial(self._acknowledge, message, ack)
         lanes.agent.admit(lane, call, partial(lanes.receipts.add, message, acknowledge))
@@ -53,21 +57,26 @@ class Prelude:
         ack(logger, self._consumer.connection_errors)
 
 
-def checked_call(message: Message, payload: Any, *, redelivery_ms: int) -> Call:
+def checked_call(message: Message, payload: Any, **known: Any) -> Call:
     """Describe a broker message; leave to Celery what is none, or the store would refuse.
 
     In the store thread one bad call would hold up all that came with it.
     """
     try:
-        call = call_of(message, payload, redelivery_ms=redelivery_ms)
+        call = call_of(message, payload, **known)
         check_calls([call])
     except MALFORMED as error:
         raise InvalidTaskError(f"no call of a lane: {error!r}") from error
     return call
 
 
-def call_of(message: Message, payload: Any = None, *, redelivery_ms: int = 0) -> Call:
-    """Describe a broker message as a call; what a foreign sender wrote wrongly gets a default."""
+def call_of(
+    message: Message, payload: Any = None, *, redelivery_ms: int = 0, priority: int | None = None
+) -> Call:
+    """Describe a broker message as a call; what a foreign sender wrote wrongly gets a default.
+
+    ``priority`` is its task's own, which goes before Celery's option as in the sender.
+    """
     meta = message.headers if "id" in message.headers else payload
     info = CallInfo.from_header(message.headers.get(HEADER))
     is_redelivered = bool((message.delivery_info or {}).get("redelivered"))
@@ -76,7 +85,7 @@ def call_of(message: Message, payload: Any = None, *, redelivery_ms: int = 0) ->
         task_id=_text(meta["id"]),
         task=_text(meta["task"]),
         caller=fitting(info.caller),
-        priority=max(-1000, min(1000, info.priority or _priority(message))),
+        priority=clamped(first_said(info.priority, priority, _priority(message))) or 0,
         cost=max(1.0, min(1e9, info.cost or 1.0)),
         due_ms=due_ms(meta.get("eta")),
         remember=bool(info.nonce) or is_redelivered,
@@ -116,6 +125,6 @@ def _text(value: object) -> str:
     return str(value).encode(errors="backslashreplace").decode()
 
 
-def _priority(message: Message) -> int:
+def _priority(message: Message) -> int | None:
     priority = message.properties.get("priority")
-    return int(priority) if isinstance(priority, int) else 0
+    return int(priority) if isinstance(priority, int) else None

@@ -15,6 +15,7 @@ from celery.utils.log import get_logger
 from kombu.message import Message
 
 from celery_lanes.errors import ConfigError, StoreUnavailable
+from celery_lanes.priority import priority_of
 from celery_lanes.worker.agent import Agent
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.closing import write_result
@@ -183,12 +184,21 @@ def _checked(worker: Any) -> bool:
         if not lanes.settings.enabled:
             return False
         _refuse_rate_limits(lanes, worker.app.amqp.queues.consume_from)
+        _refuse_odd_priorities(lanes)
         _refuse_spawn(getattr(worker, "pool_start_method", "fork"))
         refuse_unknown_pool(worker.pool_cls)
         _refuse_durability(lanes)
     except ConfigError as error:
         sys.exit(f"celery_lanes: {error}")
     return True
+
+
+def _refuse_odd_priorities(lanes: Lanes) -> None:
+    try:
+        for task in lanes.app.tasks.values():
+            priority_of(task)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _refuse_spawn(start_method: str) -> None:

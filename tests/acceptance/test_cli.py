@@ -446,6 +446,18 @@ def test_check_finds_limits_that_do_not_hold(valkey):
     assert "shop.plain" not in shown.output
 
 
+def test_check_finds_a_task_whose_priority_is_none(valkey):
+    shell = make_shell(valkey.url(2))
+
+    @shell.app.task(name="shop.odd", shared=False, lane_priority="high")
+    def odd(model): ...
+
+    shown = shell("check", "--timeout", "0.1")
+
+    assert shown.exit_code == 1
+    assert "expected lane_priority of task shop.odd to be a whole number" in shown.output
+
+
 def test_check_finds_a_store_that_forgets(shell):
     shown = shell("check", "--timeout", "0.1")
 

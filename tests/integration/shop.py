@@ -15,7 +15,7 @@ from celery.utils.log import get_task_logger
 from celery.worker.request import Request as WorkerRequest
 from pydantic import BaseModel
 
-from celery_lanes import CallInfo, Lanes
+from celery_lanes import CallInfo, Lanes, call_context
 
 logger = get_task_logger(__name__)
 app = Celery("shop", broker=os.environ.get("SHOP_BROKER"), backend=os.environ.get("SHOP_BACKEND"))
@@ -47,6 +47,7 @@ def whose(self, model: str = "ollama/x") -> dict:
         "lane": info.lane,
         "model": info.model,
         "attempt": info.attempt,
+        "priority": info.priority,
         "timelimit": list(self.request.timelimit or []),
         "eta": self.request.eta,
     }
@@ -79,6 +80,22 @@ def ask_late(model: str, url: str, key: str = "") -> str:
 def parent(self, model: str) -> str:
     """Publish a child, which inherits caller and run id."""
     return whose.delay("ollama/child").id
+
+
+@app.task(bind=True)
+def urgent_parent(self, model: str) -> str:
+    """Publish a child that is urgent."""
+    with call_context(priority=7):
+        return whose.delay("ollama/child").id
+
+
+@app.task(bind=True)
+def retried(self, model: str) -> dict:
+    """Retry once; say whose and how urgent the call is then."""
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    info = CallInfo.from_request(self.request)
+    return {"caller": info.caller, "priority": info.priority}
 
 
 @app.task(bind=True, max_retries=2)
@@ -203,6 +220,12 @@ def plain() -> str:
 @app.task(ignore_result=True)
 def mark(model: str, text: str) -> None:
     """Leave a mark, in the order of execution."""
+    app.backend.client.rpush("marks", text)
+
+
+@app.task(ignore_result=True, lane_priority=5)
+def mark_soon(model: str, text: str) -> None:
+    """Leave a mark; how urgent it is stands in the task."""
     app.backend.client.rpush("marks", text)
 
 

@@ -43,7 +43,7 @@ def test_revoke_a_waiting_call_never_runs(make_shop):
     second.revoke()
 
     assert first.get(timeout=10) == "slept"
-    with pytest.raises(TaskRevokedError, match="revoked|cancelled"):  # by who was faster
+    with pytest.raises(TaskRevokedError, match=r"revoked|cancelled"):  # by who was faster
         second.get(timeout=10)
     until(lambda: running(shop) == 0)
 
@@ -319,6 +319,11 @@ def test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call(make_shop, 
 def test_a_rate_limit_on_a_lane_task_is_refused_at_start(shop):
     with pytest.raises(RuntimeError, match="rate_limit"):
         shop.worker(conf={"task_annotations": {"*": {"rate_limit": "10/m"}}})
+
+
+def test_a_task_whose_priority_is_none_is_refused_at_start(shop):
+    with pytest.raises(RuntimeError, match="expected lane_priority of task"):
+        shop.worker(conf={"task_annotations": {"*": {"lane_priority": "high"}}})
 
 
 def test_a_call_that_its_process_has_not_accepted_yet_survives_a_broker_reconnect(

@@ -1,4 +1,4 @@
-"""Verbs that read a clock of the test's own instead of the server's."""
+"""Verbs that read a clock of the test's own instead of the server's, and give turns sooner."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ TIME = """local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)"""
 
 
+TURNS = "local TURN_EVERY, FORGET_AT_ONCE = 20,"
+TURN_EVERY = 3
+"""Grants to a turn of a lower level: few calls wait in a test at once."""
+
+
 def clocked(source: str) -> str:
     assert source.count(TIME) == 1
+    assert (TURNS in source) == ("TURN_EVERY" in source)
+    source = source.replace(TURNS, TURNS.replace("20", str(TURN_EVERY)))
     return source.replace(TIME, f"now = tonumber(redis.call('GET', '{KEY}'))")
 
 

@@ -9,7 +9,7 @@ from itertools import count
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Release, Turn
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 
 DEADLINE_S = 10.0
 
@@ -45,6 +45,7 @@ class Driver:
         self.clock = clock
         self.lane = lane
         self.policy = Policy.FAIR
+        self.scope = Scope.CALLER
         self._ids = count(1)
         self._requests = count(1)
 
@@ -57,7 +58,8 @@ class Driver:
         return Call(id=name, caller=caller, **fields)
 
     def admit(self, *calls: Call, max_wait_ms: int | None = None) -> list[Verdict]:
-        return self.store.admit(self.lane, calls, policy=self.policy, max_wait_ms=max_wait_ms)
+        how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
+        return self.store.admit(self.lane, calls, **how)
 
     def park(self, caller: str = "ann", times: int = 1, **fields) -> list[Call]:
         calls = [self.call(caller, **fields) for _ in range(times)]

@@ -7,10 +7,12 @@ clock moves: calls fall due, buckets refill, leases lapse, the store comes back 
 from __future__ import annotations
 
 import os
+import struct
 import uuid
 from dataclasses import replace
 from itertools import count
 
+import msgpack
 import pytest
 import redis as redis_py
 from hypothesis import HealthCheck, settings
@@ -24,17 +26,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from celery_lanes import levels as by_level
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
+from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
-from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock
+from tests.store.clocked import TURN_EVERY, ClockedFunctions, ClockedScripts, ServerClock
 
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
@@ -59,6 +62,7 @@ pauses_ms = st.sampled_from([1, 50, 999, 4_000, 5_001, 6_000, 7_000, 11_000, 61_
 class TwoStores(RuleBasedStateMachine):
     client = None
     dialect = None
+    has_levels = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,17 +78,18 @@ class TwoStores(RuleBasedStateMachine):
         cap=st.integers(1, 4),
         max_leases=st.integers(1, 3),
         policy=st.sampled_from(Policy),
+        scope=st.sampled_from(Scope),
         rate=buckets,
         tokens=buckets,
     )
-    def start(self, cap, max_leases, policy, rate, tokens):
+    def start(self, cap, max_leases, policy, scope, rate, tokens):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
         self.server = open_store(self.url, prefix=f"model-{uuid.uuid4().hex}")
         self.server._token = lambda: f"token{next(theirs)}"
         self.server._wire.speak(self.dialect)
-        self.policy = policy
+        self.policy, self.scope = policy, Scope.LANE if self.has_levels else scope
         self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
         self.set_rules(cap, {})
 
@@ -120,6 +125,11 @@ class TwoStores(RuleBasedStateMachine):
             ),
         )
 
+    @precondition(lambda self: not self.has_levels)
+    @rule(scope=st.sampled_from(Scope))
+    def change_scope(self, scope):
+        self.scope = scope
+
     @rule(ms=pauses_ms)
     def wait(self, ms):
         self.clock.sleep_ms(ms)
@@ -146,7 +156,7 @@ class TwoStores(RuleBasedStateMachine):
             st.tuples(
                 callers,
                 costs,
-                st.sampled_from([-1000, 0, 0, 1, 1000]),
+                st.sampled_from([-1000, 0, 0, 1000]),
                 st.sampled_from([0, 0, 0, 40, 5_000, 2**40]),
                 st.sampled_from(["early", "late"]),
                 st.booleans(),
@@ -181,7 +191,8 @@ class TwoStores(RuleBasedStateMachine):
         self.take_in([call_number(number, remember=remember, arrival=arrival)])
 
     def take_in(self, calls, max_wait_ms=None):
-        verdicts = self.both("admit", calls, policy=self.policy, max_wait_ms=max_wait_ms)
+        how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
+        verdicts = self.both("admit", calls, **how)
         for call, verdict in zip(calls, verdicts, strict=True):
             if isinstance(verdict, Busy):
                 continue
@@ -194,7 +205,8 @@ class TwoStores(RuleBasedStateMachine):
     @rule(cost=st.sampled_from([0, float("nan"), 1e10]))
     def admit_oddly(self, cost):
         calls = [call_number(-1), call_number(-2, cost=cost)]
-        assert "expected the cost" in self.both("admit", calls, policy=self.policy)
+        how = {"policy": self.policy, "scope": self.scope}
+        assert "expected the cost" in self.both("admit", calls, **how)
 
     @rule(
         worker=workers,
@@ -227,6 +239,13 @@ class TwoStores(RuleBasedStateMachine):
         self.last[worker] = ask
         self.note(worker, turn, before)
 
+    @rule(worker=workers, times=st.integers(2, 10))
+    def work_off(self, worker, times):
+        """Chance alone hardly ever serves as many in a row as it takes for a lower level's turn."""
+        for _ in range(times):
+            end = {"outcome": Outcome.DONE, "cost": None, "ends": 2}
+            self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
+
     def note(self, worker, turn, before):
         for grant in turn.grants:
             owner, token = self.held.get(grant.call, (None, None))
@@ -239,8 +258,9 @@ class TwoStores(RuleBasedStateMachine):
     @rule(data=st.data())
     def late_twin(self, data):
         ask = self.last[data.draw(st.sampled_from(sorted(self.last)))]
+        is_known = ask["worker"] in self.ledger.replies  # not after ten minutes of silence
         turn = self.both("next", **ask | {"request": ask["request"] - 1, "releases": []})
-        assert turn.grants == turn.closings == ()
+        assert not is_known or turn.grants == turn.closings == ()
 
     @rule(worker=workers)
     def start_anew(self, worker):
@@ -344,15 +364,45 @@ class TwoStores(RuleBasedStateMachine):
         if not hasattr(self, "memory"):
             return
         queue = self.ledger.queue
-        ring, tags = self.server._keys.of_lane(LANE, ("ring", "tags"))
-        starts = {
-            name[17:].decode(): at for name, at in self.client.zrange(ring, 0, -1, withscores=True)
-        }
-        finishes = {
-            name.decode(): at for name, at in self.client.zrange(tags, 0, -1, withscores=True)
-        }
-        assert starts == queue.ring
-        assert finishes == queue.finishes
+        assert self.standing("ring", skipped=17) == tags_of(queue, "ring")
+        skipped = 4 if queue.are_many else 0
+        assert self.standing("tags", skipped=skipped) == tags_of(queue, "finishes")
+
+    @invariant()
+    def levels_agree_to_the_last_bit(self):
+        if not hasattr(self, "memory") or not self.ledger.queue.are_many:
+            return
+        levels = self.ledger.queue
+        marks, meta = self.server._keys.of_lane(LANE, ("marks", "meta"))
+        lane = msgpack.unpackb(self.client.hget(meta, "lane"))
+        clocks = {f: v for f, v in self.client.hgetall(marks).items() if f.startswith(b"c")}
+        assert (lane["passed"], max(lane["turn"], 0)) == (levels.passed, levels.turn + 1000)
+        for field, packed in clocks.items():
+            queue, clock = levels.queues[int(field[1:]) - 1000], msgpack.unpackb(packed)
+            serving = clock["serving"] if clock["rests"] == lane["rests"] else 0
+            told = (queue.time.served, queue.time.serving, queue.total_weight)
+            assert told == (clock["served"], serving, clock["weights"])
+        standing = len(tags_of(levels, "ring")) + len(tags_of(levels, "finishes"))
+        assert self.client.hlen(marks) == standing + len(clocks)
+
+    def standing(self, kind, *, skipped):
+        """Read the server's tags, by rank and account; the rest of a name is skipped."""
+        (key,) = self.server._keys.of_lane(LANE, (kind,))
+        members = self.client.zrange(key, 0, -1, withscores=True)
+        if self.ledger.queue.are_many:
+            return {
+                (int(score) - 1000, name[8 + skipped :].decode()): struct.unpack(">d", name[:8])[0]
+                for name, score in members
+            }
+        return {(0, name[skipped:].decode()): tag for name, tag in members}
+
+
+def tags_of(levels, kind):
+    return {
+        (rank, account): at
+        for rank, queue in levels.queues.items()
+        for account, at in getattr(queue, kind).items()
+    }
 
 
 def call_number(number, **fields):
@@ -372,19 +422,29 @@ def ask(store, verb, *args, **kwargs):
 
 
 @pytest.mark.parametrize("kind", ["functions", "scripts"])
-def test_memory_and_scripts_agree_step_by_step(kind):
+def test_memory_and_scripts_agree_step_by_step(kind, monkeypatch):
+    monkeypatch.setattr(by_level, "TURN_EVERY", TURN_EVERY)
+    walk(kind, steps=30, examples=EXAMPLES)
+
+
+def test_they_agree_where_levels_have_a_long_history(monkeypatch):
+    monkeypatch.setattr(by_level, "TURN_EVERY", TURN_EVERY)
+    walk("functions", steps=100, examples=EXAMPLES // 4, has_levels=True)
+
+
+def walk(kind, *, steps, examples, has_levels=False):
     program = services.redis_program() if kind == "scripts" else None
     dialect = ClockedFunctions() if kind == "functions" else ClockedScripts()
     with EmbeddedValkey(program=program) as server:
         client = redis_py.Redis.from_url(server.url())
         url = server.url()
-        parts = {"client": client, "url": url, "dialect": dialect}
+        parts = {"client": client, "url": url, "dialect": dialect, "has_levels": has_levels}
 
         run_state_machine_as_test(
             type("Machine", (TwoStores,), parts),
             settings=settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=30,
+                max_examples=examples,
+                stateful_step_count=steps,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -151,3 +151,18 @@ def test_contexts_of_two_coroutines_do_not_mix():
         return await asyncio.gather(caller_of("alice"), caller_of("bob"))
 
     assert asyncio.run(both()) == ["alice", "bob"]
+
+
+def test_a_context_refuses_a_priority_that_is_none():
+    with (
+        pytest.raises(ValueError, match="expected priority to be a whole number from -1000 to"),
+        call_context(priority=1001),
+    ):
+        pass
+
+    assert current_call() is None
+
+
+def test_a_priority_of_0_is_said_and_none_is_not():
+    assert CallInfo(priority=0).to_header() == {"priority": 0}
+    assert CallInfo().to_header() == {}

@@ -193,6 +193,11 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             id="choice",
         ),
         pytest.param(
+            '[lanes.ollama]\npriority_scope = "run"',
+            'expected lanes.ollama.priority_scope to be "caller" or "lane", got "run" (lanes.toml)',
+            id="scope",
+        ),
+        pytest.param(
             '[defaults]\nexec_timeout = "5 min"',
             "expected defaults.exec_timeout to be a duration such as "
             '"90s", "5m" or "1h30m", or a number of seconds, got "5 min" (lanes.toml)',

@@ -23,6 +23,12 @@ SHOWN = {
         "test_every_way_in_is_routed_attributed_and_run_once",
     ],
     "`link_error`": ["test_an_errback_learns_whose_call_failed"],
+    "`lane_priority=10` (-1000 to 1000, higher first)": [
+        "test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them",
+        "test_levels_go_first_across_callers_where_the_lane_says_so",
+        "test_a_retry_and_a_replacement_keep_their_priority",
+        "test_a_child_inherits_its_caller_and_is_as_urgent_as_its_context_says",
+    ],
     "`priority`": ["test_priorities_order_a_callers_own_calls"],
     "ETA, `countdown`": [
         "test_an_eta_is_served_by_the_store_and_not_by_the_worker",

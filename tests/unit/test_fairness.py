@@ -122,25 +122,6 @@ def test_removing_the_last_call_of_an_account_takes_it_out_of_everything():
     assert (queue.ring, queue.aside, queue.waiting, queue.total_weight) == ({}, {}, {}, 0.0)
 
 
-def test_empty_lane_starts_afresh():
-    queue = queue_of(ann=1)
-    serve(queue, 1, cost=7)
-
-    queue.settle_down(is_running=False)
-
-    assert (queue.time, queue.finishes) == (VirtualTime(), {})
-
-
-def test_rounding_errors_go_when_nothing_runs():
-    queue = queue_of(ann=3)
-    queue.time.serving = 1e-9
-
-    queue.settle_down(is_running=True)
-    assert queue.time.serving == 1e-9
-    queue.settle_down(is_running=False)
-    assert queue.time.serving == 0.0
-
-
 @given(estimate=COSTS, real=COSTS, start=st.floats(0, 1e6))
 def test_virtual_time_ends_where_the_real_cost_takes_it(estimate, real, start):
     corrected, direct = VirtualTime(served=5.0), VirtualTime(served=5.0)

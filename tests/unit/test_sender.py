@@ -31,9 +31,9 @@ class Lossy(MemoryStore):
         super().__init__()
         self.losses, self.heard = losses, 0
 
-    def admit(self, lane, calls, **options):
+    def admit(self, lane, calls, **how):
         self.heard += 1
-        verdicts = super().admit(lane, calls, **options)
+        verdicts = super().admit(lane, calls, **how)
         if self.heard <= self.losses:
             raise StoreUnavailable
         return verdicts
@@ -219,3 +219,99 @@ def test_the_queue_behind_native_delayed_delivery_is_found():
 def test_an_eta_is_read_in_every_form_and_an_odd_one_is_left_to_celery(eta, ms):
     assert due_ms(eta) == ms
     assert is_served(eta) is (eta is None or ms > 0)
+
+
+# -- how urgent
+
+
+def admitted(app: Celery, publish) -> list[int]:
+    """Publish; give the priorities of the calls that wait then."""
+    publish(app.tasks["ask"])
+    records = app.lanes.store._lanes["ollama"].records.values()
+    return [record.call.priority for record in records]
+
+
+@pytest.fixture
+def urgent(app: Celery) -> Celery:
+    """Give an app whose task has a priority of its own."""
+    app.tasks["ask"].lane_priority = 5
+    return app
+
+
+def test_a_publish_says_how_urgent_it_is(app):
+    assert admitted(app, lambda ask: ask.apply_async(("ollama/x",), lane_priority=-7)) == [-7]
+
+
+def test_a_context_says_how_urgent_and_an_inner_one_has_the_last_word(app):
+    with call_context(priority=10):
+        assert admitted(app, lambda ask: ask.delay("ollama/x")) == [10]
+        with call_context(caller="alice"):
+            assert admitted(app, lambda ask: ask.delay("ollama/x")) == [10, 10]
+        with call_context(priority=0):
+            assert admitted(app, lambda ask: ask.delay("ollama/x")) == [10, 10, 0]
+
+
+@pytest.mark.parametrize(
+    ("context", "options", "priority"),
+    [
+        ({}, {}, 5),
+        ({}, {"priority": 9}, 5),
+        ({"priority": 3}, {"priority": 9}, 3),
+        ({"priority": 0}, {}, 0),
+        ({"priority": 3}, {"lane_priority": -1}, -1),
+        ({"priority": 3}, {"lane_priority": 0, "priority": 9}, 0),
+        ({"caller": "alice"}, {}, 5),
+    ],
+    ids=["task", "task-option", "context", "context-0", "publish", "publish-0", "other-context"],
+)
+def test_the_publish_goes_before_the_context_and_that_before_the_task(
+    urgent, context, options, priority
+):
+    with call_context(**context):
+        assert admitted(urgent, lambda ask: ask.apply_async(("ollama/x",), **options)) == [priority]
+
+
+def test_celerys_own_priority_counts_where_nothing_else_is_said(app):
+    assert admitted(app, lambda ask: ask.apply_async(("ollama/x",), priority=9)) == [9]
+
+
+def test_how_urgent_a_call_is_stands_in_the_header_and_nowhere_else(app):
+    app.tasks["ask"].apply_async(("ollama/x",), lane_priority=10)
+
+    (grant,) = taken(app, "ollama")
+    message = Envelope.unpack(grant.envelope)
+    assert message.headers[HEADER]["priority"] == 10
+    assert "lane_priority" not in {**message.headers, **message.properties}
+    assert not message.properties.get("priority")
+
+
+def test_a_call_that_comes_again_keeps_its_priority(urgent):
+    carried = {HEADER: {"lane": "ollama", "nonce": "n-1", "priority": -3}}
+
+    assert admitted(urgent, lambda ask: ask.apply_async(("ollama/x",), headers=carried)) == [-3]
+
+
+@pytest.mark.parametrize("priority", [1001, -1001, "high", 2.5, True], ids=repr)
+@pytest.mark.parametrize("queue", ["lanes.ollama", "plain"])
+def test_nonsense_is_refused_before_anything_is_published(app, priority, queue):
+    with pytest.raises(ValueError, match="expected lane_priority to be a whole number from -1000"):
+        app.tasks["ask"].apply_async(("ollama/x",), queue=queue, lane_priority=priority)
+
+    assert app.lanes.store.lanes() == []
+
+
+def test_nonsense_of_a_task_is_refused_by_name(app):
+    app.tasks["ask"].lane_priority = "high"
+
+    with pytest.raises(ValueError, match=r"expected lane_priority of task ask to be .* got 'high'"):
+        app.tasks["ask"].delay("ollama/x")
+
+    assert app.lanes.store.lanes() == []
+
+
+def test_eager_tasks_take_a_priority_and_refuse_nonsense(app):
+    ask = app.tasks["ask"]
+
+    assert ask.apply(("ollama/x",), lane_priority=5).successful()
+    with pytest.raises(ValueError, match="expected lane_priority"):
+        ask.apply(("ollama/x",), lane_priority="high")

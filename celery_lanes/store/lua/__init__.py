@@ -6,7 +6,7 @@ A script's header says what it works with::
                                      maxmemory, "no-writes" only reads
     -- KEYS: calls queue meta        the lane's keys, bound to these names in this order
     -- ARGV: worker request ...      its first arguments, the same way; "rest" is what follows
-    -- USES: fair moves              shared files to put before it, besides ``_prelude.lua``
+    -- USES: ring fair moves         shared files to put before it, besides ``_prelude.lua``
 
 A verb is sent as a script, or all verbs at once as a library of functions: there the shared files
 are read once and not at each call, which takes half of a call's time.
@@ -23,7 +23,7 @@ from importlib.resources import files
 
 from celery_lanes.store.keys import KINDS
 
-SHARED = ("prelude", "fair", "moves", "releases", "buckets", "grants", "standing")
+SHARED = ("prelude", "ring", "fair", "moves", "releases", "buckets", "grants", "standing")
 """Each may use what stands before it."""
 
 SHARED_ARGUMENTS = ("channel", "tries", "lane_name")

@@ -1,5 +1,4 @@
--- Weighted fair queueing, step by step as in fairness.py, where it is explained.
--- A waiting call's place in "queue" is account:priority:seq:call, its account's in "ring" seq:account.
+-- Weighted fair queueing, step by step as in fairness.py, where it is explained; ranks as in _ring.lua.
 
 local function weight_of(account)
   if not rules.has_accounts then return 1 end
@@ -13,97 +12,112 @@ local function place_of(r)
   return r.account .. string.format(':%04d:%016d:', 1000 - r.priority, r.seq) .. r.id
 end
 
--- The places of an account's first calls, as many as wanted.
-local function first_places(account, count)
-  return redis.call('ZRANGEBYLEX', queue, '[' .. account .. ':', '(' .. account .. ';', 'LIMIT', 0, count)
-end
-
-local function head(account)
-  return first_places(account, 1)[1]
-end
-
 local function call_at(place, account)
   return string.sub(place, #account + 24)
 end
 
-local function ring_name(account, place)
-  return string.sub(place, #account + 7, #account + 22) .. ':' .. account
+local function virtual_now(clock)
+  return clock.served + clock.serving
 end
 
-local function virtual_now()
-  return lane.served + lane.serving
+local function enter(account, rank, place)
+  local clock, finish = clock_of(rank), finish_of(account, rank)
+  if finish then untag(account, rank, finish) end
+  join(account, rank, ring_name(account, place), math.max(virtual_now(clock), tonumber(finish or 0)))
+  clock.weights = clock.weights + weight_of(account)
 end
 
-local function enter(account, place)
-  local finish = redis.call('ZSCORE', tags, account)
-  if finish then redis.call('ZREM', tags, account) end
-  redis.call('ZADD', ring, math.max(virtual_now(), tonumber(finish or 0)), ring_name(account, place))
-  lane.weights = lane.weights + weight_of(account)
-end
-
-local function leave(account, name, finish)
-  redis.call('ZREM', ring, name)
-  redis.call('ZADD', tags, finish, account)
-  local is_empty = redis.call('ZCARD', ring) == 0
-  lane.weights = is_empty and 0 or lane.weights - weight_of(account)
+local function leave(account, rank, name, start, finish)
+  quit(account, rank, name, start)
+  tag(account, rank, finish)
+  local clock = clock_of(rank)
+  clock.weights = is_empty(rank) and 0 or clock.weights - weight_of(account)
 end
 
 -- Lets the ring know an account by another first call.
-local function rename(account, old, new)
+local function rename(account, rank, old, new)
   local name = ring_name(account, old)
-  local start = redis.call('ZSCORE', ring, name)
+  local start = start_of(account, rank, name)
   if start then
-    redis.call('ZREM', ring, name)
-    redis.call('ZADD', ring, start, ring_name(account, new))
+    quit(account, rank, name, start)
+    join(account, rank, ring_name(account, new), start)
   end
 end
 
 local function put(r)
-  local place, first = place_of(r), head(r.account)
+  local rank = rank_of(r)
+  local place, first = place_of(r), head(r.account, rank)
   redis.call('ZADD', queue, 0, place)
   if not first then
-    enter(r.account, place)
+    enter(r.account, rank, place)
   elseif place < first then
-    rename(r.account, first, place)
+    rename(r.account, rank, first, place)
   end
+end
+
+-- An account that is set aside, as "refill" has it.
+local function aside_name(account, rank)
+  return rank and ranked(rank, account) or account
 end
 
 -- Takes a call out that will not be granted.
 local function remove(r)
-  local place = place_of(r)
-  local was_first = head(r.account) == place
+  local place, rank = place_of(r), rank_of(r)
+  local was_first = head(r.account, rank) == place
   redis.call('ZREM', queue, place)
   if not was_first then return end
-  local after = head(r.account)
-  if after then return rename(r.account, place, after) end
+  local after = head(r.account, rank)
+  if after then return rename(r.account, rank, place, after) end
   local name = ring_name(r.account, place)
-  local start = redis.call('ZSCORE', ring, name)
-  if start then leave(r.account, name, start) else redis.call('ZREM', refill, r.account) end
+  local start = start_of(r.account, rank, name)
+  if start then return leave(r.account, rank, name, start, start) end
+  redis.call('ZREM', refill, aside_name(r.account, rank))
+end
+
+local function come_back(aside)
+  redis.call('ZREM', refill, aside)
+  if not lane.levels then return enter(aside, nil, head(aside)) end
+  local account, rank = string.sub(aside, 5), tonumber(string.sub(aside, 1, 4))
+  enter(account, rank, head(account, rank))
 end
 
 -- Grants the first call of an account, whose start tag is "start" and whose second call is at
 -- "after", if it has one; notes the charge in the record.
 local function take(r, name, start, place, after)
-  r.charge, r.weight, r.share = r.cost, weight_of(r.account), lane.weights
-  if start > virtual_now() then lane.served = lane.served + (start - virtual_now()) end
-  lane.serving = lane.serving + r.charge / r.share
+  local rank, clock = rank_of(r), lane
+  if rank then
+    clock = clock_of(rank)
+    note_turn(rank)
+  end
+  r.charge, r.weight, r.share = r.cost, weight_of(r.account), clock.weights
+  if start > virtual_now(clock) then clock.served = clock.served + (start - virtual_now(clock)) end
+  clock.serving = clock.serving + r.charge / r.share
   redis.call('ZREM', queue, place)
   local finish = start + r.charge / r.weight
-  if not after then return leave(r.account, name, finish) end
-  redis.call('ZREM', ring, name)
-  redis.call('ZADD', ring, finish, ring_name(r.account, after))
+  if after then
+    quit(r.account, rank, name, start)
+    join(r.account, rank, ring_name(r.account, after), finish)
+  else
+    leave(r.account, rank, name, start, finish)
+  end
+  if rank then forget_passed(rank) end
 end
 
-local function shift(account, difference)
-  local first = head(account)
+-- Moves an account's tag, wherever it stands; rounding must not take it below 0.
+local function shift(account, rank, difference)
+  local first = head(account, rank)
   local name = first and ring_name(account, first)
-  local start = name and redis.call('ZSCORE', ring, name)
-  if start then return redis.call('ZADD', ring, start + difference, name) end
-  local finish = redis.call('ZSCORE', tags, account)
+  local start = name and start_of(account, rank, name)
+  if start then
+    if rank then quit(account, rank, name, start) end
+    return join(account, rank, name, math.max(0, start + difference))
+  end
+  local finish = finish_of(account, rank)
   if finish then
-    redis.call('ZADD', tags, finish + difference, account)
+    if rank then untag(account, rank, finish) end
+    tag(account, rank, math.max(0, finish + difference))
   elseif difference > 0 then
-    redis.call('ZADD', tags, virtual_now() + difference, account)
+    tag(account, rank, virtual_now(clock_of(rank)) + difference)
   end
 end
 
@@ -111,8 +125,9 @@ end
 local function correct(r, cost)
   local difference = cost - r.charge
   if difference == 0 then return end
-  lane.serving = lane.serving + difference / r.share
-  shift(r.account, difference / r.weight)
+  local clock = clock_of(rank_of(r))
+  clock.serving = clock.serving + difference / r.share
+  shift(r.account, rank_of(r), difference / r.weight)
   r.charge = cost
   local interval = rules.tokens and tonumber(string.match(rules.tokens, '^%S+'))
   if interval and lane.tokens_full > 0 then
@@ -121,16 +136,23 @@ local function correct(r, cost)
 end
 
 local function finish_charge(r)
-  lane.serving = lane.serving - r.charge / r.share
-  lane.served = lane.served + r.charge / r.share
+  local clock = clock_of(rank_of(r))
+  clock.serving = clock.serving - r.charge / r.share
+  clock.served = clock.served + r.charge / r.share
 end
 
--- Starts afresh when the lane is empty; lets go of rounding errors when nothing runs.
+-- Starts afresh when the lane is empty; lets go of rounding errors when nothing runs. Says whether
+-- the lane is empty. Clocks of levels notice at their next use that nothing ran.
 local function settle_down()
-  if redis.call('ZCARD', leases) > 0 then return end
+  if redis.call('ZCARD', leases) > 0 then return false end
   lane.serving = 0
-  if redis.call('ZCARD', queue) == 0 then
-    lane.served, lane.weights = 0, 0
-    redis.call('UNLINK', tags)
+  if lane.levels then lane.rests = lane.rests + 1 end
+  if redis.call('ZCARD', queue) > 0 then return false end
+  lane.served, lane.weights = 0, 0
+  redis.call('UNLINK', tags)
+  if lane.levels then
+    redis.call('UNLINK', marks)
+    lane.passed, lane.turn, clocks = 0, 0, {}
   end
+  return true
 end

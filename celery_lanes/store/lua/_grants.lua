@@ -51,21 +51,21 @@ local function promote()
     due = first_due()
   end
   if not rules.has_accounts then return due end
-  for _, account in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)) do
-    redis.call('ZREM', refill, account)
-    enter(account, head(account))
+  for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)) do
+    come_back(aside)
   end
   return due
 end
 
 local function forget_tags(limit)
+  if lane.levels then return end -- each grant does it
   local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, limit)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end
 
-local function set_aside(account, name, start, at)
-  leave(account, name, start)
-  redis.call('ZADD', refill, at, account)
+local function set_aside(account, rank, name, start, at)
+  leave(account, rank, name, start, start)
+  redis.call('ZADD', refill, at, aside_name(account, rank))
 end
 
 local function start_call(r, worker, token)
@@ -80,12 +80,12 @@ end
 local function grant(worker, token, count, tries)
   local ids, out = {}, {}
   while #out < count do
-    local name, start = unpack(redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES'))
+    local name, start, rank = next_account()
     if not name then break end
     tries = tries - 1
     if tries < 0 then return ids, out, now end
     local account = string.sub(name, 18)
-    local place, after = unpack(first_places(account, 2))
+    local place, after = unpack(first_places(account, rank, 2))
     local id = call_at(place, account)
     local record, envelope = unpack(redis.call('HMGET', calls, 'r:' .. id, 'e:' .. id))
     local r = cmsgpack.unpack(record)
@@ -93,7 +93,7 @@ local function grant(worker, token, count, tries)
     local own_full = tonumber(own[2] or 0)
     local own_at, lane_at = ready_at(own[1], own_full, 1), lane_ready_at(r.cost)
     if own_at > now then
-      set_aside(account, name, start, own_at)
+      set_aside(account, rank, name, start, own_at)
     elseif lane_at > now then
       return ids, out, lane_at
     else

@@ -3,7 +3,7 @@
 -- verb: as a function of the server, this file is read once, and its variables outlive a call.
 -- Numbers go to redis.call as numbers: it writes all 17 digits, ".." only 14.
 
-local now, weights_known
+local now, weights_known, clocks
 
 local function begin()
   local time = redis.call('TIME')
@@ -26,6 +26,7 @@ local function load_lane(...)
   loaded = found[1]
   lane = loaded and cmsgpack.unpack(loaded)
     or { seq = 0, served = 0, serving = 0, weights = 0, frozen = 0, rate_full = 0, tokens_full = 0 }
+  clocks = lane.levels and {} or nil
   rules = found[2] and cmsgpack.unpack(found[2])
     or { lease_ttl = 30000, max_leases = 5, dedupe_ttl = 120000 }
   cap, is_paused = tonumber(found[3]) or rules.max_concurrent, found[4]
@@ -36,6 +37,8 @@ end
 local function save_lane(...)
   local packed = cmsgpack.pack(lane)
   if packed ~= loaded or select('#', ...) > 0 then redis.call('HSET', meta, 'lane', packed, ...) end
+  if not lane.levels then return end
+  for rank, clock in pairs(clocks) do redis.call('HSET', marks, 'c' .. rank, cmsgpack.pack(clock)) end
 end
 
 -- A call's record, nil if there is none. Fields it has always: id task_id task account caller

@@ -2,9 +2,14 @@
 
 local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = 250, 100
 
-local function start_of(account, first)
-  local start = first and redis.call('ZSCORE', ring, ring_name(account, first))
-  return tonumber(start) or math.max(virtual_now(), tonumber(redis.call('ZSCORE', tags, account) or 0))
+local function stem_of(account, rank)
+  return rank and account .. string.format(':%04d', rank) or account
+end
+
+local function begins_at(account, rank, first)
+  local start = first and start_of(account, rank, ring_name(account, first))
+  local earliest = virtual_now(clock_of(rank))
+  return tonumber(start) or math.max(earliest, tonumber(finish_of(account, rank) or 0))
 end
 
 local function cost_at(place, account)
@@ -16,45 +21,68 @@ local function seq_of_number(count, first, account)
   return tonumber(string.sub(ring_name(account, redis.call('ZRANGE', queue, at, at)[1]), 1, 16))
 end
 
--- Counts an account's calls that start before a tag, or with it and came before "seq"; gives also
--- their cost.
-local function count_before(account, start, tag, seq)
-  local first = head(account)
+-- Counts an account's calls that start before a tag, or with it and came before "seq", all of them
+-- without a tag; gives also their cost.
+local function count_before(account, rank, start, tag, seq)
+  local first = head(account, rank)
   local cost = cost_at(first, account)
+  local waiting = redis.call('ZLEXCOUNT', queue, '[' .. first, '(' .. stem_of(account, rank) .. ';')
+  if not tag then return waiting, waiting * cost end
   local step = cost / weight_of(account)
-  local waiting = redis.call('ZLEXCOUNT', queue, '[' .. first, '(' .. account .. ';')
   local count = math.min(waiting, math.max(0, math.ceil((tag - start) / step)))
   local is_tie = count < waiting and start + count * step == tag
   if is_tie and seq_of_number(count, first, account) < seq then count = count + 1 end
   return count, count * cost
 end
 
--- Of the accounts beyond those looked at, all start before the tag: at least one call of each.
-local function others_before(r, tag)
-  local near = redis.call('ZRANGEBYSCORE', ring, '-inf', tag, 'WITHSCORES', 'LIMIT', 0, CALLERS_LOOKED_AT)
-  local others, cost, unseen = 0, 0, 1
-  for i = 1, #near, 2 do
-    local account = string.sub(near[i], 18)
-    if account == r.account then
-      unseen = 0
-    else
-      local more, more_cost = count_before(account, tonumber(near[i + 1]), tag, r.seq)
-      others, cost = others + more, cost + more_cost
+-- Lists who is in the ring, up to a tag at a rank, in the order of service: account, start tag, rank.
+local function near(rank, tag)
+  local found, out = redis.call('ZRANGEBYSCORE', ring, '-inf', rank or tag, 'WITHSCORES', 'LIMIT', 0,
+    CALLERS_LOOKED_AT), {}
+  for i = 1, #found, 2 do
+    local name, score = found[i], tonumber(found[i + 1])
+    if not rank then
+      out[#out + 1] = { string.sub(name, 18), score }
+    elseif score < rank or tag_in(name) <= tag then
+      out[#out + 1] = { string.sub(name, 26), tag_in(name), score }
     end
   end
+  return out
+end
+
+-- Counts the accounts not looked at, all of which start before the tag: at least one call of each.
+-- Where levels are many, those of higher ones.
+local function beyond_of(rank, tag, unseen)
+  if rank then return math.max(0, redis.call('ZCOUNT', ring, '-inf', '(' .. rank) - CALLERS_LOOKED_AT) end
   local below = redis.call('ZCOUNT', ring, '-inf', '(' .. string.format('%.17g', tag))
-  return others, cost, math.max(0, below - CALLERS_LOOKED_AT - unseen)
+  return math.max(0, below - CALLERS_LOOKED_AT - unseen)
+end
+
+local function before(r, rank, tag)
+  local own, others, cost, unseen = 0, 0, 0, 1
+  for _, found in ipairs(near(rank, tag)) do
+    local account, start, at = unpack(found)
+    if account == r.account and at == rank then
+      unseen = 0
+    else
+      local more, more_cost = count_before(account, at, start, at == rank and tag or nil, r.seq)
+      cost = cost + more_cost
+      if account == r.account then own = own + more else others = others + more end
+    end
+  end
+  return own, others, cost, beyond_of(rank, tag, unseen)
 end
 
 -- Counts what goes before a call: its own account's, others'; gives what they cost, and how many
--- accounts were not looked at.
+-- accounts were not looked at. Of higher levels all counts, of lower ones nothing.
 local function ahead_of(r)
-  local first = head(r.account)
-  local own = redis.call('ZLEXCOUNT', queue, '[' .. r.account .. ':', '(' .. place_of(r))
+  local rank = rank_of(r)
+  local first = head(r.account, rank)
+  local own = redis.call('ZLEXCOUNT', queue, '[' .. stem_of(r.account, rank) .. ':', '(' .. place_of(r))
   local own_cost = own * cost_at(first, r.account)
-  local tag = start_of(r.account, first) + own_cost / weight_of(r.account)
-  local others, cost, beyond = others_before(r, tag)
-  return own, others + beyond, cost + own_cost, beyond
+  local tag = begins_at(r.account, rank, first) + own_cost / weight_of(r.account)
+  local higher, others, cost, beyond = before(r, rank, tag)
+  return own + higher, others + beyond, cost + own_cost, beyond
 end
 
 local function passes_in(bucket, full_at, after, amount)

@@ -1,12 +1,13 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags delayed leases closing idle settled forbidden meta
--- ARGV: channel tries lane_name max_wait ...
---   max_wait: refuse a call that would wait longer, in ms; '' = none. Then of each call: id, quoted
---   task id, task, account, caller, priority, cost, due_ms (0 = at once), remember (0 or 1),
---   redelivery_ms, arrival, envelope
--- USES: fair moves buckets standing
+-- KEYS: calls queue ring tags marks delayed leases closing idle settled forbidden meta
+-- ARGV: channel tries lane_name scope max_wait ...
+--   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
+--   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. Of each call:
+--   id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once), remember (0 or
+--   1), redelivery_ms, arrival, envelope
+-- USES: ring fair moves buckets standing
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
 --   'delayed' and when it is due, 'cancelled' (it was forbidden) and 0, 'busy' (refused) and
 --   'ahead:wait in ms', or 'duplicate' and its state
@@ -28,6 +29,10 @@ for i = rest, #ARGV, FIELDS do
 end
 
 load_lane()
+local are_many = scope == 'lane' or nil
+if are_many ~= lane.levels and settle_down() then
+  lane.levels, lane.rests, lane.passed, lane.turn, clocks = are_many, 0, 0, 0, {}
+end
 
 local TASK_IDS = 500 -- calls of one task id that it leads to
 

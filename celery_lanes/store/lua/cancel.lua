@@ -1,9 +1,9 @@
 -- Moves the waiting and delayed calls of a task id to closing. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags refill delayed leases closing idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases closing idle meta
 -- ARGV: channel tries lane_name task_id
--- USES: fair moves
+-- USES: ring fair moves
 -- RETURNS: how many are cancelled, by this call or by an earlier one whose reply was lost; -1 if none
 --   is, but a call of this task id is here
 -- COST: O(calls of this task id x log n), at most 500

@@ -2,11 +2,11 @@
 -- a lost reply left off.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags refill delayed leases closing idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases closing idle meta
 -- ARGV: channel tries lane_name caller state account at
 --   state: 'delayed' or 'waiting'. account: where the waiting ones are. at: '' for the first page,
 --   else what the page before has returned.
--- USES: fair moves
+-- USES: ring fair moves
 -- RETURNS: how many are cancelled, and where the next page begins, '' after the last
 -- COST: O(log n) for each of 100 calls
 

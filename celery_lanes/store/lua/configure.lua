@@ -1,14 +1,14 @@
 -- Writes a lane's rules; new weights and buckets hold for what waits already. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: queue ring tags refill leases idle meta
+-- KEYS: queue ring tags marks refill leases idle meta
 -- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens accounts ...
 --   version: names these rules; the same again change nothing. Times in ms; a bucket is
 --   "interval burst" or ''. accounts: how many; of each name, weight, bucket; then of each task
 --   its name and 1 if it is acknowledged early.
--- USES: fair
+-- USES: ring fair
 -- RETURNS: 1
--- COST: O(accounts log n)
+-- COST: O(accounts x levels x log n)
 
 delete_first()
 load_lane()
@@ -19,10 +19,22 @@ for i = last + 1, #ARGV, 2 do
 end
 if rules.version == version then return 1 end
 
+-- The first call of an account from a rank on: its rank, if there are any, and its place.
+local function first_from(account, rank)
+  local least = rank and string.format('[%s:%04d:', account, rank) or '[' .. account .. ':'
+  local place = redis.call('ZRANGEBYLEX', queue, least, '(' .. account .. ';', 'LIMIT', 0, 1)[1]
+  return place and lane.levels and tonumber(string.sub(place, #account + 2, #account + 5)), place
+end
+
 local function reweigh(account, weight)
-  local first = head(account)
-  if first and redis.call('ZSCORE', ring, ring_name(account, first)) then
-    lane.weights = lane.weights + (weight - weight_of(account))
+  local rank, place = first_from(account)
+  while place do
+    if start_of(account, rank, ring_name(account, place)) then
+      local clock = clock_of(rank)
+      clock.weights = clock.weights + (weight - weight_of(account))
+    end
+    if not rank then return end
+    rank, place = first_from(account, rank + 1)
   end
 end
 
@@ -57,9 +69,8 @@ rules = {
 redis.call('HSET', meta, 'rules', cmsgpack.pack(rules), 'accounts', cmsgpack.pack(names))
 
 weights_known = {}
-for _, account in ipairs(redis.call('ZRANGE', refill, 0, -1)) do
-  redis.call('ZREM', refill, account)
-  enter(account, head(account)) -- its bucket may be another now
+for _, aside in ipairs(redis.call('ZRANGE', refill, 0, -1)) do
+  come_back(aside) -- its bucket may be another now
 end
 save_lane()
 load_lane()

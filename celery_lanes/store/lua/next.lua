@@ -1,12 +1,12 @@
 -- Ends attempts, then gives a worker calls to start and results to write. All of it is atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags refill delayed leases closing idle workers settled meta
+-- KEYS: calls queue ring tags marks refill delayed leases closing idle workers settled meta
 -- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
--- USES: fair moves releases buckets grants
+-- USES: ring fair moves releases buckets grants
 -- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
 --   them; if there are results to write, {that string, {call, token, reason, envelope}...};
 --   '' without rules

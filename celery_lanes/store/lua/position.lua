@@ -2,9 +2,9 @@
 -- hold it up; as in survey.py. One consistent reading.
 --
 -- FLAGS: no-writes
--- KEYS: calls queue ring tags leases workers meta
+-- KEYS: calls queue ring tags marks leases workers meta
 -- ARGV: task_id
--- USES: fair buckets standing
+-- USES: ring fair buckets standing
 -- RETURNS: {state, {own and others' calls ahead, running, workers, ms until it is due, until its
 --   caller's rate, the lane's rate and the lane's tokens let it pass, 1 if others' are at least so
 --   many, 1 in a fifo lane, 1 if paused, cap or -1}, ms that running calls have run, last service

@@ -2,9 +2,9 @@
 -- what is old. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags delayed leases closing idle workers settled dead meta
+-- KEYS: calls queue ring tags marks delayed leases closing idle workers settled dead meta
 -- ARGV: channel tries lane_name
--- USES: fair moves
+-- USES: ring fair moves
 -- RETURNS: {put back, moved to closing, ms by which all leases were extended}
 -- COST: O(log n + what it deals with), at most 500 of each kind
 

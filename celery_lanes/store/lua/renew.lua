@@ -2,10 +2,10 @@
 -- A lease's expiry tells when it was last named: those named in this call are fresh.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags delayed leases closing idle workers meta
+-- KEYS: calls queue ring tags marks delayed leases closing idle workers meta
 -- ARGV: channel tries lane_name worker is_last ...
 --   is_last: '0' if more names follow in another call; then of each lease: call, token
--- USES: fair moves
+-- USES: ring fair moves
 -- RETURNS: {how many were put back, names of the calls whose lease is gone...}
 -- COST: O(named log n + leases that nobody has named for 5 s), 5,000 looked at, 500 put back
 

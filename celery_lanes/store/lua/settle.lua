@@ -1,9 +1,9 @@
 -- Charges what a running call really cost; the last word wins. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags meta
+-- KEYS: calls queue ring tags marks meta
 -- ARGV: call token cost
--- USES: fair
+-- USES: ring fair
 -- RETURNS: 1, or 0 if the token is not the holder's
 -- COST: O(log n)
 

@@ -2,6 +2,7 @@
 --
 -- FLAGS: no-writes
 -- KEYS: calls queue ring refill delayed leases closing workers dead meta
+-- USES: ring
 -- RETURNS: {cap or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
 --   oldest wait in ms, done in the last minute, workers}
 -- COST: O(callers waiting x log n), at most 750 of them
@@ -21,16 +22,20 @@ end
 
 -- The oldest first call of those callers who are next, and of those who are last.
 local oldest = now
-local function look_at(accounts, prefix)
-  for _, name in ipairs(accounts) do
-    local account = string.sub(name, prefix + 1)
-    local place = redis.call('ZRANGEBYLEX', queue, '[' .. account .. ':', '(' .. account .. ';', 'LIMIT', 0, 1)[1]
-    oldest = math.min(oldest, record_of(string.sub(place, #account + 24)).since)
+local function look_at(account, rank)
+  local place = head(account, rank)
+  oldest = math.min(oldest, record_of(string.sub(place, #account + 24)).since)
+end
+local function look_at_ring(found)
+  for i = 1, #found, 2 do
+    look_at(string.sub(found[i], lane.levels and 26 or 18), lane.levels and tonumber(found[i + 1]))
   end
 end
-look_at(redis.call('ZRANGE', ring, 0, LOOKED_AT - 1), 17)
-look_at(redis.call('ZREVRANGE', ring, 0, LOOKED_AT - 1), 17)
-look_at(redis.call('ZRANGE', refill, 0, LOOKED_AT - 1), 0)
+look_at_ring(redis.call('ZRANGE', ring, 0, LOOKED_AT - 1, 'WITHSCORES'))
+look_at_ring(redis.call('ZREVRANGE', ring, 0, LOOKED_AT - 1, 'WITHSCORES'))
+for _, aside in ipairs(redis.call('ZRANGE', refill, 0, LOOKED_AT - 1)) do
+  look_at(string.sub(aside, lane.levels and 5 or 1), lane.levels and tonumber(string.sub(aside, 1, 4)))
+end
 
 return {
   cap or -1,

@@ -13,7 +13,7 @@ from billiard.pool import ApplyResult
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.calls import Call
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.worker import arrivals, conversation
 from celery_lanes.worker.agent import Agent
 
@@ -81,6 +81,9 @@ class Source:
 
     def policy(self, lane):
         return Policy.FAIR
+
+    def scope(self, lane):
+        return Scope.CALLER
 
 
 class Hands:

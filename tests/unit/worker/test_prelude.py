@@ -97,3 +97,21 @@ def test_a_job_that_is_submitted_again_under_its_id_runs_again_once_it_has_ended
     store.next(LANE, worker="w", request=2, want=0, releases=run(store))
 
     assert admit(store, foreign()) == Parked(0)
+
+
+@pytest.mark.parametrize(
+    ("header", "own", "option", "priority"),
+    [
+        ({"priority": 0}, 5, 9, 0),
+        ({"caller": "alice"}, 5, 9, 5),
+        (None, None, 9, 9),
+        (None, None, None, 0),
+        ({"priority": 5_000}, None, None, 1000),
+    ],
+    ids=["header", "task", "option", "nothing", "nonsense"],
+)
+def test_a_foreign_message_is_as_urgent_as_the_first_who_says_so(header, own, option, priority):
+    message = foreign(**({"lanes": header} if header else {}))
+    message.properties["priority"] = option
+
+    assert call_of(message, priority=own).priority == priority

@@ -1,0 +1,37 @@
+"""How urgent a call is: a whole number from -1000 to 1000, higher first; ``None`` = not said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LEAST, MOST = -1000, 1000
+
+PRIORITY = "lane_priority"
+"""An option of a publish, and an attribute of a task."""
+
+
+def checked(priority: object, what: str) -> int | None:
+    """Refuse what is no priority; ``what`` names it in the ``ValueError``."""
+    if priority is None:
+        return None
+    if isinstance(priority, int) and not isinstance(priority, bool) and LEAST <= priority <= MOST:
+        return priority
+    raise ValueError(
+        f"expected {what} to be a whole number from {LEAST} to {MOST}, got {priority!r:.100}"
+    )
+
+
+def priority_of(task: Any) -> int | None:
+    """Read a task's own priority. Raises ``ValueError`` for what is none."""
+    what = f"{PRIORITY} of task {getattr(task, 'name', '')}"
+    return checked(getattr(task, PRIORITY, None), what)
+
+
+def clamped(priority: int | None) -> int | None:
+    """Give the nearest priority there is, for what another sender may have written."""
+    return None if priority is None else max(LEAST, min(MOST, priority))
+
+
+def first_said(*priorities: int | None) -> int | None:
+    """Give the first that is not ``None``."""
+    return next((priority for priority in priorities if priority is not None), None)
