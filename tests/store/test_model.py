@@ -374,7 +374,7 @@ class TwoStores(RuleBasedStateMachine):
             return
         levels = self.ledger.queue
         marks, meta = self.server._keys.of_lane(LANE, ("marks", "meta"))
-        lane = msgpack.unpackb(self.client.hget(meta, "lane"))
+        lane = msgpack.unpackb(self.client.hget(meta, "lane"), unicode_errors="replace")
         clocks = {f: v for f, v in self.client.hgetall(marks).items() if f.startswith(b"c")}
         assert (lane["passed"], max(lane["turn"], 0)) == (levels.passed, levels.turn + 1000)
         for field, packed in clocks.items():

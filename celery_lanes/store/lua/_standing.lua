@@ -6,10 +6,15 @@ local function stem_of(account, rank)
   return rank and account .. string.format(':%04d', rank) or account
 end
 
+-- Reads a clock, and makes none.
+local function now_at(rank)
+  local is_new = rank and not clocks[rank] and redis.call('HEXISTS', marks, 'c' .. rank) == 0
+  return is_new and 0 or virtual_now(clock_of(rank))
+end
+
 local function begins_at(account, rank, first)
   local start = first and start_of(account, rank, ring_name(account, first))
-  local earliest = virtual_now(clock_of(rank))
-  return tonumber(start) or math.max(earliest, tonumber(finish_of(account, rank) or 0))
+  return tonumber(start) or math.max(now_at(rank), tonumber(finish_of(account, rank) or 0))
 end
 
 local function cost_at(place, account)
