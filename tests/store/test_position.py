@@ -10,7 +10,7 @@ from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.calls import State
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import Bucket, CallerRules, Policy
+from celery_lanes.store.rules import Bucket, CallerRules, Policy, Scope
 from celery_lanes.store.standing import Hold
 from tests.store.driving import Driver, FakeClock
 
@@ -51,6 +51,28 @@ def test_own_and_others_calls_ahead_are_told_apart(lane):
     now = stands(lane, "t")
 
     assert (now.own_ahead, now.others_ahead) == (3, 4)  # bob's fourth call came before it
+
+
+def test_all_of_higher_levels_goes_before_a_call_and_nothing_of_lower_ones(lane):
+    lane.scope = Scope.LANE
+    lane.configure()
+    lane.park("bob", times=3)
+    lane.park("bob", times=4, priority=2)
+    lane.park("ann", times=2, priority=1)
+    lane.park("bob", times=9, priority=1)
+    lane.park("ann", times=2, priority=5)
+    lane.park("ann", task_id="t", priority=1)
+
+    now = stands(lane, "t")
+
+    assert (now.own_ahead, now.others_ahead) == (
+        2 + 2,
+        4 + 3,
+    )  # bob's third at its level came first
+    served = lane.order(11)
+    assert (served.count("ann"), served.count("bob")) == (now.own_ahead, now.others_ahead)
+    lane.take()
+    assert stands(lane, "t").state is State.RUNNING
 
 
 def test_light_caller_comes_soon_behind_a_heavy_ones_backlog(lane):
