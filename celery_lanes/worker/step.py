@@ -80,6 +80,7 @@ class WorkerLanes:
         self._worker = worker
         self._lanes = lanes
         self.agent = Agent(open_store=lanes.open_store, source=lanes, hands=self)
+        self._served: set[str] = set()
 
     def start(self) -> None:
         """Begin; the consumer opens the lanes when it is ready."""
@@ -98,7 +99,8 @@ class WorkerLanes:
     def open(self, queues: Iterable[str]) -> None:
         """Serve the lanes of these queues."""
         lanes = (self._lanes.settings.lane_of_queue(queue) for queue in queues)
-        self.agent.open([lane for lane in lanes if lane])
+        self._served = {lane for lane in lanes if lane}
+        self.agent.open(self._served)
 
     @property
     def redelivery_ms(self) -> int:
@@ -155,6 +157,8 @@ class WorkerLanes:
             consumer.hold_lane_queues(is_held=is_held)
 
     def _dispatch(self, attempt: Attempt) -> None:
+        if attempt.lane not in self._served and attempt.claim():
+            attempt.end()  # it was asked for before the lane's consumer was cancelled
         self.dispatcher.start(attempt)
         self.agent.nudge()  # its place in the pool is known only now
 

@@ -87,7 +87,7 @@ class OneThread:
         self.receive = self.consumer.create_task_handler()
         self.accept = prepare_accept_content(tasks.app.conf.accept_content)
         self._note_admissions(self.lanes.agent)
-        self.lanes.agent.open(["ollama"])
+        self.lanes.open([lanes.settings.queue("ollama")])
 
     def take(self, wire):
         """Take one message off the queue; say what became of it there."""

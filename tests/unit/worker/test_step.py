@@ -11,6 +11,8 @@ from celery import Celery
 from celery.concurrency.solo import TaskPool
 
 from celery_lanes import Lanes, Settings
+from celery_lanes.store.attempts import Grant, Outcome
+from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.postman import HubPostman
 from celery_lanes.worker.step import WorkerLanes, _checked
 
@@ -29,6 +31,22 @@ def test_the_pool_grows_in_the_thread_that_opens_the_mail_and_not_in_the_store_t
 
     lanes.postman.stop()  # opens what has come
     assert grown_in == [threading.get_ident()]
+
+
+def test_a_call_that_was_asked_for_before_its_consumer_was_cancelled_goes_back():
+    settings = SimpleNamespace(lane_of_queue=lambda queue: queue)
+    lanes = WorkerLanes(SimpleNamespace(), SimpleNamespace(open_store=None, settings=settings))
+    started, released = [], []
+    start = SimpleNamespace(start=lambda attempt: attempt.claim() and started.append(attempt.lane))
+    lanes.dispatcher = start
+
+    for queues in (["a", "b"], ["a"]):
+        lanes.open(queues)
+        for lane in ("a", "b"):
+            lanes._dispatch(Attempt(lane, Grant(lane, "t", "ann", 1, 0, b""), released.append))
+
+    assert started == ["a", "b", "a"]
+    assert [(attempt.lane, attempt.outcome) for attempt in released] == [("b", Outcome.BACK)]
 
 
 @pytest.mark.parametrize("durability", ["store", "aof"])
