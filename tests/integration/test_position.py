@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -71,15 +70,11 @@ def test_eta_is_within_a_quarter_of_what_calls_really_wait(make_shop):
     light = [sleep.apply_async(("ollama/x", 0.2), caller="bob") for _ in range(5)]
     asked = [*heavy[10:], *light]
 
-    begun = time.monotonic()
     etas = [lanes.position(result).eta_s for result in asked]
-    asking_s = time.monotonic() - begun
-
     waits = [result.get(timeout=30) for result in asked]
     errors = sorted(
         abs(sum(eta) / 2 - wait) / wait for eta, wait in zip(etas, waits, strict=True) if eta
     )
-    assert asking_s < 1
     assert len(errors) > 20
     assert errors[len(errors) // 2] < 0.25
 
