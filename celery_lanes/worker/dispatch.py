@@ -20,7 +20,7 @@ from kombu.serialization import prepare_accept_content
 from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
-from celery_lanes.sender import is_served
+from celery_lanes.eta import is_served
 from celery_lanes.store.attempts import Grant
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.closing import write_silent_end

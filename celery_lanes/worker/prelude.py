@@ -19,8 +19,8 @@ from kombu.message import Message
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
+from celery_lanes.eta import due_ms
 from celery_lanes.priority import clamped, first_said, priority_of
-from celery_lanes.sender import due_ms
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
 from celery_lanes.store.checks import check_calls
 from celery_lanes.worker.malformed import MALFORMED

@@ -88,8 +88,8 @@ def test_without_a_store_or_a_valid_file_control_works_as_celerys(tmp_path):
     broken.write_text("lanes = 3")
     Lanes(app, broken)
 
-    app.control.ping(timeout=0.01)
-    app.control.revoke("x")
+    assert app.control.ping(timeout=0.01) == []
+    assert app.control.revoke("x", reply=True, timeout=0.01) == []
 
 
 def test_a_revoke_that_the_store_does_not_hear_is_logged_and_answers(app, caplog):

@@ -16,7 +16,8 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
-from celery_lanes.sender import DELAYED_EXCHANGE, _delayed_to, due_ms, is_served
+from celery_lanes.eta import due_ms, is_served
+from celery_lanes.sender import DELAYED_EXCHANGE, _delayed_to
 from celery_lanes.store.attempts import Grant, Release
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import LaneRules

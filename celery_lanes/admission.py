@@ -1,0 +1,144 @@
+"""One message on its way into the store, instead of the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kombu import serialization
+from kombu.compression import compress
+from kombu.utils.functional import retry_over_time
+
+from celery_lanes.callinfo import CallInfo
+from celery_lanes.durations import rounded
+from celery_lanes.envelope import Envelope
+from celery_lanes.errors import LaneBusy, StoreUnavailable
+from celery_lanes.eta import due_ms
+from celery_lanes.store.calls import Busy, Call, Verdict
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+
+class Admission:
+    """Admits one message; the producer calls it with what Celery would have published."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        lane: str,
+        name: str,
+        message: Any,
+        info: CallInfo,
+        max_wait_s: float | None = None,
+    ) -> None:
+        self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
+        self._message = message
+        self._max_wait_ms = None if max_wait_s is None else round(max_wait_s * 1000)
+
+    def __call__(
+        self,
+        body: Any,
+        *,
+        headers: dict[str, Any],
+        serializer: str,
+        compression: str | None = None,
+        retry: bool = False,
+        retry_policy: Mapping[str, Any] | None = None,
+        **properties: Any,
+    ) -> bool:
+        """Admit; False if the store is away and the settings say to use the broker then.
+
+        Raises ``LaneBusy`` if the call would wait longer than it may.
+        """
+        call = self._call(_pack(body, headers, serializer, compression, properties))
+        try:
+            verdict = self._admit(call, dict(retry_policy or {}) if retry else None)
+        except StoreUnavailable:
+            if self._lanes.settings.store.on_store_down == "bypass":
+                return False
+            raise
+        if isinstance(verdict, Busy):
+            self._stop_listening(call.task_id)
+            raise self._busy(verdict)
+        return True
+
+    def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
+        """Repeat as the publish retry policy says; the nonce makes a repeated admit harmless."""
+        admit = partial(self._lanes.admit, self._lane, [call], max_wait_ms=self._max_wait_ms)
+        return (admit() if policy is None else _repeated(admit, policy))[0]
+
+    def _stop_listening(self, task_id: str) -> None:
+        """Undo what Celery does before a publish: on Redis it subscribes to the result."""
+        app = self._lanes.app
+        app.backend.remove_pending_result(app.AsyncResult(task_id))
+
+    def _busy(self, verdict: Busy) -> LaneBusy:
+        max_wait_s, eta_s = (self._max_wait_ms or 0) / 1000, verdict.wait_ms / 1000
+        return LaneBusy(
+            f"lane {self._lane} is busy: the call would wait {rounded(eta_s)} behind"
+            f" {verdict.ahead} others, more than {rounded(max_wait_s)}",
+            verdict.ahead + 1,
+            eta_s,
+            eta_s - max_wait_s,
+        )
+
+    def _call(self, envelope: bytes) -> Call:
+        meta = meta_of(self._message)
+        return Call(
+            id=self._info.nonce,
+            task_id=str(meta["id"]),
+            task=self._name,
+            caller=self._info.caller,
+            priority=self._info.priority or 0,
+            cost=1.0 if self._info.cost is None else self._info.cost,
+            due_ms=due_ms(meta.get("eta")),
+            envelope=envelope,
+        )
+
+
+def _repeated(admit: Callable[[], list[Verdict]], policy: dict[str, Any]) -> list[Verdict]:
+    verdicts: list[Verdict] = retry_over_time(
+        admit,
+        StoreUnavailable,
+        max_retries=policy.get("max_retries", 3),
+        interval_start=policy.get("interval_start", 0),
+        interval_step=policy.get("interval_step", 0.2),
+        interval_max=policy.get("interval_max", 1),
+    )
+    return verdicts
+
+
+def meta_of(message: Any) -> Any:
+    """Give a new message's headers; protocol 1 keeps them in the body."""
+    headers, _, body, _ = message
+    return headers if "id" in headers else body
+
+
+_NOT_PROPERTIES = (
+    "exchange", "routing_key", "declare", "timeout", "confirm_timeout", "mandatory", "immediate",
+    "exchange_type",
+)  # fmt: skip
+
+
+def _pack(
+    body: Any,
+    headers: dict[str, Any],
+    serializer: str,
+    compression: str | None,
+    properties: dict[str, Any],
+) -> bytes:
+    payload: str | bytes
+    content_type, content_encoding, payload = serialization.dumps(body, serializer)
+    if compression:
+        payload, headers["compression"] = compress(payload, compression)
+    for key in _NOT_PROPERTIES:
+        properties.pop(key, None)
+    return Envelope(
+        body=payload,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        headers=headers,
+        properties=properties,
+    ).pack()
