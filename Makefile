@@ -21,8 +21,8 @@ demo: $(VENV)/.demo
 # Two at a time, but for those that measure time or shares; with ARGS just what they say.
 test: $(VENV)/.dev
 ifeq ($(ARGS),)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
-	@$(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'; together=$$?; \
+	  $(BIN)/python -m pytest -m alone && exit $$together
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif

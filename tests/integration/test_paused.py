@@ -9,7 +9,7 @@ import pytest
 from celery_lanes.testing.proxy import Proxy
 
 LEASE_S = 3
-STOPPED_WITHIN_S = 2.5
+STOPPED_WITHIN_S = 10  # of the 30 s that it would run; half a second where the disk keeps up
 
 
 @pytest.fixture
