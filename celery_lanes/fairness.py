@@ -34,13 +34,14 @@ Place = tuple[int, int, str]
 class Charge:
     """What a running call has been charged; ``share`` is the weight of all who waited then.
 
-    ``rank``: of its level, see ``levels``.
+    ``rank``: of its level, and whether it had this grant by a turn, see ``levels``.
     """
 
     cost: float
     weight: float
     share: float
     rank: int = 0
+    is_turn: bool = False
 
 
 @dataclass(slots=True)
@@ -122,8 +123,12 @@ class FairQueue:
         """Give the account to serve next, and its first call."""
         if not self.ring:
             return None
-        account = min(self.ring, key=lambda name: (self.ring[name], self.waiting[name][0][1]))
+        account = min(self.ring, key=self._turn_of)
         return account, self.waiting[account][0]
+
+    def in_order(self) -> list[str]:
+        """Give the accounts in the ring, the next to be served first."""
+        return sorted(self.ring, key=self._turn_of)
 
     def take(self, account: str, cost: float) -> Charge:
         """Grant the account's first call."""
@@ -161,6 +166,9 @@ class FairQueue:
         past = [name for name, finish in self.finishes.items() if finish <= self.time.served]
         for name in sorted(past, key=lambda name: (self.finishes[name], name))[:limit]:
             del self.finishes[name]
+
+    def _turn_of(self, account: str) -> tuple[float, int]:
+        return self.ring[account], self.waiting[account][0][1]
 
     def _enter(self, account: str) -> None:
         self.ring[account] = self.start(account)

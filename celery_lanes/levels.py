@@ -12,6 +12,10 @@ any load: the turns go down through the levels and begin again at the top, so be
 one level no other has more than one. The highest keeps 19 of 20 grants, however many levels
 wait below it. Within a level everything is as in ``fairness``.
 
+A slot that preemption has freed is *promised*: it goes to the highest level, turn or no turn, and
+does not count. Each such grant takes back one that a lower level had, but never one that it had by
+a turn (``store.preemption``), so the bound stands.
+
 With the scope "caller" all calls are of one level, and a priority orders one caller's own.
 
 Pure arithmetic, mirrored step by step in ``store/lua/_ring.lua`` and ``_fair.lua``.
@@ -36,7 +40,7 @@ class Levels:
     """All waiting calls of a lane. A level's *rank* is minus its priority: the smallest is next.
 
     ``passed``: grants in a row that passed lower levels over. ``turn``: the rank that had the last
-    turn.
+    turn. ``promised``: slots that have been freed for the highest level and not been granted yet.
     """
 
     are_many: bool = False
@@ -44,6 +48,7 @@ class Levels:
     weights: dict[str, float] = field(default_factory=dict)
     passed: int = 0
     turn: int = HIGHEST
+    promised: int = 0
 
     def __len__(self) -> int:
         return sum(map(len, self.queues.values()))
@@ -67,6 +72,15 @@ class Levels:
             for account, until in queue.aside.items()
         )
 
+    def standing_above(self, rank: int) -> list[tuple[str, int]]:
+        """Give the accounts in the rings of higher levels, in order, and how many calls each has."""
+        return [
+            (account, len(self.queues[at].waiting[account]))
+            for at in self.ready
+            if at < rank
+            for account in self.queues[at].in_order()
+        ]
+
     def put(self, account: str, place: Place) -> None:
         """Let a call wait at its place in its level."""
         self._queue(place).put(account, place)
@@ -83,9 +97,9 @@ class Levels:
     def take(self, account: str, place: Place, cost: float) -> Charge:
         """Grant an account's first call."""
         rank, queue = self.rank(place), self._queue(place)
-        self._note_turn(rank, self.ready)
+        is_turn = self._note_turn(rank, self.ready)
         charge = queue.take(account, cost)
-        charge.rank = rank
+        charge.rank, charge.is_turn = rank, is_turn
         if self.are_many:
             queue.forget_finishes(FORGET_AT_ONCE)
         return charge
@@ -130,7 +144,7 @@ class Levels:
         if len(self):
             return False
         self.queues.clear()
-        self.passed, self.turn = 0, HIGHEST
+        self.passed, self.turn, self.promised = 0, HIGHEST, 0
         return True
 
     def rank(self, place: Place) -> int:
@@ -145,12 +159,17 @@ class Levels:
 
     def _next(self, ready: list[int]) -> int:
         top, *lower = ready
-        if not lower or self.passed < TURN_EVERY - 1:
+        if not lower or self.promised or self.passed < TURN_EVERY - 1:
             return top
         return next((rank for rank in lower if rank > self.turn), lower[0])
 
-    def _note_turn(self, rank: int, ready: list[int]) -> None:
+    def _note_turn(self, rank: int, ready: list[int]) -> bool:
+        """Note a grant at a rank; say whether it is a lower level's turn."""
+        if self.promised:
+            self.promised -= 1
+            return False
         if rank > ready[0]:
             self.passed, self.turn = 0, rank
-        else:
-            self.passed = self.passed + 1 if rank < ready[-1] else 0
+            return True
+        self.passed = self.passed + 1 if rank < ready[-1] else 0
+        return False

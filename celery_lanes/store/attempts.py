@@ -11,14 +11,17 @@ class Outcome(str, Enum):
 
     DONE: settled; the body ended well, and its time tells how long calls of the lane take.
     FAILED: settled; the body raised, was stopped, asked for a retry or never ran, so its time tells
-    nothing. BACK: put back unharmed, at its place and refunded. LOST: the body died with its
-    process; put back and counted, a dead letter after ``max_leases``. STRANGE: this worker cannot
-    run the call (unknown task); put back after a delay of 1, 2, 4 ... s and counted like LOST.
+    nothing. BACK: put back unharmed, at its place and refunded. PREEMPTED: stopped for a more
+    urgent call, as the store has asked; put back like BACK, or closed if the rules say so. LOST:
+    the body died with its process; put back and counted, a dead letter after ``max_leases``.
+    STRANGE: this worker cannot run the call (unknown task); put back after a delay of 1, 2, 4 ... s
+    and counted like LOST.
     """
 
     DONE = "done"
     FAILED = "failed"
     BACK = "back"
+    PREEMPTED = "preempted"
     LOST = "lost"
     STRANGE = "strange"
 
@@ -29,6 +32,7 @@ class Reason(str, Enum):
     LOST = "lost"
     CANCELLED = "cancelled"
     DEAD = "dead"
+    PREEMPTED = "preempted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,15 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What ``next`` answers. ``due_in_ms``: ask again then, even unwoken; ``None`` = when woken."""
+    """What ``next`` answers. ``due_in_ms``: ask again then, even unwoken; ``None`` = when woken.
+
+    ``preempted``: (call, token) of the worker's running calls that it must stop; told at each turn
+    until they have ended.
+    """
 
     grants: tuple[Grant, ...] = ()
     closings: tuple[Closing, ...] = ()
+    preempted: tuple[tuple[str, str], ...] = ()
     due_in_ms: int | None = None
 
 

@@ -37,6 +37,7 @@ class Call:
             after a lost reply, is a duplicate also if the call has settled already.
         redelivery_ms: how long after it has settled the broker may still bring its message again;
             0 = no broker has brought it.
+        preemptible: a more urgent call may take its slot while it runs, where the rules allow it.
         envelope: the message itself; opaque to the store.
     """
 
@@ -50,6 +51,7 @@ class Call:
     remember: bool = True
     arrival: str = ""
     redelivery_ms: int = 0
+    preemptible: bool = False
     envelope: bytes = b""
 
 

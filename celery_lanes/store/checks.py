@@ -56,6 +56,9 @@ def check_rules(rules: LaneRules) -> None:
     _check_number(rules.dedupe_ttl_ms, 0, MAX_TIME_MS, "dedupe_ttl_ms")
     _check_bucket(rules.rate, "rate")
     _check_bucket(rules.tokens, "tokens")
+    if rules.preemption is not None:
+        _check_number(rules.preemption.min_runtime_ms, 0, MAX_TIME_MS, "min_runtime_ms")
+        _check_number(rules.preemption.most, 0, 1_000_000, "max_preemptions")
     for caller, caller_rules in rules.callers.items():
         _check_caller(caller)
         _check_number(caller_rules.weight, 1e-3, 1e3, f"the weight of caller {caller!r}")

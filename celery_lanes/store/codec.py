@@ -23,7 +23,7 @@ from celery_lanes.store.calls import (
 )
 from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.line import Argument
-from celery_lanes.store.rules import Bucket, LaneRules, Policy
+from celery_lanes.store.rules import Bucket, LaneRules, Policy, Preemption
 from celery_lanes.store.standing import Standing
 
 
@@ -31,7 +31,8 @@ def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
     """Write a call."""
     account = account_of(policy, call.caller)
     names = (call.id, quoted(call.task_id), call.task, account, call.caller)
-    numbers = (call.priority, repr(call.cost), call.due_ms, int(call.remember))
+    flags = int(call.remember) + 2 * int(call.preemptible)
+    numbers = (call.priority, repr(call.cost), call.due_ms, flags)
     return (*names, *numbers, call.redelivery_ms, call.arrival, call.envelope)
 
 
@@ -48,12 +49,18 @@ def rule_fields(rules: LaneRules) -> list[Argument]:
         (quoted(name), repr(caller.weight), _bucket_field(caller.rate))
         for name, caller in rules.callers.items()
     ]
-    buckets = [_bucket_field(rules.rate), _bucket_field(rules.tokens)]
-    return [*times, *buckets, len(callers), *(part for caller in callers for part in caller)]
+    limits = [_bucket_field(rules.rate), _bucket_field(rules.tokens), _preemption(rules.preemption)]
+    return [*times, *limits, len(callers), *(part for caller in callers for part in caller)]
 
 
 def _bucket_field(bucket: Bucket | None) -> str:
     return "" if bucket is None else f"{bucket.period_ms / bucket.count!r} {bucket.burst!r}"
+
+
+def _preemption(rules: Preemption | None) -> str:
+    if rules is None:
+        return ""
+    return f"{rules.min_runtime_ms} {rules.most} {int(rules.fails)}"
 
 
 def verdicts(answer: bytes) -> list[Verdict]:
@@ -74,11 +81,12 @@ def _verdict(kind: bytes, value: bytes) -> Verdict:
 
 def turn(answer: bytes | list[Any]) -> Turn:
     """Read the answer to ``next``."""
-    told, *closings = [answer] if isinstance(answer, bytes) else answer
+    told, *others = [answer] if isinstance(answer, bytes) else answer
     due_in_ms, _, grants = told.partition(b"\n")
     return Turn(
         tuple(_grants(grants)),
-        tuple(_closing(*fields) for fields in closings),
+        tuple(_closing(*fields) for fields in others if len(fields) == 4),  # noqa: PLR2004
+        tuple((call.decode(), token.decode()) for call, token, *rest in others if not rest),
         None if due_in_ms == b"-1" else int(due_in_ms),
     )
 
@@ -98,10 +106,9 @@ def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closi
     return Closing(call.decode(), token.decode(), Reason(reason.decode()), envelope)
 
 
-def letter(
-    died_ms: int, texts: list[bytes], priority: int, attempts: int, cost: bytes, envelope: bytes
-) -> DeadLetter:
+def letter(died_ms: int, texts: list[bytes], *fields: Any) -> DeadLetter:
     """Read a dead letter."""
+    priority, attempts, preemptible, cost, envelope = fields
     call, task_id, task, caller, reason = (text.decode() for text in texts)
     message = Call(
         id=call,
@@ -110,6 +117,7 @@ def letter(
         caller=caller,
         priority=priority,
         cost=float(cost),
+        preemptible=bool(preemptible),
         envelope=envelope,
     )
     return DeadLetter(message, attempts, Outcome(reason), died_ms)

@@ -21,6 +21,7 @@ KINDS = (
     "refill",  # ZSET: account by the time its bucket lets it return
     "delayed",  # ZSET: call by its due time
     "leases",  # ZSET: running call by the lease clock's time of expiry
+    "victims",  # ZSET: granted:call by priority, running calls that may be marked to make room
     "closing",  # ZSET: closing call by its lease's expiry, 0 = nobody's
     "idle",  # ZSET: worker by the time since when it waits for a call
     "workers",  # ZSET: worker by the time it was last seen

@@ -30,7 +30,10 @@ DEFAULT_LEASE_TTL_MS = 30_000
 
 @dataclass(slots=True)
 class Record:
-    """A call and what has become of it. ``since_ms``: when it was admitted, due or put back."""
+    """A call and what has become of it. ``since_ms``: when it was admitted, due or put back.
+
+    While it runs, ``is_victim``: it may be marked to be stopped; ``is_marked``: it has been.
+    """
 
     call: Call
     account: str
@@ -39,7 +42,10 @@ class Record:
     state: State = State.WAITING
     attempts: int = 0
     losses: int = 0
+    preemptions: int = 0
     is_early: bool = False
+    is_victim: bool = False
+    is_marked: bool = False
     token: str = ""
     worker: str = ""
     granted_at_ms: int = 0
@@ -81,6 +87,7 @@ class Ledger:
     records: dict[str, Record] = field(default_factory=dict)
     delayed: dict[str, int] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
+    marks: list[Record] = field(default_factory=list)
     closing: dict[str, int] = field(default_factory=dict)
     idle: dict[str, int] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
@@ -187,12 +194,18 @@ class Ledger:
         """Take a running call, or nobody's a closing one, from its worker."""
         self.leases.pop(record.call.id, None)
         record.worker = record.token = ""
+        record.is_victim = False
+        if record.is_marked:
+            record.is_marked = False
+            self.marks.remove(record)
+            self.queue.promised += 1
 
     def release(self, release: Release) -> None:
         """End an attempt as its worker says; nothing happens if the token is not the holder's."""
         record = self.records.get(release.call)
         if record is None or record.state is not State.RUNNING or record.token != release.token:
             return
+        was_marked = record.is_marked
         self.unlease(record)
         match release.outcome:
             case Outcome.DONE:
@@ -200,7 +213,9 @@ class Ledger:
                 self._finish(record, release.cost)
             case Outcome.FAILED:
                 self._finish(record, release.cost)
-            case Outcome.BACK:
+            case Outcome.PREEMPTED if was_marked:
+                self._make_room(record)
+            case Outcome.BACK | Outcome.PREEMPTED:
                 self.put_back(record)
             case Outcome.LOST:
                 self.lose(record)
@@ -266,6 +281,13 @@ class Ledger:
         if len(self.done) > MINUTE_S:
             del self.done[min(self.done)]
 
+    def _make_room(self, record: Record) -> None:
+        record.preemptions += 1
+        if self.rules and self.rules.preemption and self.rules.preemption.fails:
+            self._give_up(record, Reason.PREEMPTED)
+        else:
+            self.put_back(record)
+
     def _estrange(self, record: Record) -> None:
         if self._is_dead(record, Outcome.STRANGE):
             return
@@ -305,9 +327,8 @@ class Ledger:
             if self.publish(worker):
                 return
 
-    def due_in_ms(self, blocked_until: float | None) -> int | None:
-        """Say in how long something will be due without anybody's doing."""
+    def due_in_ms(self, *others: float | None) -> int | None:
+        """Say in how long something will be due by itself, or at one of the other times."""
         times = [*self.delayed.values(), *(until for until, _, _ in self.queue.aside)]
-        if blocked_until is not None:
-            times.append(blocked_until)
+        times += [at for at in others if at is not None]
         return max(1, ceil(min(times) - self.now)) if times else None

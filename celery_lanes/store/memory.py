@@ -48,6 +48,7 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.preemption import preempt
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.survey import survey
@@ -97,7 +98,10 @@ class MemoryStore:
             is_sooner = min(ledger.delayed.values(), default=None) != first_due
             is_parked = any(isinstance(verdict, Parked) for verdict in verdicts)
             is_closing = any(isinstance(verdict, Cancelled) for verdict in verdicts)
-            if is_closing or ((is_parked or is_sooner) and ledger.free_slots):
+            is_news = is_parked or is_sooner
+            if is_news:
+                preempt(ledger)
+            if is_closing or (is_news and ledger.free_slots):
                 ledger.wake()
             return verdicts
 

@@ -38,6 +38,21 @@ class CallerRules:
     rate: Bucket | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """How running calls make room for more urgent ones.
+
+    Attributes:
+        min_runtime_ms: how long a call may run before it can be stopped; 0 = at once.
+        most: how often a call is put back; after that it is left alone.
+        fails: a stopped call is closed as ``Preempted``, and not put back.
+    """
+
+    min_runtime_ms: int = 30_000
+    most: int = 3
+    fails: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneRules:
     """What the store must know of a lane; written by each worker when it starts.
@@ -50,6 +65,7 @@ class LaneRules:
         rate: bucket of calls for the whole lane.
         tokens: bucket of cost for the whole lane.
         callers: weights and rates by caller name; others have weight 1 and no rate.
+        preemption: needs levels (``Scope.LANE``); ``None`` = running calls are left alone.
         acks_early: task name -> whether Celery acknowledges it before it runs. A lost lease of
             such a call is closed, not run again. Only the named tasks are changed.
     """
@@ -61,4 +77,5 @@ class LaneRules:
     rate: Bucket | None = None
     tokens: Bucket | None = None
     callers: Mapping[str, CallerRules] = field(default_factory=dict)
+    preemption: Preemption | None = None
     acks_early: Mapping[str, bool] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from celery_lanes.store.attempts import Closing, Grant, Turn
 from celery_lanes.store.calls import State
 from celery_lanes.store.leases import trim_settled
 from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record, Reply
+from celery_lanes.store.preemption import may_be_stopped, preempt
 
 FORGET_EVERY, FORGET_SOON, FORGET_LEAST, FORGET_MOST = 16, 12, 200, 500
 
@@ -50,7 +51,7 @@ def take_turn(ledger: Ledger, wish: Wish) -> Turn:
         ledger.wake()
     if is_idle:
         ledger.idle[wish.worker] = ledger.now
-    return _turn(ledger, reply)
+    return _turn(ledger, wish.worker, reply)
 
 
 def _serve(ledger: Ledger, wish: Wish) -> Reply:
@@ -111,14 +112,18 @@ def _start(ledger: Ledger, first: tuple[str, Place], wish: Wish) -> None:
     record.state = State.RUNNING
     record.attempts += 1
     record.is_early = ledger.acks_early.get(record.call.task, False)
+    record.is_victim = may_be_stopped(ledger, record)
     ledger.lease(record, wish.worker, wish.token)
 
 
-def _turn(ledger: Ledger, reply: Reply) -> Turn:
+def _turn(ledger: Ledger, worker: str, reply: Reply) -> Turn:
+    room_at = preempt(ledger)
     running = _still_held(ledger, reply.token, reply.grants, State.RUNNING)
     closing = _still_held(ledger, reply.token, reply.closings, State.CLOSING)
     grants, closings = map(_as_grant, running), map(_as_closing, closing)
-    return Turn(tuple(grants), tuple(closings), ledger.due_in_ms(reply.blocked_until))
+    marked = ((r.call.id, r.token) for r in ledger.marks if r.worker == worker)
+    due_in_ms = ledger.due_in_ms(reply.blocked_until, room_at)
+    return Turn(tuple(grants), tuple(closings), tuple(marked), due_in_ms)
 
 
 def _still_held(ledger: Ledger, token: str, calls: Sequence[str], state: State) -> list[Record]:

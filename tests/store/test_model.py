@@ -33,7 +33,7 @@ from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Scope
+from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
@@ -54,6 +54,12 @@ buckets = st.none() | st.builds(
     count=st.sampled_from([1, 3]),
     period_ms=st.sampled_from([100, 1000]),
     burst=st.sampled_from([1, 2, 1000]),
+)
+preemption = st.none() | st.builds(
+    Preemption,
+    min_runtime_ms=st.sampled_from([0, 0, 900, 30_000]),
+    most=st.integers(0, 2),
+    fails=st.booleans(),
 )
 rules_of_callers = st.builds(CallerRules, weight=weights, rate=buckets)
 pauses_ms = st.sampled_from([1, 50, 999, 4_000, 5_001, 6_000, 7_000, 11_000, 61_000, 700_000])
@@ -81,8 +87,9 @@ class TwoStores(RuleBasedStateMachine):
         scope=st.sampled_from(Scope),
         rate=buckets,
         tokens=buckets,
+        preemption=preemption,
     )
-    def start(self, cap, max_leases, policy, scope, rate, tokens):
+    def start(self, cap, max_leases, policy, scope, rate, tokens, preemption):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
@@ -91,6 +98,7 @@ class TwoStores(RuleBasedStateMachine):
         self.server._wire.speak(self.dialect)
         self.policy, self.scope = policy, Scope.LANE if self.has_levels else scope
         self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
+        self.lane_rules["preemption"] = preemption
         self.set_rules(cap, {})
 
     def teardown(self):
@@ -138,9 +146,10 @@ class TwoStores(RuleBasedStateMachine):
         cap=st.integers(1, 4),
         callers=st.dictionaries(callers, rules_of_callers, max_size=3),
         rate=buckets,
+        preemption=preemption,
     )
-    def configure(self, cap, callers, rate):
-        self.lane_rules["rate"] = rate
+    def configure(self, cap, callers, rate, preemption):
+        self.lane_rules |= {"rate": rate, "preemption": preemption}
         self.set_rules(cap, callers)
 
     @rule(slots=st.none() | st.integers(0, 5))
@@ -160,6 +169,7 @@ class TwoStores(RuleBasedStateMachine):
                 st.sampled_from([0, 0, 0, 40, 5_000, 2**40]),
                 st.sampled_from(["early", "late"]),
                 st.booleans(),
+                st.booleans(),
             ),
             min_size=1,
             max_size=5,
@@ -169,7 +179,7 @@ class TwoStores(RuleBasedStateMachine):
     )
     def admit(self, batch, again, max_wait_ms):
         calls = []
-        for caller, cost, priority, in_ms, task, remember in batch:
+        for caller, cost, priority, in_ms, task, remember, preemptible in batch:
             calls.append(
                 call_number(
                     next(self.ids),
@@ -179,6 +189,7 @@ class TwoStores(RuleBasedStateMachine):
                     cost=cost,
                     due_ms=in_ms and self.clock() + in_ms,
                     remember=remember,
+                    preemptible=preemptible,
                 )
             )
             if not remember:  # a broker brought it
@@ -236,7 +247,7 @@ class TwoStores(RuleBasedStateMachine):
         turn = self.both("next", **ask)
         if is_reply_lost:
             assert self.both("next", **ask) == turn
-        self.last[worker] = ask
+        self.last[worker], self.last_turn = ask, turn
         self.note(worker, turn, before)
 
     @rule(worker=workers, times=st.integers(2, 10))
@@ -252,6 +263,9 @@ class TwoStores(RuleBasedStateMachine):
             assert owner is None or not self.is_held(grant.call, token, State.RUNNING)
             self.held[grant.call] = (worker, grant.token)
         self.closings.update({closing.call: closing.token for closing in turn.closings})
+        for call, token in turn.preempted:
+            assert self.is_held(call, token, State.RUNNING)
+            assert self.ledger.records[call].call.preemptible
         assert len(self.ledger.leases) <= max(self.ledger.cap, before)
 
     @precondition(lambda self: self.last)
@@ -323,6 +337,25 @@ class TwoStores(RuleBasedStateMachine):
         while self.closings:
             self.close(token="right")
 
+    @rule(worker=workers, caller=callers, want=st.integers(1, 3))
+    def preempt(self, worker, caller, want):
+        """Nor that a lane is full of lowly calls when an urgent one comes."""
+        end = {"outcome": Outcome.PREEMPTED, "cost": None, "closings": 1, "is_reply_lost": False}
+        for _ in range(5):
+            self.take_in([call_number(next(self.ids), priority=-1000, preemptible=True)])
+        self.next(worker=worker, want=4, ends=0, **end)
+        for priority in (0, *[1000] * want):
+            self.take_in([call_number(next(self.ids), caller=caller, priority=priority)])
+        for _ in range(2):
+            for call, token in self.last_turn.preempted:
+                self.make_room(call, token)
+            self.next(worker=worker, want=1, ends=0, **end)
+
+    def make_room(self, call, token):
+        self.held.pop(call, None)
+        ask = {"worker": self.names["w1"], "request": 0, "want": 0}
+        self.both("next", **ask, releases=[Release(call, token, Outcome.PREEMPTED)])
+
     @rule(worker=workers, ms=st.sampled_from([1, 300, 2_000]), cost=st.none() | st.just(3))
     def serve_one(self, worker, ms, cost):
         """Nor that a call ends well, so that a lane knows how long its calls take."""
@@ -369,6 +402,26 @@ class TwoStores(RuleBasedStateMachine):
         assert self.standing("tags", skipped=skipped) == tags_of(queue, "finishes")
 
     @invariant()
+    def victims_agree_and_run(self):
+        if not hasattr(self, "memory"):
+            return
+        running = [self.ledger.records[call] for call in self.ledger.leases]
+        victims, meta = self.server._keys.of_lane(LANE, ("victims", "meta"))
+        theirs = {
+            (int(priority), name)
+            for name, priority in self.client.zrange(victims, 0, -1, withscores=True)
+        }
+        assert theirs == {
+            (r.call.priority, b"%016d:%s" % (r.granted_at_ms, r.call.id.encode()))
+            for r in running
+            if r.is_victim
+        }
+        lane = msgpack.unpackb(self.client.hget(meta, "lane") or b"\x80", unicode_errors="replace")
+        marks = [[r.call.id, r.token, r.worker.replace(":", "%3A")] for r in self.ledger.marks]
+        assert lane.get("marks", []) == marks
+        assert all(r in running and r.is_marked and not r.is_victim for r in self.ledger.marks)
+
+    @invariant()
     def levels_agree_to_the_last_bit(self):
         if not hasattr(self, "memory") or not self.ledger.queue.are_many:
             return
@@ -377,6 +430,7 @@ class TwoStores(RuleBasedStateMachine):
         lane = msgpack.unpackb(self.client.hget(meta, "lane"), unicode_errors="replace")
         clocks = {f: v for f, v in self.client.hgetall(marks).items() if f.startswith(b"c")}
         assert (lane["passed"], max(lane["turn"], 0)) == (levels.passed, levels.turn + 1000)
+        assert lane.get("promised", 0) == levels.promised
         for field, packed in clocks.items():
             queue, clock = levels.queues[int(field[1:]) - 1000], msgpack.unpackb(packed)
             serving = clock["serving"] if clock["rests"] == lane["rests"] else 0

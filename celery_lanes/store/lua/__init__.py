@@ -23,7 +23,9 @@ from importlib.resources import files
 
 from celery_lanes.store.keys import KINDS
 
-SHARED = ("prelude", "ring", "fair", "moves", "releases", "buckets", "grants", "standing")
+SHARED = (
+    "prelude", "ring", "fair", "moves", "releases", "buckets", "grants", "preemption", "standing",
+)  # fmt: skip
 """Each may use what stands before it."""
 
 SHARED_ARGUMENTS = ("channel", "tries", "lane_name")

@@ -87,7 +87,7 @@ local function take(r, name, start, place, after)
   local rank, clock = rank_of(r), lane
   if rank then
     clock = clock_of(rank)
-    note_turn(rank)
+    r.turn = note_turn(rank) or nil
   end
   r.charge, r.weight, r.share = r.cost, weight_of(r.account), clock.weights
   if start > virtual_now(clock) then clock.served = clock.served + (start - virtual_now(clock)) end
@@ -152,7 +152,7 @@ local function settle_down()
   redis.call('UNLINK', tags)
   if lane.levels then
     redis.call('UNLINK', marks)
-    lane.passed, lane.turn, clocks = 0, 0, {}
+    lane.passed, lane.turn, lane.promised, clocks = 0, 0, nil, {}
   end
   return true
 end

@@ -68,11 +68,18 @@ local function set_aside(account, rank, name, start, at)
   redis.call('ZADD', refill, at, aside_name(account, rank))
 end
 
+local function may_be_stopped(r)
+  if not (rules.min_runtime and lane.levels and r.preemptible) then return false end
+  return not r.turn and (r.preemptions or 0) < rules.max_preemptions
+end
+
 local function start_call(r, worker, token)
   lane.rate_full = spent(rules.rate, lane.rate_full, 1)
   lane.tokens_full = spent(rules.tokens, lane.tokens_full, r.cost)
   r.state, r.attempts = 'running', (r.attempts or 0) + 1
+  r.victim = may_be_stopped(r) or nil
   lease(r, worker, token)
+  if r.victim then redis.call('ZADD', victims, r.priority, victim_name(r)) end
 end
 
 -- Grants up to so many calls; gives them, what is told of them, and until when the lane's bucket

@@ -28,9 +28,24 @@ local function lease(r, worker, token)
   keep(r)
 end
 
+-- A call that has been told to make room has made it: its slot is for the highest level.
+local function unmark(r)
+  for i, found in ipairs(lane.marks) do
+    if found[1] == r.id then table.remove(lane.marks, i) end
+  end
+  if #lane.marks == 0 then lane.marks = nil end
+  lane.promised, r.marked = (lane.promised or 0) + 1, nil
+end
+
+local function victim_name(r)
+  return string.format('%016d:', r.granted) .. r.id
+end
+
 local function unlease(r)
   redis.call('ZREM', leases, r.id)
-  r.worker, r.token = nil, nil
+  if r.victim then redis.call('ZREM', victims, victim_name(r)) end
+  if r.marked then unmark(r) end
+  r.worker, r.token, r.victim = nil, nil, nil
 end
 
 -- Lets another worker have a closing call.

@@ -23,6 +23,14 @@ end
 
 outcomes.back = put_back
 
+function outcomes.preempted(r, _, was_marked)
+  if not was_marked then return put_back(r) end
+  r.preemptions = (r.preemptions or 0) + 1
+  if not rules.fails_preempted then return put_back(r) end
+  finish_charge(r)
+  to_closing(r, 'preempted')
+end
+
 outcomes.lost = lose
 
 function outcomes.strange(r)
@@ -35,8 +43,9 @@ end
 local function release(id, token, outcome, cost)
   local r = record_of(id)
   if not r or r.state ~= 'running' or r.token ~= token then return 0 end
+  local was_marked = r.marked
   unlease(r)
-  outcomes[outcome](r, cost)
+  outcomes[outcome](r, cost, was_marked)
   return (outcome == 'done' or outcome == 'failed') and 1 or 0
 end
 

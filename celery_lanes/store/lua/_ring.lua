@@ -119,20 +119,25 @@ local function next_account()
   local member, top = at_end(0)
   local rank = top
   if not member then return nil end
-  if lane.passed >= TURN_EVERY - 1 and first_below(top) then
+  if lane.passed >= TURN_EVERY - 1 and not lane.promised and first_below(top) then
     member, rank = first_below(math.max(top, lane.turn))
     if not member then member, rank = first_below(top) end
   end
   return string.sub(member, 9), tag_in(member), rank
 end
 
--- Notes a grant at a rank, before its account moves on.
+-- Notes a grant at a rank, before its account moves on; says whether it is a lower level's turn.
 local function note_turn(rank)
+  if lane.promised then
+    lane.promised = lane.promised > 1 and lane.promised - 1 or nil
+    return false
+  end
   local _, top = at_end(0)
   local _, lowest = at_end(-1)
   if rank > top then
     lane.passed, lane.turn = 0, rank
-  else
-    lane.passed = rank < lowest and lane.passed + 1 or 0
+    return true
   end
+  lane.passed = rank < lowest and lane.passed + 1 or 0
+  return false
 end

@@ -1,13 +1,13 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags marks delayed leases closing idle settled forbidden meta
+-- KEYS: calls queue ring tags marks delayed leases victims closing idle settled forbidden meta
 -- ARGV: channel tries lane_name scope max_wait ...
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
 --   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. Of each call:
---   id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once), remember (0 or
---   1), redelivery_ms, arrival, envelope
--- USES: ring fair moves buckets standing
+--   id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once), flags (1:
+--   remember, 2: preemptible), redelivery_ms, arrival, envelope
+-- USES: ring fair moves buckets preemption standing
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
 --   'delayed' and when it is due, 'cancelled' (it was forbidden) and 0, 'busy' (refused) and
 --   'ahead:wait in ms', or 'duplicate' and its state
@@ -61,6 +61,7 @@ local function new_call(i)
     caller = ARGV[i + 4], priority = tonumber(ARGV[i + 5]), cost = tonumber(ARGV[i + 6]),
     seq = lane.seq, since = now,
   }
+  if tonumber(ARGV[i + 8]) >= 2 then r.preemptible = true end
   if ARGV[i + 9] ~= '0' then r.redelivery = tonumber(ARGV[i + 9]) end
   if ARGV[i + 10] ~= '' then r.arrival = ARGV[i + 10] end
   return r
@@ -82,7 +83,7 @@ end
 
 local verdicts, is_worth_waking, is_closing = {}, false, false
 for i = rest, #ARGV, FIELDS do
-  local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] == '1', ARGV[i + 10])
+  local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] % 2 == 1, ARGV[i + 10])
   local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
   if not state then
     local r = new_call(i)
@@ -104,6 +105,7 @@ for i = rest, #ARGV, FIELDS do
   end
   verdicts[#verdicts + 1] = verdict
 end
+if is_worth_waking then preempt() end
 save_lane()
 if is_closing or is_worth_waking and free_slots() > 0 then wake(1) end
 return table.concat(verdicts, ' ')

@@ -1,7 +1,7 @@
 -- Moves the waiting and delayed calls of a task id to closing. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle meta
 -- ARGV: channel tries lane_name task_id
 -- USES: ring fair moves
 -- RETURNS: how many are cancelled, by this call or by an earlier one whose reply was lost; -1 if none

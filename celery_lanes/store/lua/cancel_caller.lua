@@ -2,7 +2,7 @@
 -- a lost reply left off.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle meta
 -- ARGV: channel tries lane_name caller state account at
 --   state: 'delayed' or 'waiting'. account: where the waiting ones are. at: '' for the first page,
 --   else what the page before has returned.

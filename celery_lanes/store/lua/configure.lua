@@ -2,9 +2,9 @@
 --
 -- FLAGS: allow-oom
 -- KEYS: queue ring tags marks refill leases idle meta
--- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens accounts ...
+-- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens preemption accounts ...
 --   version: names these rules; the same again change nothing. Times in ms; a bucket is
---   "interval burst" or ''. accounts: how many; of each name, weight, bucket; then of each task
+--   "interval burst" or ''. preemption: '' or "min_runtime most fails". accounts: how many; of each name, weight, bucket; then of each task
 --   its name and 1 if it is acknowledged early.
 -- USES: ring fair
 -- RETURNS: 1
@@ -56,6 +56,7 @@ for i = rest, last, 3 do
   if ARGV[i + 2] ~= '' then redis.call('HSET', meta, 'rate:' .. ARGV[i], ARGV[i + 2]) end
 end
 
+local min_runtime, most, fails = string.match(preemption, '^(%d+) (%d+) (%d)$')
 rules = {
   version = version,
   max_concurrent = tonumber(max_concurrent),
@@ -65,6 +66,9 @@ rules = {
   rate = rate ~= '' and rate or nil,
   tokens = tokens ~= '' and tokens or nil,
   has_accounts = #names > 0,
+  min_runtime = tonumber(min_runtime),
+  max_preemptions = tonumber(most),
+  fails_preempted = fails == '1' or nil,
 }
 redis.call('HSET', meta, 'rules', cmsgpack.pack(rules), 'accounts', cmsgpack.pack(names))
 

@@ -7,7 +7,7 @@
 -- KEYS: dead
 -- ARGV: limit before
 -- RETURNS: of each {ms when it was closed, {call, task id, task, caller, how it last ended},
---   priority, attempts, cost, envelope}
+--   priority, attempts, 1 if it is preemptible, cost, envelope}
 -- COST: O(log n + limit + letters of one millisecond)
 
 local last = redis.call('ZREVRANGEBYSCORE', dead, before, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
@@ -22,6 +22,7 @@ for i = 1, #found, 2 do
     { r.id, r.task_id, r.task, r.caller, r.last or 'lost' },
     r.priority,
     r.attempts or 0,
+    r.preemptible and 1 or 0,
     string.format('%.17g', r.cost),
     envelope or '',
   }

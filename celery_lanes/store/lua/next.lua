@@ -1,15 +1,15 @@
 -- Ends attempts, then gives a worker calls to start and results to write. All of it is atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle workers settled meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers settled meta
 -- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
--- USES: ring fair moves releases buckets grants
+-- USES: ring fair moves releases buckets grants preemption
 -- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
---   them; if there are results to write, {that string, {call, token, reason, envelope}...};
---   '' without rules
+--   them; if there are results to write or calls to stop, {that string, {call, token, reason,
+--   envelope}..., {call, token}...}; '' without rules
 -- COST: O((releases + grants) log n)
 
 -- Every 16th request forgets what is old, and each that adds more than 12 things to forget.
@@ -64,6 +64,7 @@ else
   reply.grants, grants_out, blocked_until = grant(worker, token, math.min(wanted, free), wanted + ASIDE_AT_ONCE)
   free, unheld = free - #grants_out, unheld - #closings_out
 end
+local room_at, marked = preempt(), marked_of(worker)
 local is_idle = #reply.grants < wanted
 local says_if_idle = reply.request and wanted > 0
 
@@ -82,7 +83,8 @@ else
 end
 
 local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
-local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge)
+local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge)
 local due_in = soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
 local told = string.format('%d\n', due_in) .. table.concat(grants_out)
+for _, found in ipairs(marked) do closings_out[#closings_out + 1] = found end
 return #closings_out == 0 and told or { told, unpack(closings_out) }
