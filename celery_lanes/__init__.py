@@ -3,7 +3,7 @@
 from celery_lanes.app import Lanes
 from celery_lanes.callinfo import CallInfo, call_context
 from celery_lanes.config import Settings
-from celery_lanes.errors import LanesError
+from celery_lanes.errors import LanesError, Preempted
 from celery_lanes.position import Position
 
-__all__ = ["CallInfo", "Lanes", "LanesError", "Position", "Settings", "call_context"]
+__all__ = ["CallInfo", "Lanes", "LanesError", "Position", "Preempted", "Settings", "call_context"]

@@ -94,6 +94,7 @@ class Admission:
             priority=self._info.priority or 0,
             cost=1.0 if self._info.cost is None else self._info.cost,
             due_ms=due_ms(meta.get("eta")),
+            preemptible=bool(self._info.preemptible),
             envelope=envelope,
         )
 

@@ -27,6 +27,8 @@ class CallInfo:
         lane: the lane that serves the call; "" outside a lane.
         attempt: 1 for the first grant; counts up when the call is put back.
         priority: higher first; -1000 to 1000. ``None``: nobody has said; it counts as 0.
+        preemptible: a more urgent call may take its slot while it runs. ``None``: nobody has said;
+            it may not.
         cost: what the call is estimated to cost, in the lane's unit (1 per call, or tokens).
         nonce: the identity of this publish, stamped by the sender.
         wait_s: seconds between publish and grant; ``None`` before the grant.
@@ -38,6 +40,7 @@ class CallInfo:
     lane: str = ""
     attempt: int = 0
     priority: int | None = None
+    preemptible: bool | None = None
     cost: float | None = None
     nonce: str = ""
     wait_s: float | None = None
@@ -55,7 +58,7 @@ class CallInfo:
         known: dict[str, Any] = {
             k: v
             for k, v in header.items()
-            if k in _TYPES and isinstance(v, _TYPES[k]) and not isinstance(v, bool)
+            if k in _TYPES and isinstance(v, _TYPES[k]) and _is_bool(v) == (_TYPES[k] is bool)
         }
         return cls(**known)
 
@@ -94,10 +97,16 @@ _DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(CallInfo)}
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **{name: type(default) for name, default in _DEFAULTS.items()},
     "priority": int,
+    "preemptible": bool,
     "cost": (int, float),
     "wait_s": (int, float),
 }
 _ambient: ContextVar[Mapping[str, Any] | None] = ContextVar("celery_lanes_call", default=None)
+
+
+def _is_bool(value: object) -> bool:
+    """Tell true and false from numbers, which they are to ``isinstance``."""
+    return isinstance(value, bool)
 
 
 def said_here() -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from celery_lanes.complaints import Complaints, problem
 from celery_lanes.errors import ConfigError
-from celery_lanes.store.rules import CallerRules, LaneRules
+from celery_lanes.store.rules import CallerRules, LaneRules, Preemption
 from celery_lanes.tables import (
     A_NAME,
     Caller,
@@ -139,6 +139,12 @@ class Settings(Table):
                 return lane
         return None
 
+    @cached_property
+    def preempts(self) -> bool:
+        """Whether running calls may have to make room in any lane."""
+        tables = (self.defaults, *self.lanes.values(), *self.families.values())
+        return any(lane.preemption for lane in tables)
+
     def rules_of(self, lane: str) -> LaneRules:
         """Give what the store must know of a lane."""
         settings = self.lane(lane)
@@ -149,6 +155,7 @@ class Settings(Table):
             dedupe_ttl_ms=round(settings.dedupe_ttl_s * 1000),
             rate=settings.rate,
             tokens=settings.tokens,
+            preemption=_preemption(settings),
             callers={
                 name: CallerRules(caller.weight, caller.rate)
                 for name, caller in self.callers.items()
@@ -188,6 +195,13 @@ class Settings(Table):
     def _free_prefixes(self) -> set[str]:
         unnamed = (self.defaults, *self.families.values())
         return {lane.queue_prefix for lane in unnamed}
+
+
+def _preemption(lane: LaneSettings) -> Preemption | None:
+    if not lane.preemption:
+        return None
+    most, fails = lane.max_preemptions, lane.on_preempt == "fail"
+    return Preemption(round(lane.min_runtime_s * 1000), most, fails)
 
 
 _TABLES: dict[str, type[Table]] = {

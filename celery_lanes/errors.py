@@ -10,6 +10,7 @@
     ├── NotQueued
     │   └── AlreadyStarted
     ├── LaneBusy
+    ├── Preempted
     └── ProviderError
         ├── TransientError
         │   └── RateLimited
@@ -93,6 +94,14 @@ class LaneBusy(LanesError):
         """In how many seconds the wait may be short enough, if nothing more comes."""
         seconds: float | None = self.args[3]
         return seconds
+
+
+class Preempted(LanesError):
+    """The call made room for a more urgent one.
+
+    Raised in a running body that must make room: catch it to save what has been done, and let it
+    pass. It is the result in lanes with ``on_preempt = "fail"``; elsewhere the call runs again.
+    """
 
 
 class ProviderError(LanesError):

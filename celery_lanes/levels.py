@@ -73,7 +73,7 @@ class Levels:
         )
 
     def standing_above(self, rank: int) -> list[tuple[str, int]]:
-        """Give the accounts in the rings of higher levels, in order, and how many calls each has."""
+        """Give the accounts in the rings of higher levels, in order, and each one's calls."""
         return [
             (account, len(self.queues[at].waiting[account]))
             for at in self.ready

@@ -1,4 +1,7 @@
-"""How urgent a call is: a whole number from -1000 to 1000, higher first; ``None`` = not said."""
+"""How urgent a call is, and whether it makes room for a more urgent one; ``None`` = not said.
+
+A priority is a whole number from -1000 to 1000, higher first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 LEAST, MOST = -1000, 1000
 
 PRIORITY = "lane_priority"
-"""An option of a publish, and an attribute of a task."""
+PREEMPTIBLE = "preemptible"
+"""Options of a publish, and attributes of a task."""
 
 
 def checked(priority: object, what: str) -> int | None:
@@ -25,6 +29,19 @@ def priority_of(task: Any) -> int | None:
     """Read a task's own priority. Raises ``ValueError`` for what is none."""
     what = f"{PRIORITY} of task {getattr(task, 'name', '')}"
     return checked(getattr(task, PRIORITY, None), what)
+
+
+def checked_answer(answer: object, what: str) -> bool | None:
+    """Refuse what is no true or false; ``what`` names it in the ``ValueError``."""
+    if answer is None or isinstance(answer, bool):
+        return answer
+    raise ValueError(f"expected {what} to be True or False, got {answer!r:.100}")
+
+
+def preemptible_of(task: Any) -> bool | None:
+    """Read what a task says of all its calls. Raises ``ValueError`` for what is no answer."""
+    what = f"{PREEMPTIBLE} of task {getattr(task, 'name', '')}"
+    return checked_answer(getattr(task, PREEMPTIBLE, None), what)
 
 
 def clamped(priority: int | None) -> int | None:

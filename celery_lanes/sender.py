@@ -16,7 +16,16 @@ from celery.app.amqp import AMQP
 from celery_lanes.admission import Admission, meta_of
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.errors import ConfigError
-from celery_lanes.priority import PRIORITY, checked, clamped, first_said, priority_of
+from celery_lanes.priority import (
+    PREEMPTIBLE,
+    PRIORITY,
+    checked,
+    checked_answer,
+    clamped,
+    first_said,
+    preemptible_of,
+    priority_of,
+)
 from celery_lanes.producer import AdmittingProducer
 from celery_lanes.router import MODEL_OPTION, LaneRouter
 from celery_lanes.worker.intake import LaneQueueConsumer
@@ -24,7 +33,7 @@ from celery_lanes.worker.intake import LaneQueueConsumer
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY)
+OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE)
 """What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
 
 DELAYED_EXCHANGE = "celery_delayed_27"
@@ -74,6 +83,7 @@ class Sender:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
         given = {key: options.pop(key, None) for key in OPTIONS}
         checked(given[PRIORITY], PRIORITY)
+        checked_answer(given[PREEMPTIBLE], PREEMPTIBLE)
         lane = self._lane(options.get("queue") or _delayed_to(options))
         given[MODEL_OPTION] = options.pop(MODEL_OPTION, None)
         of_lane = self._of_lane(lane, name, message, options, given) if lane else {}
@@ -124,6 +134,7 @@ class Sender:
             "lane": lane,
             "model": self._model(name, message, options) if model is None else model,
             "priority": self._priority(name, message, options, given[PRIORITY]),
+            "preemptible": self._preemptible(name, message, options, given),
             "cost": self._cost(lane, name, message, given["cost"]),
         }
 
@@ -142,6 +153,14 @@ class Sender:
             priority_of(self._lanes.task(name)),
             None if options.get("priority") is None else int(options["priority"]),
         )
+
+    def _preemptible(
+        self, name: str, message: Any, options: dict[str, Any], given: dict[str, Any]
+    ) -> bool | None:
+        """Find whether a call may be stopped: as the publish says, the call before it, the task."""
+        said = given[PREEMPTIBLE], self._again(message, options).preemptible
+        usual = preemptible_of(self._lanes.task(name))
+        return next((answer for answer in said if answer is not None), usual)
 
     def _again(self, message: Any, options: dict[str, Any]) -> CallInfo:
         """Find the call that a publish repeats: a retry has its header, a replacement its id.

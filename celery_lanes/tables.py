@@ -30,6 +30,7 @@ from celery_lanes.store.rules import Bucket, Policy, Scope
 MAX_NAME_BYTES = 100
 HARD_MARGIN_S = 60.0
 MIN_LEASE_TTL_S = 3.0
+MIN_RUNTIME_S = 30.0
 A_NAME = f"a name of 1 to {MAX_NAME_BYTES} bytes without whitespace, commas or any of {{}}[]*?"
 
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f-\x9f{}\[\]*?,]")  # braces are the store's hash tags
@@ -76,6 +77,14 @@ def _read_duration(value: object) -> float:
         raise expected(_A_DURATION) from None
 
 
+def _read_runtime(value: object) -> float:
+    """Read a duration, or 0 for at once; a negative number stands for the usual one."""
+    if value in (0, "0s") and not isinstance(value, bool):
+        return 0.0
+    is_negative = isinstance(value, (int, float)) and value < 0
+    return MIN_RUNTIME_S if is_negative else _read_duration(value)
+
+
 def _read_rate(value: object, *, burst: float | None) -> Bucket | None:
     if value is None or value == "":
         return None
@@ -91,6 +100,7 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 Family = Annotated[str, AfterValidator(_checked_family)]
 Caller = Annotated[str, AfterValidator(_checked_caller)]
 Seconds = Annotated[float, BeforeValidator(_read_duration)]
+Runtime = Annotated[float, BeforeValidator(_read_runtime)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -137,8 +147,14 @@ class LaneSettings(Table):
     Attributes:
         max_concurrent: slots of the whole cluster.
         policy: fair shares between callers, or first in, first out.
-        priority_scope: whose calls a priority orders: one caller's own, or all of the lane's.
-            Another one holds from when the lane is empty.
+        preemption: whether urgent calls may take the slots of running preemptible ones of lower
+            priority.
+        priority_scope: whose calls a priority orders: one caller's own, or all of the lane's, as
+            preemption needs it. Another one holds from when the lane is empty.
+        min_runtime_s: how long a call may run before it can be stopped; 0 = at once, less = 30 s.
+        preempt_grace_s: how long a body that must make room may take to save its work.
+        max_preemptions: how often a call is stopped; after that it is left alone.
+        on_preempt: a stopped call waits again at its place, or fails with ``Preempted``.
         intake: where a publish puts the call: the lane store, or the lane's Celery queue.
         exec_timeout_s: soft limit of one execution; waiting never counts.
         hard_timeout_s: the end of it; ``exec_timeout`` and a minute if not given.
@@ -156,8 +172,19 @@ class LaneSettings(Table):
 
     max_concurrent: Count = Field(default=4, description="a positive integer")
     policy: Policy = Field(default=Policy.FAIR, strict=False, description='"fair" or "fifo"')
+    preemption: bool = Field(default=False, description="true or false")
     priority_scope: Scope = Field(
-        default=Scope.CALLER, strict=False, description='"caller" or "lane"'
+        default_factory=lambda lane: Scope.LANE if lane.get("preemption") else Scope.CALLER,
+        strict=False,
+        description='"caller" or "lane"',
+    )
+    min_runtime_s: Runtime = Field(
+        default=MIN_RUNTIME_S, alias="min_runtime", description=_A_DURATION
+    )
+    preempt_grace_s: Seconds = Field(default=5.0, alias="preempt_grace", description=_A_DURATION)
+    max_preemptions: Count = Field(default=3, description="a positive integer")
+    on_preempt: Literal["requeue", "fail"] = Field(
+        default="requeue", description='"requeue" or "fail"'
     )
     intake: Literal["store", "broker"] = Field(default="store", description='"store" or "broker"')
     exec_timeout_s: Seconds = Field(default=300.0, alias="exec_timeout", description=_A_DURATION)
@@ -177,6 +204,13 @@ class LaneSettings(Table):
     max_leases: Count = Field(default=5, description="a positive integer")
     dedupe_ttl_s: Seconds = Field(default=120.0, alias="dedupe_ttl", description=_A_DURATION)
     cost: Literal["calls", "tokens"] = Field(default="calls", description='"calls" or "tokens"')
+
+    @field_validator("priority_scope")
+    @classmethod
+    def _orders_all(cls, scope: Scope, info: ValidationInfo) -> Scope:
+        if info.data.get("preemption") and scope is Scope.CALLER:
+            raise expected('"lane" where preemption is true')
+        return scope
 
     @field_validator("hard_timeout_s")
     @classmethod

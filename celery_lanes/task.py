@@ -7,13 +7,30 @@ from typing import Any
 from celery import Task
 
 from celery_lanes.callinfo import HEADER, CallInfo
+from celery_lanes.errors import Preempted
 from celery_lanes.priority import checked
+from celery_lanes.worker.body import lease_of, running
 
 
 class LaneTask(Task):  # type: ignore[misc] # celery is not typed
     """A task whose local runs carry attribution, too; ``Lanes`` makes it the app's base class."""
 
     abstract = True
+
+    def should_yield(self) -> bool:
+        """Say whether the body must make room for a more urgent call, by raising ``Preempted``.
+
+        Prefork and gevent raise it by themselves; on threads and solo a body has to ask, now and
+        then. False outside a lane.
+        """
+        body = running(lease_of(self.request))
+        return body is not None and body.is_asked
+
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, **options: Any) -> Any:
+        """Retry as Celery does, but not for ``Preempted``: that call runs again in any case."""
+        if isinstance(exc, Preempted):
+            raise exc
+        return super().retry(args, kwargs, exc, **options)
 
     def apply(
         self,

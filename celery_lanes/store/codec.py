@@ -81,12 +81,14 @@ def _verdict(kind: bytes, value: bytes) -> Verdict:
 
 def turn(answer: bytes | list[Any]) -> Turn:
     """Read the answer to ``next``."""
-    told, *others = [answer] if isinstance(answer, bytes) else answer
+    parts: list[Any] = [answer] if isinstance(answer, bytes) else answer
+    told, *others = parts
     due_in_ms, _, grants = told.partition(b"\n")
+    preempted = [fields for fields in others if len(fields) == _LEASE]
     return Turn(
         tuple(_grants(grants)),
-        tuple(_closing(*fields) for fields in others if len(fields) == 4),  # noqa: PLR2004
-        tuple((call.decode(), token.decode()) for call, token, *rest in others if not rest),
+        tuple(_closing(*fields) for fields in others if len(fields) > _LEASE),
+        tuple((call.decode(), token.decode()) for call, token in preempted),
         None if due_in_ms == b"-1" else int(due_in_ms),
     )
 
@@ -150,6 +152,8 @@ def standing(
         **dict(zip(_FACTS, counts, strict=True)),
     )
 
+
+_LEASE = len(("call", "token"))
 
 _FACTS = (
     "own_ahead",

@@ -2,10 +2,10 @@
 
 A lane with preemption has levels. While its slots are full and more calls wait at higher levels
 than slots are free or coming free, the running preemptible call of the lowest level, of these the
-oldest, is *marked*: its worker is told to stop it, at each turn until it has ended. Only then is its
-slot free, so the cap holds; and it is promised to the highest level (``levels``), so the call that was
-stopped does not get it back. Nothing moves in the queue: who is next among the urgent ones is a
-matter of shares as ever.
+oldest, is *marked*: its worker is told to stop it, at each turn until it has ended. Only then is
+its slot free, so the cap holds; and it is promised to the highest level (``levels``), so the call
+that was stopped does not get it back. Nothing moves in the queue: who is next among the urgent ones
+is a matter of shares as ever.
 
 A call that has its slot by a *turn* is left alone: else the bound of the low levels would be empty.
 """

@@ -15,6 +15,9 @@ from celery_lanes.store.attempts import Grant, Outcome, Release
 class Attempt:
     """A lease in this worker's hands.
 
+    Of one that must make room: ``is_asked``, ``is_killed`` because it would not hear,
+    ``has_yielded``: its body has ended to make room.
+
     It is *finished* when the pool's job object has ended. Celery's acknowledgements only say how:
     an early one comes before the body has run, and some endings never acknowledge at all.
     """
@@ -28,6 +31,9 @@ class Attempt:
         self.requeue: bool | None = None
         self.is_lost = False
         self.is_stopped = False
+        self.is_asked = False
+        self.is_killed = False
+        self.has_yielded = False
         self.is_strange = False
         self.is_silent = False
         self.is_placed = False
@@ -40,6 +46,11 @@ class Attempt:
     def claim(self) -> bool:
         """Take the attempt for dispatch or for giving it back; only the first one gets it."""
         return _take(self._claims)
+
+    @property
+    def lease(self) -> tuple[str, str]:
+        """Name the attempt: (call, token)."""
+        return self.grant.call, self.grant.token
 
     def claim_kill(self) -> bool:
         """Take the attempt's process for killing: a second blow would hit its next job."""
@@ -61,6 +72,11 @@ class Attempt:
         return not self._ends
 
     @property
+    def goes_back(self) -> bool:
+        """Whether the call is to run again, so that nothing is written for it."""
+        return bool(self.is_stopped or self.has_yielded or self.is_killed or self.requeue)
+
+    @property
     def has_vanished(self) -> bool:
         """Whether a process pool has dropped the job without calling anybody."""
         job = self.job
@@ -70,6 +86,7 @@ class Attempt:
         """See from a pool result whether the body ended by itself, or its process was lost."""
         error = getattr(result, "exception", None)
         self.is_stopped = self.is_stopped and error is not None
+        self.is_killed = self.is_killed and error is not None
         self.is_lost = isinstance(getattr(error, "exc", error), WorkerLostError)
 
     def release(self) -> Release:
@@ -79,6 +96,8 @@ class Attempt:
     def _outcome(self) -> Outcome:
         if self.is_strange:
             return Outcome.STRANGE
+        if self.has_yielded or self.is_killed:
+            return Outcome.PREEMPTED
         if self.is_stopped:
             return self._stopped()
         if self.requeue:

@@ -7,6 +7,7 @@ of the body are served as after any failure. The store keeps the message until t
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -19,6 +20,7 @@ from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
 from celery_lanes.envelope import Envelope
+from celery_lanes.errors import Preempted
 from celery_lanes.store.attempts import Closing, Reason
 from celery_lanes.worker.malformed import MALFORMED, is_data_refused
 
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 LOST = "Worker exited prematurely: the worker process that ran this call was lost."
 DEAD = "Worker exited prematurely: this call lost its worker too often and is a dead letter now."
 CANCELLED = "cancelled"
+PREEMPTED = "The call made room for a more urgent one."
 SILENT = "Worker exited prematurely: the task's body ended without a result."
 
 
@@ -47,8 +50,8 @@ def write_result(worker: Any, closing: Closing) -> None:
 
 def write_silent_end(request: Any) -> None:
     """Write the failure of a body that ended without telling the worker anything."""
-    if not _has_result(request):
-        _write_lost(request, SILENT)
+    if not has_result(request):
+        _write_failure(request, WorkerLostError(SILENT))
 
 
 def _write(worker: Any, closing: Closing, envelope: Envelope) -> None:
@@ -63,12 +66,12 @@ def _write(worker: Any, closing: Closing, envelope: Envelope) -> None:
     except MALFORMED as error:
         task.backend.mark_as_failure(task_id, error, request=context)
         return
-    if _has_result(request) and not _is_closings_own(request):
+    if has_result(request) and not _is_closings_own(request):
         logger.info("celery_lanes: %s already has a result", request.id)
     elif closing.reason is Reason.CANCELLED:
         _write_revoked(request, CANCELLED)
     else:
-        _write_lost(request, DEAD if closing.reason is Reason.DEAD else LOST)
+        _write_failure(request, _ERRORS[closing.reason]())
 
 
 def request_of(worker: Any, task: Any, envelope: Envelope) -> Request:
@@ -116,8 +119,8 @@ def _protocol_1(envelope: Envelope) -> Any:
     return message.decode()
 
 
-def _has_result(request: Any) -> bool:
-    """Ask the backend: a worker may have died between writing the result and saying so."""
+def has_result(request: Any) -> bool:
+    """Ask the backend: a process may have died between writing the result and saying so."""
     if request.ignore_result:
         return False
     return bool(request.task.backend.get_state(request.id) in states.READY_STATES)
@@ -129,8 +132,8 @@ def _is_closings_own(request: Any) -> bool:
     Those are repeated then: an errback that runs twice does less harm than a chord that hangs.
     """
     error = request.task.backend.get_result(request.id)
-    is_kind = isinstance(error, (WorkerLostError, TaskRevokedError))
-    return is_kind and error.args[:1] in {(LOST,), (DEAD,), (CANCELLED,)}
+    is_kind = isinstance(error, (WorkerLostError, TaskRevokedError, Preempted))
+    return is_kind and error.args[:1] in {(LOST,), (DEAD,), (CANCELLED,), (PREEMPTED,)}
 
 
 def _write_revoked(request: Any, reason: str) -> None:
@@ -144,26 +147,33 @@ def _write_revoked(request: Any, reason: str) -> None:
     )
 
 
-def _write_lost(request: Any, message: str) -> None:
+def _write_failure(request: Any, error: Exception) -> None:
     task, context = request.task, request._context
-    lost, info = _raised(message)
+    info = _raised(error)
     task.request_stack.push(context)  # errbacks and handlers see whose call it was
     try:
         task.backend.mark_as_failure(
-            request.id, lost, request=context, store_result=request.store_errors
+            request.id, error, request=context, store_result=request.store_errors
         )
         signals.task_failure.send(
-            sender=task, task_id=request.id, exception=lost, args=request.args,
+            sender=task, task_id=request.id, exception=error, args=request.args,
             kwargs=request.kwargs, traceback=info.traceback, einfo=info,
         )  # fmt: skip
-        request.send_event("task-failed", exception=repr(lost), traceback=info.traceback)
+        request.send_event("task-failed", exception=repr(error), traceback=info.traceback)
     finally:
         task.request_stack.pop()
 
 
-def _raised(message: str) -> tuple[WorkerLostError, ExceptionInfo]:
-    """Give the error with the traceback that Celery's handlers expect of a failure."""
+def _raised(error: Exception) -> ExceptionInfo:
+    """Give an error the traceback that Celery's handlers expect of a failure."""
     try:
-        raise WorkerLostError(message)  # noqa: TRY301 # raised for its traceback
-    except WorkerLostError as error:
-        return error, ExceptionInfo()
+        raise error  # raised for its traceback
+    except type(error):
+        return ExceptionInfo()
+
+
+_ERRORS = {
+    Reason.LOST: partial(WorkerLostError, LOST),
+    Reason.DEAD: partial(WorkerLostError, DEAD),
+    Reason.PREEMPTED: partial(Preempted, PREEMPTED),
+}

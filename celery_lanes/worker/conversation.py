@@ -104,6 +104,10 @@ class Conversation:
                 self._hands.dispatch(attempt)
             elif attempt.claim():
                 attempt.end()
+        for call, token in turn.preempted:
+            running = share.attempts.get(call)
+            if running is not None and running.grant.token == token:
+                self._hands.make_room(running)
         for closing in turn.closings:
             share.closings[closing.call] = closing
             self._hands.close(share.lane, closing)

@@ -21,9 +21,10 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import is_served
-from celery_lanes.store.attempts import Grant
+from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
-from celery_lanes.worker.closing import write_silent_end
+from celery_lanes.worker.body import Yielded
+from celery_lanes.worker.closing import has_result, write_silent_end
 from celery_lanes.worker.pools import PoolView
 from celery_lanes.worker.view import receiver
 
@@ -106,6 +107,7 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
+        request.on_failure = partial(self._fail, attempt)
         if (semaphore := self._semaphore) is None:
             self._execute(request, attempt)
         elif semaphore.value > 0:
@@ -133,6 +135,14 @@ class Dispatcher:
             attempt.end()
         else:
             self._end_stopped(attempt)
+
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:
+        """Have a body end for a more urgent call; one that has not begun goes back."""
+        if attempt.claim():
+            attempt.end()
+        elif not attempt.has_ended:
+            logger.info("celery_lanes: %s makes room for a more urgent call", attempt.grant.call)
+            self._pool.make_room(attempt, grace_s)
 
     @cached_property
     def _accept(self) -> Any:
@@ -171,7 +181,9 @@ class Dispatcher:
     def finished(self, attempt: Attempt) -> None:
         """See to an attempt that has ended, before its lease goes back."""
         self._running.discard(attempt)
-        request, goes_back = attempt.request, attempt.is_stopped or attempt.requeue
+        request, goes_back = attempt.request, attempt.goes_back
+        if attempt.is_killed and has_result(request):
+            attempt.outcome = Outcome.FAILED  # it had ended: what is written stands
         is_silent = attempt.is_silent or request in state.active_requests
         if request is not None and is_silent and not goes_back:
             state.task_ready(request)  # nobody told it of the end, or its own part of that failed
@@ -195,6 +207,14 @@ class Dispatcher:
         if self.is_cold and not attempt.has_ended:
             attempt.is_stopped = True
             self._kill(attempt.request, signal)
+
+    def _fail(self, attempt: Attempt, info: Any, *args: Any, **options: Any) -> Any:
+        """Take the place of ``Request.on_failure``: a body that makes room has not failed."""
+        request, error = attempt.request, info.exception
+        if isinstance(getattr(error, "exc", error), Yielded):
+            attempt.has_yielded = True
+            return state.task_ready(request)
+        return type(request).on_failure(request, info, *args, **options)
 
     def _kill(self, request: Any, signal: Any = None) -> None:
         try:

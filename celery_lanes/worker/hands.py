@@ -24,6 +24,9 @@ class Hands(Protocol):
     def stop_body(self, attempt: Attempt) -> None:
         """Stop a body whose lease is gone."""
 
+    def make_room(self, attempt: Attempt) -> None:
+        """Have a call end for a more urgent one; said again at each turn until it has ended."""
+
     def finished(self, attempt: Attempt) -> None:
         """See to an attempt that has ended, before its lease goes back."""
 

@@ -6,10 +6,14 @@ the buffer of a busy child: it would hold a slot there without running.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from billiard.exceptions import TimeLimitExceeded
 from celery.concurrency import prefork, solo, thread
@@ -17,7 +21,12 @@ from celery.worker import state
 
 from celery_lanes.errors import ConfigError
 from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.body import ASKED_BY, running
 from celery_lanes.worker.postman import Postman
+
+ASK_EVERY_S = 0.1
+KILL_AFTER_S = 2.0
+"""How long a body may go on after it has been made to end."""
 
 GEVENT = "celery.concurrency.gevent"
 """Its pool's module: named, not imported, for it imports gevent."""
@@ -31,6 +40,9 @@ class PoolView(Protocol):
 
     def watch(self, job: Any, attempt: Attempt) -> None:
         """End the attempt when the job has ended."""
+
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:
+        """Have a running body end within about its grace, if the pool can; see ``body``."""
 
     def grow(self) -> None:
         """Start another process, if the worker may; called where a call waits for one."""
@@ -82,6 +94,9 @@ class BlockingPrefork:
         if job.ready():
             attempt.end()
 
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:
+        """Let it run on: its process may have another job before we hear that this one is over."""
+
     def grow(self) -> None:
         """Leave it to Celery."""
 
@@ -131,6 +146,28 @@ class Prefork(BlockingPrefork):
             with suppress(OSError):  # a child has just died: the pool will find its job again
                 hub.consolidate_callback(list(idle))
 
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:
+        """Signal its process until the body ends; kill it if that goes on after its grace.
+
+        A process gets its next job only when the loop, which is here now, has seen the last one
+        end; so the signal can come too early or too late for the body, but never to another's.
+        """
+        self._ask(attempt, time.monotonic() + grace_s + KILL_AFTER_S)
+
+    def _ask(self, attempt: Attempt, kill_at: float) -> None:
+        job, request = attempt.job, attempt.request
+        if job is None or job.ready() or attempt.has_ended:
+            return
+        process = job._write_to or job._scheduled_for
+        if process is not None and time.monotonic() < kill_at:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, ASKED_BY)
+        elif process is not None and attempt.claim_kill():
+            attempt.is_killed = request._already_cancelled = True
+            job.terminate(signal.SIGKILL)  # not to be sent to another process
+            self._worker.pool.terminate_job(process.pid, signal.SIGKILL)
+        self._worker.hub.call_later(ASK_EVERY_S, self._ask, attempt, kill_at)
+
     def grow(self) -> None:
         """Scale up under ``--autoscale``, one child at a time; in the main thread only."""
         scaler = getattr(self._worker, "autoscaler", None)
@@ -161,6 +198,9 @@ class Threads:
         """End with the future, which also ends when a callback has raised."""
         job.f.add_done_callback(partial(self._end, attempt))
 
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:
+        """Leave it to the body to look at ``should_yield``."""
+
     def grow(self) -> None:
         """Threads do not grow."""
 
@@ -182,6 +222,7 @@ class Green:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._greenlets: WeakKeyDictionary[Attempt, Any] = WeakKeyDictionary()
 
     def free(self) -> int:
         """Count free greenlets."""
@@ -190,7 +231,26 @@ class Green:
 
     def watch(self, job: Any, attempt: Attempt) -> None:
         """End with the greenlet."""
+        self._greenlets[attempt] = job
         job.link(lambda *_: attempt.end())
+
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:  # noqa: ARG002 # the body knows
+        """Raise in its greenlet, wherever the body waits."""
+        import gevent  # noqa: PLC0415 # optional dependency
+
+        gevent.get_hub().loop.run_callback(self._ask, attempt)
+
+    def _ask(self, attempt: Attempt) -> None:
+        """Be in the hub: no greenlet runs now, and one whose body is known waits within it."""
+        import gevent  # noqa: PLC0415 # optional dependency
+
+        greenlet = self._greenlets.get(attempt)
+        if greenlet is None or greenlet.dead:
+            return
+        body = running(attempt.lease)
+        gevent.spawn_later(ASK_EVERY_S, self.make_room, attempt, 0)
+        if body and (error := body.reason_to_end()):
+            greenlet.throw(error)
 
     def grow(self) -> None:
         """Greenlets do not grow."""
@@ -210,6 +270,9 @@ class Solo:
     def watch(self, job: Any, attempt: Attempt) -> None:  # noqa: ARG002 # the pool's signature
         """End at once: the body has run when the pool returns."""
         attempt.end()
+
+    def make_room(self, attempt: Attempt, grace_s: float) -> None:
+        """Leave it to the body to look at ``should_yield``."""
 
     def grow(self) -> None:
         """One thread is all there is."""

@@ -20,7 +20,7 @@ from kombu.message import Message
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import due_ms
-from celery_lanes.priority import clamped, first_said, priority_of
+from celery_lanes.priority import clamped, first_said, preemptible_of, priority_of
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
 from celery_lanes.store.checks import check_calls
 from celery_lanes.worker.malformed import MALFORMED
@@ -33,7 +33,7 @@ class Prelude:
 
     def __init__(self, consumer: Any, task: Any, strategy: Callable[..., Any]) -> None:
         self._consumer = consumer
-        self._priority = priority_of(task)
+        self._usual = {"priority": priority_of(task), "preemptible": preemptible_of(task)}
         self._strategy = strategy
 
     def __call__(
@@ -44,9 +44,7 @@ class Prelude:
         lane = lanes.lane_of(message)
         if lane is None:
             return self._strategy(message, payload, ack, reject, callbacks, **rest)
-        call = checked_call(
-            message, payload, redelivery_ms=lanes.redelivery_ms, priority=self._priority
-        )
+        call = checked_call(message, payload, redelivery_ms=lanes.redelivery_ms, **self._usual)
         self._consumer.unadmitted.add(message)
         acknowledge = partial(self._acknowledge, message, ack)
         lanes.agent.admit(lane, call, partial(lanes.receipts.add, message, acknowledge))
@@ -71,11 +69,17 @@ def checked_call(message: Message, payload: Any, **known: Any) -> Call:
 
 
 def call_of(
-    message: Message, payload: Any = None, *, redelivery_ms: int = 0, priority: int | None = None
+    message: Message,
+    payload: Any = None,
+    *,
+    redelivery_ms: int = 0,
+    priority: int | None = None,
+    preemptible: bool | None = None,
 ) -> Call:
     """Describe a broker message as a call; what a foreign sender wrote wrongly gets a default.
 
-    ``priority`` is its task's own, which goes before Celery's option as in the sender.
+    ``priority`` is its task's own, which goes before Celery's option as in the sender, and so is
+    ``preemptible``.
     """
     meta = message.headers if "id" in message.headers else payload
     info = CallInfo.from_header(message.headers.get(HEADER))
@@ -91,6 +95,7 @@ def call_of(
         remember=bool(info.nonce) or is_redelivered,
         arrival="" if info.nonce else os.urandom(16).hex(),
         redelivery_ms=redelivery_ms,
+        preemptible=bool(preemptible if info.preemptible is None else info.preemptible),
         envelope=Envelope.of_message(message).pack(),
     )
 

@@ -9,15 +9,16 @@ from functools import partial
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from kombu.message import Message
 
 from celery_lanes.errors import ConfigError, StoreUnavailable
-from celery_lanes.priority import priority_of
+from celery_lanes.priority import preemptible_of, priority_of
 from celery_lanes.worker.agent import Agent
 from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.body import listen, running, watched
 from celery_lanes.worker.closing import write_result
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
@@ -89,6 +90,8 @@ class WorkerLanes:
         self.receipts = Receipts(self.postman.deliver, lambda: worker.consumer.connection_errors)
         self._view = pool_view(worker, self.postman)
         self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
+        if self._lanes.settings.preempts:
+            self._watch_bodies()
         self.agent.start()
 
     def stop(self) -> None:
@@ -117,6 +120,12 @@ class WorkerLanes:
             queue = (message.delivery_info or {}).get("routing_key")
         return self._lanes.settings.lane_of_queue(queue) if isinstance(queue, str) else None
 
+    def _watch_bodies(self) -> None:
+        lane = self._lanes.settings.lane
+        for task in self._lanes.app.tasks.values():
+            task.run = watched(task, lambda name: lane(name).preempt_grace_s)
+        signals.worker_process_init.connect(listen)
+
     # -- the agent's hands ----------------------------------------------------------------------
 
     def free(self) -> int:
@@ -138,6 +147,15 @@ class WorkerLanes:
             unheard = Timer(HEARD_WITHIN_S, self.dispatcher.stop_unheard, (attempt,))
             unheard.daemon = True
             unheard.start()
+
+    def make_room(self, attempt: Attempt) -> None:
+        """Have a call end for a more urgent one; its body may come to hear of it at any time."""
+        if body := running(attempt.lease):
+            body.is_asked = True
+        if not attempt.is_asked:
+            attempt.is_asked = True
+            grace_s = self._lanes.settings.lane(attempt.lane).preempt_grace_s
+            self.postman.deliver(self.dispatcher.make_room, attempt, grace_s)
 
     def close(self, lane: str, closing: Closing) -> None:
         """Write a result that no body writes."""
@@ -201,6 +219,7 @@ def _refuse_odd_priorities(lanes: Lanes) -> None:
     try:
         for task in lanes.app.tasks.values():
             priority_of(task)
+            preemptible_of(task)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -15,7 +15,7 @@ from celery.utils.log import get_task_logger
 from celery.worker.request import Request as WorkerRequest
 from pydantic import BaseModel
 
-from celery_lanes import CallInfo, Lanes, call_context
+from celery_lanes import CallInfo, Lanes, Preempted, call_context
 
 logger = get_task_logger(__name__)
 app = Celery("shop", broker=os.environ.get("SHOP_BROKER"), backend=os.environ.get("SHOP_BACKEND"))
@@ -318,3 +318,41 @@ class MarkingTask(Task):
 @app.task(base=MarkingTask)
 def handled(model: str) -> None:
     """Run between the handlers."""
+
+
+@app.task(bind=True, preemptible=True, lane_priority=-10)
+def polite(self, model: str, seconds: float) -> int:
+    """Work on, looking now and then whether to make room; say at which attempt it was done."""
+    app.backend.client.rpush("marks", "begun")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        if self.should_yield():
+            raise Preempted
+    return CallInfo.from_request(self.request).attempt
+
+
+@app.task(bind=True, preemptible=True, lane_priority=-10, autoretry_for=(Exception,))
+def saving(self, model: str) -> int:
+    """Save the work when told to make room; be quick at the second attempt."""
+    app.backend.client.rpush("marks", "begun")
+    attempt = CallInfo.from_request(self.request).attempt
+    try:
+        time.sleep(30 if attempt == 1 else 0)
+    except Preempted:
+        app.backend.client.rpush("marks", "saved")
+        raise
+    return attempt
+
+
+@app.task(bind=True, preemptible=True, lane_priority=-10)
+def deaf(self, model: str, to: str) -> int:
+    """Go on at the first attempt, whatever is raised: "polite" requests only, or all."""
+    app.backend.client.rpush("marks", "begun")
+    attempt, end = CallInfo.from_request(self.request).attempt, time.monotonic() + 30
+    while attempt == 1 and time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except Exception if to == "requests" else BaseException:
+            logger.info("goes on")
+    return attempt

@@ -1,0 +1,118 @@
+"""The bodies of lane calls that run in this process, and how one of them is made to end.
+
+A body that must make room is asked three times, in a way that can hit no other call and nothing
+but the body, not even Celery's writing of its result:
+
+1. ``should_yield`` turns true; where the pool can interrupt it, ``Preempted`` is raised inside.
+2. After ``preempt_grace`` a ``BaseException`` follows, for one that has swallowed the first.
+3. On prefork the worker at last kills the process (``pools``).
+
+Whatever of it leaves the body becomes ``Yielded``, a rejection: Celery writes no result then,
+counts no chord part and calls no errback.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from functools import wraps
+from types import FrameType
+from typing import Any
+
+from celery.exceptions import Reject
+
+from celery_lanes.callinfo import HEADER
+from celery_lanes.errors import Preempted
+
+ASKED_BY = signal.SIGUSR2
+"""Not SIGUSR1: that is Celery's soft time limit."""
+
+Lease = tuple[str, str]
+"""(call, token): names one attempt."""
+
+
+class Yielded(Reject):  # type: ignore[misc] # celery is not typed
+    """The body has ended to make room; its call is not done."""
+
+
+class Stopped(BaseException):
+    """Ends a body that goes on after its grace."""
+
+
+class Body:
+    """One run of a call's body. ``is_asked``: it must make room."""
+
+    __slots__ = ("grace_s", "is_asked", "told_at")
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self.is_asked = False
+        self.told_at: list[float] = []
+
+    def reason_to_end(self) -> BaseException | None:
+        """Give what is to be raised in the body now, if anything; each of the two once."""
+        self.is_asked = True
+        now = time.monotonic()
+        if not self.told_at:
+            self.told_at.append(now)
+            return Preempted()
+        if len(self.told_at) == 1 and now - self.told_at[0] >= self.grace_s:
+            self.told_at.append(now)
+            return Stopped()
+        return None
+
+
+_running: dict[Lease, Body] = {}
+
+
+def running(lease: Lease | None) -> Body | None:
+    """Find the body of an attempt, between its first line and its last."""
+    return None if lease is None else _running.get(lease)
+
+
+def lease_of(request: Any) -> Lease | None:
+    """Name the attempt that a task's request belongs to; ``None`` outside a lane."""
+    header = getattr(request, HEADER, None)
+    if not isinstance(header, dict) or "token" not in header:
+        return None
+    return header["nonce"], header["token"]
+
+
+def watched(task: Any, grace_s: Callable[[str], float]) -> Callable[..., Any]:
+    """Wrap a task's ``run`` so that its bodies can be made to end; ``grace_s`` is asked by lane."""
+    run = task.run
+
+    @wraps(run)
+    def run_body(*args: Any, **kwargs: Any) -> Any:
+        lease = lease_of(task.request)
+        if lease is None or lease in _running:
+            return run(*args, **kwargs)
+        _running[lease] = Body(grace_s(getattr(task.request, HEADER)["lane"]))
+        try:
+            try:
+                return run(*args, **kwargs)
+            finally:
+                del _running[lease]  # what is over cannot be interrupted
+        except (Preempted, Stopped) as error:
+            raise Yielded("it makes room for a more urgent call", requeue=True) from error
+
+    return run_body
+
+
+def listen(**_: Any) -> None:
+    """Let the worker's signal reach the body that this pool process runs."""
+    signal.signal(ASKED_BY, _hear)
+
+
+def _hear(_signal: int, frame: FrameType | None) -> None:
+    """Raise in the body; never in the lines around it, where it has not begun or is over."""
+    if frame is None or _is_around(frame):
+        return
+    for body in tuple(_running.values()):  # a pool process runs one
+        if error := body.reason_to_end():
+            raise error
+
+
+def _is_around(frame: FrameType) -> bool:
+    return frame.f_globals is globals()
