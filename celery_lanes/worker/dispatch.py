@@ -12,6 +12,7 @@ import logging
 from functools import cached_property, partial
 from signal import SIGTERM
 from typing import Any
+from weakref import ref
 
 from celery.exceptions import InvalidTaskError, TaskRevokedError
 from celery.worker import state
@@ -107,7 +108,7 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
-        request.on_failure = partial(self._fail, attempt)
+        request.on_failure = partial(self._fail, attempt, ref(request))
         if (semaphore := self._semaphore) is None:
             self._execute(request, attempt)
         elif semaphore.value > 0:
@@ -208,9 +209,9 @@ class Dispatcher:
             attempt.is_stopped = True
             self._kill(attempt.request, signal)
 
-    def _fail(self, attempt: Attempt, info: Any, *args: Any, **options: Any) -> Any:
+    def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
         """Take the place of ``Request.on_failure``: a body that makes room has not failed."""
-        request, error = attempt.request, info.exception
+        request, error = refer(), info.exception
         if isinstance(getattr(error, "exc", error), Yielded):
             attempt.has_yielded = True
             return state.task_ready(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
@@ -349,10 +350,10 @@ def saving(self, model: str) -> int:
 def deaf(self, model: str, to: str) -> int:
     """Go on at the first attempt, whatever is raised: "polite" requests only, or all."""
     app.backend.client.rpush("marks", "begun")
-    attempt, end = CallInfo.from_request(self.request).attempt, time.monotonic() + 30
-    while attempt == 1 and time.monotonic() < end:
-        try:
+    attempt = CallInfo.from_request(self.request).attempt
+    unheard = Exception if to == "requests" else BaseException
+    end = time.monotonic() + (30 if attempt == 1 else 0)
+    while time.monotonic() < end:
+        with suppress(unheard):
             time.sleep(0.01)
-        except Exception if to == "requests" else BaseException:
-            logger.info("goes on")
     return attempt

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from celery_lanes.config import CallerSettings, LaneSettings, Rule, Settings
 from celery_lanes.durations import duration_s, written
 from celery_lanes.errors import ConfigError
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy
+from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
 
 SHIPPED = Path(__file__).parents[2] / "config" / "lanes.toml"
 
@@ -196,6 +196,18 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             '[lanes.ollama]\npriority_scope = "run"',
             'expected lanes.ollama.priority_scope to be "caller" or "lane", got "run" (lanes.toml)',
             id="scope",
+        ),
+        pytest.param(
+            '[lanes.ollama]\npreemption = true\npriority_scope = "caller"',
+            'expected lanes.ollama.priority_scope to be "lane" where preemption is true, '
+            'got "caller" (lanes.toml)',
+            id="preemption-without-levels",
+        ),
+        pytest.param(
+            '[lanes.ollama]\nmin_runtime = "soon"',
+            "expected lanes.ollama.min_runtime to be a duration such as "
+            '"90s", "5m" or "1h30m", or a number of seconds, got "soon" (lanes.toml)',
+            id="runtime",
         ),
         pytest.param(
             '[defaults]\nexec_timeout = "5 min"',
@@ -596,3 +608,25 @@ def test_a_callers_name_may_be_any_text_of_256_bytes():
 
     with pytest.raises(ValidationError, match="up to 256 bytes"):
         Settings(callers={"ü" * 129: CallerSettings()})
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("0", 0), ('"0s"', 0), ("-1", 30), ('"2m"', 120), ("0.25", 0.25)]
+)
+def test_how_long_a_call_is_left_alone(tmp_path, said, seconds):
+    file = tmp_path / "lanes.toml"
+    file.write_text(f"lanes.a = {{ min_runtime = {said} }}")
+    settings = Settings.load(file)
+
+    assert settings.lane("a").min_runtime_s == seconds
+
+
+def test_preemption_brings_levels_and_its_rules_to_the_store():
+    lane = {"preemption": True, "min_runtime": 0, "on_preempt": "fail", "max_preemptions": 2}
+    settings = Settings.parse({"lanes": {"a": lane}})
+
+    assert settings.lane("a").priority_scope is Scope.LANE
+    assert settings.rules_of("a").preemption == Preemption(0, 2, fails=True)
+    assert settings.rules_of("other").preemption is None
+    assert settings.preempts
+    assert not Settings().preempts

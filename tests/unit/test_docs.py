@@ -30,6 +30,12 @@ SHOWN = {
         "test_a_child_inherits_its_caller_and_is_as_urgent_as_its_context_says",
     ],
     "`priority`": ["test_priorities_order_a_callers_own_calls"],
+    "`preemptible=True` by `apply_async`, else `@app.task(preemptible=True)`": [
+        "test_a_running_call_makes_room_and_runs_again",
+        "test_a_body_may_look_whether_to_make_room",
+        "test_a_body_that_will_not_hear_is_stopped_in_the_end",
+        "test_it_fails_as_preempted_where_the_lane_says_so",
+    ],
     "ETA, `countdown`": [
         "test_an_eta_is_served_by_the_store_and_not_by_the_worker",
         "test_an_eta_far_away_stays_in_the_store",

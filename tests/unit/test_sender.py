@@ -316,3 +316,33 @@ def test_eager_tasks_take_a_priority_and_refuse_nonsense(app):
     assert ask.apply(("ollama/x",), lane_priority=5).successful()
     with pytest.raises(ValueError, match="expected lane_priority"):
         ask.apply(("ollama/x",), lane_priority="high")
+
+
+@pytest.mark.parametrize(
+    ("of_task", "options", "is_preemptible"),
+    [
+        (None, {}, False),
+        (True, {}, True),
+        (True, {"preemptible": False}, False),
+        (None, {"preemptible": True}, True),
+        (True, {"headers": {HEADER: {"nonce": "n", "preemptible": False}}}, False),
+    ],
+    ids=["nobody", "task", "publish", "publish-alone", "comes-again"],
+)
+def test_the_publish_says_whether_a_call_makes_room_else_the_call_before_else_the_task(
+    app, of_task, options, is_preemptible
+):
+    app.tasks["ask"].preemptible = of_task
+
+    app.tasks["ask"].apply_async(("ollama/x",), **options)
+
+    (record,) = app.lanes.store._lanes["ollama"].records.values()
+    assert record.call.preemptible is is_preemptible
+
+
+def test_what_is_no_answer_is_refused_before_anything_is_published(app):
+    with pytest.raises(ValueError, match="expected preemptible to be True or False, got 'yes'"):
+        app.tasks["ask"].apply_async(("ollama/x",), preemptible="yes")
+
+    assert app.lanes.store.lanes() == []
+    assert app.tasks["ask"].apply(("ollama/x",), preemptible=True).successful()

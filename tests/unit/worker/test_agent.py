@@ -272,6 +272,7 @@ def test_arrivals_wait_for_more_while_the_lane_has_others_to_start(agent_of, han
 
     agent.admit("a", arriving("one"), lambda: taken.append("one"))
     agent.admit("a", arriving("two"), lambda: taken.append("two"))
+    agent._tick_at = float("inf")  # nothing else would make it ask
     work(agent, 3, is_tick=False)
     assert taken == []
     assert 0 < agent._timeout_s() <= arrivals.PATIENCE_S
