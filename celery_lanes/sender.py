@@ -129,38 +129,15 @@ class Sender:
         given: dict[str, Any],
     ) -> dict[str, Any]:
         """Give what CallInfo says of a lane's call beyond whose it is."""
-        model = given[MODEL_OPTION]
+        model, task = given[MODEL_OPTION], self._lanes.task(name)
+        before = self._again(message, options)
         return {
             "lane": lane,
             "model": self._model(name, message, options) if model is None else model,
-            "priority": self._priority(name, message, options, given[PRIORITY]),
-            "preemptible": self._preemptible(name, message, options, given),
-            "cost": self._cost(lane, name, message, given["cost"]),
+            "priority": _priority(task, before, options, given[PRIORITY]),
+            "preemptible": _is_preemptible(task, before, given[PREEMPTIBLE]),
+            "cost": self._cost(lane, task, message, given["cost"]),
         }
-
-    def _priority(
-        self, name: str, message: Any, options: dict[str, Any], given: int | None
-    ) -> int | None:
-        """Find how urgent a call is; the first that says so counts.
-
-        The publish itself; the context around it; the call, if it is one that comes again; the
-        task; Celery's own option ``priority``.
-        """
-        return first_said(
-            given,
-            said_here().get("priority"),
-            clamped(self._again(message, options).priority),
-            priority_of(self._lanes.task(name)),
-            None if options.get("priority") is None else int(options["priority"]),
-        )
-
-    def _preemptible(
-        self, name: str, message: Any, options: dict[str, Any], given: dict[str, Any]
-    ) -> bool | None:
-        """Find whether a call may be stopped: as the publish says, the call before it, the task."""
-        said = given[PREEMPTIBLE], self._again(message, options).preemptible
-        usual = preemptible_of(self._lanes.task(name))
-        return next((answer for answer in said if answer is not None), usual)
 
     def _again(self, message: Any, options: dict[str, Any]) -> CallInfo:
         """Find the call that a publish repeats: a retry has its header, a replacement its id.
@@ -185,11 +162,11 @@ class Sender:
         routed = self._lanes.router.route(name, args, kwargs, options, task)
         return routed.model or "" if routed else ""
 
-    def _cost(self, lane: str, name: str, message: Any, given: float | None) -> float | None:
+    def _cost(self, lane: str, task: Any, message: Any, given: float | None) -> float | None:
         """Estimate in the lane's unit: what was given, else the task's own estimate, else 1."""
         if given is not None:
             return float(given)
-        estimate = getattr(self._lanes.task(name), "estimate_cost", None)
+        estimate = getattr(task, "estimate_cost", None)
         if self._lanes.settings.lane(lane).cost != "tokens" or not callable(estimate):
             return None
         args, kwargs = _arguments(message)
@@ -199,6 +176,30 @@ class Sender:
         if self._lanes.settings.lane(lane).intake != "store":
             return False
         return self._lanes.is_own_broker(producer.connection)
+
+
+def _priority(
+    task: Any, before: CallInfo, options: Mapping[str, Any], given: int | None
+) -> int | None:
+    """Find how urgent a call is; the first that says so counts.
+
+    The publish itself; the context around it; the call before it, if it comes again; the task;
+    Celery's own option ``priority``.
+    """
+    return first_said(
+        given,
+        said_here().get("priority"),
+        clamped(before.priority),
+        priority_of(task),
+        None if options.get("priority") is None else int(options["priority"]),
+    )
+
+
+def _is_preemptible(task: Any, before: CallInfo, given: bool | None) -> bool | None:  # noqa: FBT001
+    """Find whether a call makes room: as the publish says, the call before it, the task."""
+    if given is not None:
+        return given
+    return preemptible_of(task) if before.preemptible is None else before.preemptible
 
 
 def _delayed_to(options: Mapping[str, Any]) -> str | None:
