@@ -76,45 +76,29 @@ def _ahead(ledger: Ledger, record: Record) -> Ahead:
 def _before(ledger: Ledger, record: Record, rank: int, tag: float) -> Ahead:
     """Count those that start before the tag at a rank, and those of higher ranks.
 
-    Of the accounts that are not looked at, at least one call of each goes first.
+    Of the accounts that are not looked at, one call of each goes first.
     """
     own, others, cost = 0, 0, 0.0
-    near = _near(ledger.queue, rank, tag)[:LOOKED_AT]
-    for at, _, _, name in near:
-        if (at, name) == (rank, record.account):
-            continue
+    near = _near(ledger.queue, record.account, rank, tag)
+    for at, _, _, name in near[:LOOKED_AT]:
         count, their_cost = _count_before(ledger, record, (at, name), tag if at == rank else inf)
         cost += their_cost
         if name == record.account:
             own += count
         else:
             others += count
-    beyond = _beyond(ledger.queue, rank, tag, is_seen=(rank, record.account) in _names(near))
+    beyond = sum(stand[:3] < (rank, tag, record.seq) for stand in near[LOOKED_AT:])
     return Ahead(own, others + beyond, cost, beyond)
 
 
-def _near(levels: Levels, rank: int, tag: float) -> list[Standpoint]:
-    """List who is in the ring, up to a tag at a rank, in the order of service."""
+def _near(levels: Levels, account: str, rank: int, tag: float) -> list[Standpoint]:
+    """List who but the account is in the ring, up to a tag at a rank, in the order of service."""
     return sorted(
         (at, start, queue.waiting[name][0][1], name)
         for at, queue in levels.queues.items()
         for name, start in queue.ring.items()
-        if at < rank or (at == rank and start <= tag)
+        if (at, start) <= (rank, tag) and (at, name) != (rank, account)
     )
-
-
-def _names(near: list[Standpoint]) -> set[tuple[int, str]]:
-    return {(at, name) for at, _, _, name in near}
-
-
-def _beyond(levels: Levels, rank: int, tag: float, *, is_seen: bool) -> int:
-    """Count the accounts not looked at; where levels are many, those of higher ones."""
-    if levels.are_many:
-        higher = sum(len(queue.ring) for at, queue in levels.queues.items() if at < rank)
-        return max(0, higher - LOOKED_AT)
-    ring = levels.queues[rank].ring if rank in levels.queues else {}
-    below = sum(start < tag for start in ring.values())
-    return max(0, below - LOOKED_AT - (not is_seen))
 
 
 def _count_before(

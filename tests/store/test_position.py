@@ -152,6 +152,20 @@ def test_callers_beyond_250_count_for_one_call_each(lane):
     assert now.others_ahead == 2 * 250 + 20  # really 2 * 270
 
 
+@pytest.mark.parametrize("scope", Scope)
+def test_place_of_a_caller_behind_more_than_250_others_is_at_least_so_many(lane, scope):
+    lane.scope = scope
+    lane.configure()
+    lane.admit(*(lane.call(f"c{number}") for number in range(270)))
+    lane.park("new", task_id="t")
+    lane.park("late", due_ms=lane.clock() + 60_000, task_id="delayed")
+
+    now, later = stands(lane, "t"), stands(lane, "delayed")
+
+    assert (now.is_at_least, now.others_ahead) == (True, 270)
+    assert (later.is_at_least, later.others_ahead) == (True, 271)
+
+
 def test_running_call_waits_for_nothing(lane):
     lane.configure()
     lane.park(task_id="t")

@@ -40,42 +40,63 @@ local function count_before(account, rank, start, tag, seq)
   return count, count * cost
 end
 
--- Lists who is in the ring, up to a tag at a rank, in the order of service: account, start tag, rank.
-local function near(rank, tag)
+-- Reads who stands in the ring: account, start tag, number of its first call, rank.
+local function standpoint(name, score)
+  if not lane.levels then return string.sub(name, 18), score, tonumber(string.sub(name, 1, 16)) end
+  return string.sub(name, 26), tag_in(name), tonumber(string.sub(name, 9, 24)), score
+end
+
+-- Lists who but the account is in the ring, up to a tag at a rank, in the order of service: account,
+-- start tag, rank.
+local function near(account, rank, tag)
   local found, out = redis.call('ZRANGEBYSCORE', ring, '-inf', rank or tag, 'WITHSCORES', 'LIMIT', 0,
-    CALLERS_LOOKED_AT), {}
+    CALLERS_LOOKED_AT + 1), {}
   for i = 1, #found, 2 do
-    local name, score = found[i], tonumber(found[i + 1])
-    if not rank then
-      out[#out + 1] = { string.sub(name, 18), score }
-    elseif score < rank or tag_in(name) <= tag then
-      out[#out + 1] = { string.sub(name, 26), tag_in(name), score }
-    end
+    local name, start, _, at = standpoint(found[i], tonumber(found[i + 1]))
+    local is_near = at ~= rank or name ~= account and start <= tag
+    if is_near and #out < CALLERS_LOOKED_AT then out[#out + 1] = { name, start, at } end
   end
   return out
 end
 
--- Counts the accounts not looked at, all of which start before the tag: at least one call of each.
--- Where levels are many, those of higher ones.
-local function beyond_of(rank, tag, unseen)
-  if rank then return math.max(0, redis.call('ZCOUNT', ring, '-inf', '(' .. rank) - CALLERS_LOOKED_AT) end
-  local below = redis.call('ZCOUNT', ring, '-inf', '(' .. string.format('%.17g', tag))
-  return math.max(0, below - CALLERS_LOOKED_AT - unseen)
+-- Counts who stands in the ring before a tag at a rank; of equals, those whose call came before "seq".
+local function count_standing(rank, tag, seq)
+  local low, high = 0, redis.call('ZCARD', ring)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local name, score = unpack(redis.call('ZRANGE', ring, middle, middle, 'WITHSCORES'))
+    local _, start, number, at = standpoint(name, tonumber(score))
+    local is_before = start < tag or start == tag and number < seq
+    if at ~= rank then is_before = at < rank end
+    if is_before then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+-- Where an account stands in the ring, from 0.
+local function index_of(account, rank)
+  local first = head(account, rank)
+  local name = first and ring_name(account, first)
+  local start = name and start_of(account, rank, name)
+  return start and redis.call('ZRANK', ring, rank and bytes_of(start) .. name or name)
+end
+
+-- Counts the accounts that go before a call and are not looked at: at least one call of each.
+local function beyond_of(r, rank, tag)
+  local index, own = count_standing(rank, tag, r.seq), index_of(r.account, rank)
+  local others = own and own < index and index - 1 or index
+  return math.max(0, others - CALLERS_LOOKED_AT)
 end
 
 local function before(r, rank, tag)
-  local own, others, cost, unseen = 0, 0, 0, 1
-  for _, found in ipairs(near(rank, tag)) do
+  local own, others, cost, looked_at = 0, 0, 0, near(r.account, rank, tag)
+  for _, found in ipairs(looked_at) do
     local account, start, at = unpack(found)
-    if account == r.account and at == rank then
-      unseen = 0
-    else
-      local more, more_cost = count_before(account, at, start, at == rank and tag or nil, r.seq)
-      cost = cost + more_cost
-      if account == r.account then own = own + more else others = others + more end
-    end
+    local more, more_cost = count_before(account, at, start, at == rank and tag or nil, r.seq)
+    cost = cost + more_cost
+    if account == r.account then own = own + more else others = others + more end
   end
-  return own, others, cost, beyond_of(rank, tag, unseen)
+  return own, others, cost, #looked_at == CALLERS_LOOKED_AT and beyond_of(r, rank, tag) or 0
 end
 
 -- Counts what goes before a call: its own account's, others'; gives what they cost, and how many
