@@ -16,6 +16,7 @@ from celery_lanes.envelope import Envelope
 from celery_lanes.errors import LaneBusy, StoreUnavailable
 from celery_lanes.eta import due_ms
 from celery_lanes.store.calls import Busy, Call, Verdict
+from celery_lanes.store.checks import MAX_TIME_MS
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -109,6 +110,17 @@ def _repeated(admit: Callable[[], list[Verdict]], policy: dict[str, Any]) -> lis
         interval_max=policy.get("interval_max", 1),
     )
     return verdicts
+
+
+def check_max_wait(seconds: Any) -> None:
+    """Refuse a longest wait that is no time; ``None`` = as long as it takes."""
+    if seconds is None:
+        return
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= MAX_TIME_MS / 1000:  # NaN is neither
+        raise ValueError(
+            f"expected max_wait to be a number of seconds, 0 or more, got {seconds!r:.100}"
+        )
 
 
 def meta_of(message: Any) -> Any:

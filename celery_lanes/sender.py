@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
-from celery_lanes.admission import Admission, meta_of
+from celery_lanes.admission import Admission, check_max_wait, meta_of
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.errors import ConfigError
 from celery_lanes.priority import (
@@ -84,6 +84,7 @@ class Sender:
         given = {key: options.pop(key, None) for key in OPTIONS}
         checked(given[PRIORITY], PRIORITY)
         checked_answer(given[PREEMPTIBLE], PREEMPTIBLE)
+        check_max_wait(given["max_wait"])
         lane = self._lane(options.get("queue") or _delayed_to(options))
         given[MODEL_OPTION] = options.pop(MODEL_OPTION, None)
         of_lane = self._of_lane(lane, name, message, options, given) if lane else {}
@@ -191,7 +192,7 @@ def _priority(
         said_here().get("priority"),
         clamped(before.priority),
         priority_of(task),
-        None if options.get("priority") is None else int(options["priority"]),
+        clamped(None if options.get("priority") is None else int(options["priority"])),
     )
 
 

@@ -121,6 +121,14 @@ def test_a_longest_wait_is_refused_where_no_store_decides():
     app.close()
 
 
+@pytest.mark.parametrize("wait", [-1, float("nan"), float("inf"), 1e300, "5", True], ids=repr)
+def test_a_longest_wait_that_is_no_time_is_refused_in_seconds(app, wait):
+    with pytest.raises(ValueError, match="expected max_wait to be a number of seconds, 0 or more"):
+        app.tasks["ask"].apply_async(("ollama/x",), max_wait=wait)
+
+    assert taken(app, "ollama") == []
+
+
 # -- a store that fails
 
 
@@ -284,6 +292,13 @@ def test_how_urgent_a_call_is_stands_in_the_header_and_nowhere_else(app):
     assert message.headers[HEADER]["priority"] == 10
     assert "lane_priority" not in {**message.headers, **message.properties}
     assert not message.properties.get("priority")
+
+
+@pytest.mark.parametrize(("priority", "nearest"), [(99_999, 1000), (-99_999, -1000)])
+def test_celerys_own_priority_has_no_bounds_and_gets_the_nearest_there_is(app, priority, nearest):
+    publish = admitted(app, lambda ask: ask.apply_async(("ollama/x",), priority=priority))
+
+    assert publish == [nearest]
 
 
 def test_a_call_that_comes_again_keeps_its_priority(urgent):
