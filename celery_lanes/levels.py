@@ -30,7 +30,7 @@ from celery_lanes.priority import MOST
 
 TURN_EVERY = 20
 FORGET_AT_ONCE = 4
-"""Each grant leaves at most one tag behind, and so does each correction."""
+"""A grant, a correction and a cancelled account each leave at most one tag behind."""
 
 HIGHEST = -MOST
 
@@ -87,7 +87,10 @@ class Levels:
 
     def remove(self, account: str, place: Place) -> None:
         """Take a call out that will not be granted."""
-        self._queue(place).remove(account, place)
+        queue = self._queue(place)
+        queue.remove(account, place)
+        if self.are_many and account not in queue.waiting:
+            queue.forget_finishes(FORGET_AT_ONCE)
 
     def first(self) -> tuple[str, Place] | None:
         """Give the account to serve next, and its first call."""
@@ -127,7 +130,7 @@ class Levels:
             queue.reweigh(account, weight)
 
     def forget_finishes(self, limit: int) -> None:
-        """Drop tags that say nothing any more; where levels are many, each grant does so."""
+        """Drop tags that say nothing any more; where levels are many, what adds one does so."""
         if not self.are_many:
             for queue in self.queues.values():
                 queue.forget_finishes(limit)

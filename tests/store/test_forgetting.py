@@ -6,6 +6,7 @@ import pytest
 
 from celery_lanes.store.attempts import Outcome, Release, Renewal
 from celery_lanes.store.base import MAX_BATCH
+from celery_lanes.store.rules import Scope
 from tests.store.driving import Driver
 
 SERVERS = pytest.mark.parametrize("kind", ["valkey", "redis"])
@@ -96,6 +97,21 @@ def test_callers_that_came_once_are_forgotten_while_another_keeps_the_lane_busy(
     for number in range(50):
         lane.park(f"once-{number}")
         lane.order(2)
+
+    assert keeper.size("tags") < 20
+
+
+@SERVERS
+@pytest.mark.parametrize("scope", Scope)
+def test_callers_whose_calls_are_cancelled_are_forgotten_while_a_lane_is_busy(lane, keeper, scope):
+    lane.scope = scope
+    lane.configure()
+    lane.park("always", times=200, priority=5)
+
+    for number in range(50):
+        (call,) = lane.park(f"impatient-{number}")
+        lane.store.cancel(lane.lane, call.task_id)
+        lane.order(1)
 
     assert keeper.size("tags") < 20
 

@@ -70,8 +70,12 @@ local function remove(r)
   if after then return rename(r.account, rank, place, after) end
   local name = ring_name(r.account, place)
   local start = start_of(r.account, rank, name)
-  if start then return leave(r.account, rank, name, start, start) end
-  redis.call('ZREM', refill, aside_name(r.account, rank))
+  if start then
+    leave(r.account, rank, name, start, start)
+  else
+    redis.call('ZREM', refill, aside_name(r.account, rank))
+  end
+  if rank then forget_passed(rank) end
 end
 
 local function come_back(aside)

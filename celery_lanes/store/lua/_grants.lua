@@ -58,7 +58,7 @@ local function promote()
 end
 
 local function forget_tags(limit)
-  if lane.levels then return end -- each grant does it
+  if lane.levels then return end -- what adds one does it
   local past = redis.call('ZRANGEBYSCORE', tags, '-inf', lane.served, 'LIMIT', 0, limit)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end

@@ -93,7 +93,8 @@ local function clock_of(rank)
   return clock
 end
 
--- Forgets tags that say nothing any more: of one level at each grant, of the lane in next.lua.
+-- Forgets tags that say nothing any more: of one level whenever one may be added, of the lane in
+-- next.lua.
 local function forget_passed(rank)
   local served = clock_of(rank).served
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', tags, rank, rank, 'LIMIT', 0, FORGET_AT_ONCE)) do
