@@ -174,7 +174,8 @@ class MemoryStore:
         with self._open(lane) as ledger:
             if any(record.call.task_id == task_id for record in ledger.records.values()):
                 return False
-            ledger.forbidden[task_id] = ledger.now + for_ms
+            known = {task: until for task, until in ledger.forbidden.items() if until > ledger.now}
+            ledger.forbidden = {**known, task_id: ledger.now + for_ms}
             return True
 
     def cancel_caller(self, lane: str, caller: str) -> int:

@@ -134,6 +134,15 @@ def test_what_was_forbidden_is_forgotten(lane):
     assert FOR_MS - 1000 < client.pttl(key) <= FOR_MS
 
 
+@pytest.mark.parametrize("kind", ["memory"])
+def test_what_was_forbidden_is_forgotten_in_memory_too(lane):
+    for number in range(300):
+        lane.store.forbid(lane.lane, f"t{number}", 1)
+        lane.clock.sleep_ms(1)
+
+    assert len(lane.store._lanes[lane.lane].forbidden) < 10
+
+
 # -- all of a caller's
 
 
