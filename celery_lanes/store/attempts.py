@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -61,7 +61,7 @@ class Grant:
     caller: str
     attempt: int
     wait_ms: int
-    envelope: bytes
+    envelope: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Closing:
     call: str
     token: str
     reason: Reason
-    envelope: bytes
+    envelope: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

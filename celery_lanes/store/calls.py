@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from celery_lanes.store.attempts import Outcome
@@ -38,7 +38,8 @@ class Call:
         redelivery_ms: how long after it has settled the broker may still bring its message again;
             0 = no broker has brought it.
         preemptible: a more urgent call may take its slot while it runs, where the rules allow it.
-        envelope: the message itself; opaque to the store.
+        envelope: the message itself; opaque to the store, and in no log or traceback: it may hold
+            what users wrote.
     """
 
     id: str
@@ -52,7 +53,7 @@ class Call:
     arrival: str = ""
     redelivery_ms: int = 0
     preemptible: bool = False
-    envelope: bytes = b""
+    envelope: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import pytest
 from kombu.message import Message
 
 from celery_lanes.envelope import Envelope
+from celery_lanes.store.attempts import Closing, Grant, Reason
+from celery_lanes.store.calls import Call
 
 TYPED = {
     "when": datetime(2026, 2, 28, 12, 30, 1, 500, tzinfo=timezone.utc),
@@ -58,3 +60,16 @@ def test_a_body_that_kombu_has_decompressed_is_not_decompressed_again():
     message = Message(body=b"plain", headers={"id": "t", "compression": "application/x-gzip"})
 
     assert Envelope.of_message(message).headers == {"id": "t"}
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Call(id="c", task_id="t", task="ask", envelope=b"a secret"),
+        Grant("c", "token", "ann", 1, 0, b"a secret"),
+        Closing("c", "token", Reason.LOST, b"a secret"),
+    ],
+    ids=lambda holder: type(holder).__name__,
+)
+def test_what_users_wrote_is_in_no_log(holder):
+    assert "secret" not in repr(holder)
