@@ -137,12 +137,13 @@ class Lanes:
 
         Args:
             result: an ``AsyncResult`` or a task id; of one that was retried, the last call.
-            lane: where to look; ``None`` = in every lane that has been used.
+            lane: where to look, ``ConfigError`` if there is none of that name; ``None`` = in every
+                lane that has been used.
 
         Raises ``NotQueued`` if no lane has it: it has ended, was never published, or is still in
         the broker (``intake = "broker"``).
         """
-        lanes = self.store.lanes() if lane is None else [lane]
+        lanes = self.store.lanes() if lane is None else [self.lane(lane).name]
         return find_position(self.store, str(getattr(result, "id", result)), lanes)
 
     def explain(self, result: Any, *, lane: str | None = None) -> str:

@@ -51,7 +51,9 @@ def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
     for lane in lanes:
         with suppress(NotQueued):
             return _position(store.position(lane, task_id))
-    raise NotQueued(f"{task_id} is in no lane: it has ended, or was never published")
+    raise NotQueued(
+        f"{task_id} is in no lane: it has ended, was never published, or is still in the broker"
+    )
 
 
 def in_about(eta_s: tuple[float, float]) -> str:
@@ -126,7 +128,7 @@ _WHY: dict[Hold, Callable[[Standing], str]] = {
     Hold.CALLER_RATE: lambda _: "its caller's rate is used up",
     Hold.LANE_RATE: lambda _: "the lane's rate is used up",
     Hold.LANE_TOKENS: lambda _: "the lane's tokens are used up",
-    Hold.NOTHING: lambda _: "a slot is free for it; it starts now",
+    Hold.NOTHING: lambda _: "a slot is free for it; it starts as soon as a worker has room",
     Hold.SHARE: lambda s: f"{_busy(s)}, and other callers have their share",
     Hold.CAP: _busy,
 }

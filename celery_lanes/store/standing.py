@@ -19,8 +19,9 @@ class Hold(str, Enum):
     RUNNING, CLOSING: nothing, it does not wait any more. DELAYED: it is not due yet. PAUSED: the
     lane starts nothing. NO_WORKER: none was heard of within ``lease_ttl``, or none has brought the
     lane's settings yet. CALLER_RATE, LANE_RATE, LANE_TOKENS: a bucket lets it pass later than the
-    slots would. NOTHING: a slot is free for it, it starts now. SHARE: calls of other callers have
-    their turn first. CAP: all slots are busy, and at most calls of its own caller go before it.
+    slots would. NOTHING: a slot is free for it, and it starts as soon as a worker has room, of
+    which the store knows nothing. SHARE: calls of other callers have their turn first. CAP: all
+    slots are busy, and at most calls of its own caller go before it.
     """
 
     RUNNING = "running"

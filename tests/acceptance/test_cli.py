@@ -300,7 +300,7 @@ def test_where_json_is_an_object_with_units_in_its_names(shell):
         "is_at_least": False,
         "eta_s": [0.0, 0.0],
         "reason": "nothing",
-        "explanation": "ollama: a slot is free for it; it starts now",
+        "explanation": "ollama: a slot is free for it; it starts as soon as a worker has room",
     }
 
 
@@ -311,7 +311,8 @@ def test_where_of_what_is_in_no_lane_is_refused(shell):
 
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr == (
-        "celery lanes: n2 is in no lane: it has ended, or was never published\n"
+        "celery lanes: n2 is in no lane: it has ended, was never published, or is still in"
+        " the broker\n"
     )
 
 

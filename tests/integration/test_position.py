@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from celery_lanes.errors import LaneBusy, NotQueued
+from celery_lanes.errors import ConfigError, LaneBusy, NotQueued
 from celery_lanes.store.standing import Hold
 from tests.integration.conftest import ROOT, until
 
@@ -120,6 +120,8 @@ def test_what_has_ended_is_in_no_lane(make_shop):
 
     with pytest.raises(NotQueued, match=rf"^{result.id} is in no lane"):
         shop.tasks.lanes.position(result)
+    with pytest.raises(ConfigError, match="did you mean ollama"):
+        shop.tasks.lanes.position(result, lane="olama")
 
 
 def _celery(shop, *words):

@@ -129,7 +129,10 @@ WORDS = [
         "the free slots go to calls before it; 1 call of its own caller goes before it",
     ),
     ({"max_concurrent": 0}, "the lane has no slots; it is next"),
-    ({"running": 0, "running_ms": ()}, "a slot is free for it; it starts now"),
+    (
+        {"running": 0, "running_ms": ()},
+        "a slot is free for it; it starts as soon as a worker has room",
+    ),
     ({"state": State.RUNNING}, "it runs"),
     ({"state": State.CLOSING}, "it will not run; its result is being written"),
     ({"due_in_ms": 65_000}, "it is due in 1m 5s; it is next; it starts in about 1m 5s"),
