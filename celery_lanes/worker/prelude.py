@@ -90,7 +90,7 @@ def call_of(
         task=_text(meta["task"]),
         caller=fitting(info.caller),
         priority=clamped(first_said(info.priority, priority, _priority(message))) or 0,
-        cost=max(1.0, min(1e9, info.cost or 1.0)),
+        cost=max(1.0, min(info.cost or 1.0, 1e9)),  # in this order NaN becomes 1
         due_ms=due_ms(meta.get("eta")),
         remember=bool(info.nonce) or is_redelivered,
         arrival="" if info.nonce else os.urandom(16).hex(),

@@ -115,3 +115,12 @@ def test_a_foreign_message_is_as_urgent_as_the_first_who_says_so(header, own, op
     message.properties["priority"] = option
 
     assert call_of(message, priority=own).priority == priority
+
+
+@pytest.mark.parametrize(
+    ("said", "cost"),
+    [(None, 1), (float("nan"), 1), (-5, 1), (7.5, 7.5), (float("inf"), 1e9), (10**400, 1e9)],
+    ids=repr,
+)
+def test_a_foreign_message_costs_what_it_says_within_reason(said, cost):
+    assert call_of(foreign(lanes={"cost": said})).cost == cost
