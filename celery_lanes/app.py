@@ -136,7 +136,8 @@ class Lanes:
         """Say where a call stands: its place in fair order, when it starts, what holds it up.
 
         Args:
-            result: an ``AsyncResult`` or a task id; of one that was retried, the last call.
+            result: an ``AsyncResult`` or a task id; of several calls of it in a lane, the last one
+                counts, and of several lanes one where it waits.
             lane: where to look, ``ConfigError`` if there is none of that name; ``None`` = in every
                 lane that has been used.
 

@@ -44,13 +44,19 @@ class Position:
 
 
 def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
-    """Look for a task id in lanes, one after another.
+    """Look for a task id in lanes, one after another; if it is in several, where it waits counts.
 
     Raises ``NotQueued`` if none has it.
     """
+    over: Position | None = None
     for lane in lanes:
         with suppress(NotQueued):
-            return _position(store.position(lane, task_id))
+            position = _position(store.position(lane, task_id))
+            if position.place:
+                return position
+            over = over or position
+    if over:
+        return over
     raise NotQueued(
         f"{task_id} is in no lane: it has ended, was never published, or is still in the broker"
     )

@@ -15,6 +15,7 @@ from celery_lanes.control import LaneControl
 from celery_lanes.errors import AlreadyStarted, NotQueued
 from celery_lanes.store.calls import Call
 from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.standing import Hold
 from celery_lanes.worker.prelude import fitting
 
 MEMORY = {"broker_url": "memory://", "result_backend": "cache+memory://"}
@@ -115,6 +116,17 @@ def test_a_task_that_runs_in_one_lane_is_not_forbidden_in_another(app):
 
     park(app, "t", lane="b", redelivery_ms=1)  # its retry, say, by the broker
     assert waiting(app, "b") == 1
+
+
+def test_of_a_task_id_in_two_lanes_the_call_that_waits_stands(app):
+    store = app.lanes.store
+    store.configure("a", LaneRules(max_concurrent=1))
+    park(app, "t")
+    store.next("a", worker="w", request=1, want=1)
+    park(app, "t", lane="b")  # what replaces it, say
+
+    assert app.lanes.position("t").lane == "b"
+    assert app.lanes.position("t", lane="a").reason is Hold.RUNNING
 
 
 def test_what_the_broker_may_still_have_is_forbidden_where_it_would_come(app):
