@@ -22,7 +22,7 @@ PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100
 WAKE_TRIES = 10
 MINUTE_S = 60
-TIMES_KEPT, TIMES_APART_MS = 31, 50
+TIMES_KEPT, TIMES_APART_MS, LONGEST_MS = 31, 50, 2**32 - 1
 DEFAULT_MAX_LEASES = 5
 DEFAULT_DEDUPE_TTL_MS = 120_000
 DEFAULT_LEASE_TTL_MS = 30_000
@@ -265,7 +265,7 @@ class Ledger:
     def _note_time(self, record: Record) -> None:
         """Keep how long a call held its slot; where many calls end, some of them tell enough."""
         if abs(self.now - self.timed_ms) >= TIMES_APART_MS:
-            self.times_ms.append(max(0, self.now - record.granted_at_ms))
+            self.times_ms.append(min(max(0, self.now - record.granted_at_ms), LONGEST_MS))
             self.timed_ms = self.now
 
     def _finish(self, record: Record, cost: float | None) -> None:

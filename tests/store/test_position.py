@@ -356,6 +356,16 @@ def test_time_of_calls_that_did_not_end_well_is_left_out(lane):
     assert len(stands(lane, "t").served_ms) == 1
 
 
+@pytest.mark.parametrize("kind", ["memory"])
+def test_time_after_a_clock_has_jumped_for_years_is_the_longest_that_is_kept(lane):
+    """Servers keep 4 bytes of it; only memory's clock can be told to jump."""
+    lane.configure()
+    serve(lane, ms=2**40)
+    lane.park(task_id="t")
+
+    assert stands(lane, "t").served_ms == (2**32 - 1,)
+
+
 def test_last_31_times_are_kept(lane):
     lane.configure()
     serve(lane, ms=700)
