@@ -96,7 +96,10 @@ class Sender:
             admit = Admission(self._lanes, lane, name, message, info, given["max_wait"])
             producer = AdmittingProducer(producer, admit)
         elif lane and given["max_wait"] is not None:
-            raise ConfigError(f'expected lane {lane} to have intake = "store" for max_wait')
+            raise ConfigError(
+                f'expected lane {lane} to have intake = "store", and the publish to use the app\'s'
+                " own broker, for max_wait"
+            )
         return send(producer, name, message, **options)
 
     def _lane(self, queue: Any) -> str | None:

@@ -26,7 +26,8 @@ class Snapshot:
     """One consistent reading of a lane. Counts of calls.
 
     ``oldest_wait_ms``: of the callers' first calls; with more than 500 callers waiting, of the 250
-    that are next and the 250 that are last to be served.
+    that are next and the 250 that are last to be served; and of the 250 that are next at the lowest
+    level, where there are levels.
 
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
     "lane", a caller counts once at each level. ``dead``: letters kept.

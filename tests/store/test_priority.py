@@ -242,3 +242,13 @@ def test_a_snapshot_counts_a_caller_at_each_of_its_levels(lane):
 
     assert (now.waiting, now.callers_waiting) == (3, 2)
     assert now.oldest_wait_ms >= 20
+
+
+def test_the_oldest_wait_is_found_at_the_lowest_level_behind_hundreds_of_callers(lane):
+    lane.configure()
+    lane.park("forgotten")
+    lane.clock.sleep_ms(1_000)
+    lane.admit(*(lane.call(f"new-{number}") for number in range(260)))
+    lane.admit(*(lane.call(f"urgent-{number}", priority=1) for number in range(260)))
+
+    assert lane.store.snapshot(lane.lane).oldest_wait_ms >= 1_000

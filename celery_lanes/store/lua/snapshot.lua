@@ -5,7 +5,7 @@
 -- USES: ring
 -- RETURNS: {cap or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
 --   oldest wait in ms, done in the last minute, workers}
--- COST: O(callers waiting x log n), at most 750 of them
+-- COST: O(callers waiting x log n), at most 1,000 of them
 
 local LOOKED_AT = 250
 
@@ -20,7 +20,8 @@ for _, entry in ipairs(redis.call('HMGET', meta, unpack(fields))) do
   if at and tonumber(at) >= minute then done = done + count end
 end
 
--- The oldest first call of those callers who are next, and of those who are last.
+-- The oldest first call of those callers who are next, at all levels and at the lowest, and of those
+-- who are last.
 local oldest = now
 local function look_at(account, rank)
   local place = head(account, rank)
@@ -33,6 +34,10 @@ local function look_at_ring(found)
 end
 look_at_ring(redis.call('ZRANGE', ring, 0, LOOKED_AT - 1, 'WITHSCORES'))
 look_at_ring(redis.call('ZREVRANGE', ring, 0, LOOKED_AT - 1, 'WITHSCORES'))
+if lane.levels then
+  local _, lowest = at_end(-1)
+  look_at_ring(lowest and redis.call('ZRANGEBYSCORE', ring, lowest, lowest, 'WITHSCORES', 'LIMIT', 0, LOOKED_AT) or {})
+end
 for _, aside in ipairs(redis.call('ZRANGE', refill, 0, LOOKED_AT - 1)) do
   look_at(string.sub(aside, lane.levels and 5 or 1), lane.levels and tonumber(string.sub(aside, 1, 4)))
 end
