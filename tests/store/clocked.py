@@ -1,4 +1,4 @@
-"""Verbs that read a clock of the test's own instead of the server's, and give turns sooner."""
+"""Verbs that read a clock of the test's own instead of the server's, and whose bounds are small."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ TIME = """local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)"""
 
 
-TURNS = "local TURN_EVERY, FORGET_AT_ONCE = 20,"
-TURN_EVERY = 3
-"""Grants to a turn of a lower level: few calls wait in a test at once."""
+TURN_EVERY, LOOKED_AT = 3, 2
+"""Grants to a turn of a lower level, callers looked at: few calls wait in a test at once."""
+
+BOUNDS = {
+    "local TURN_EVERY, FORGET_AT_ONCE = 20,": f"local TURN_EVERY, FORGET_AT_ONCE = {TURN_EVERY},",
+    "local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = 250,": (
+        f"local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = {LOOKED_AT},"
+    ),
+}
 
 
 def clocked(source: str) -> str:
     assert source.count(TIME) == 1
-    assert (TURNS in source) == ("TURN_EVERY" in source)
-    source = source.replace(TURNS, TURNS.replace("20", str(TURN_EVERY)))
+    for bound, smaller in BOUNDS.items():
+        assert (bound in source) == (bound.split()[1].strip(",") in source)
+        source = source.replace(bound, smaller)
     return source.replace(TIME, f"now = tonumber(redis.call('GET', '{KEY}'))")
 
 

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from celery_lanes import levels as by_level
 from celery_lanes.errors import NotQueued
+from celery_lanes.store import survey
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
@@ -37,7 +38,13 @@ from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Pre
 from celery_lanes.store.standing import Standing
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
-from tests.store.clocked import TURN_EVERY, ClockedFunctions, ClockedScripts, ServerClock
+from tests.store.clocked import (
+    LOOKED_AT,
+    TURN_EVERY,
+    ClockedFunctions,
+    ClockedScripts,
+    ServerClock,
+)
 
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
@@ -477,16 +484,16 @@ def ask(store, verb, *args, **kwargs):
 
 @pytest.mark.parametrize("kind", ["functions", "scripts"])
 def test_memory_and_scripts_agree_step_by_step(kind, monkeypatch):
-    monkeypatch.setattr(by_level, "TURN_EVERY", TURN_EVERY)
-    walk(kind, steps=30, examples=EXAMPLES)
+    walk(monkeypatch, kind, steps=30, examples=EXAMPLES)
 
 
 def test_they_agree_where_levels_have_a_long_history(monkeypatch):
+    walk(monkeypatch, "functions", steps=100, examples=EXAMPLES // 4, has_levels=True)
+
+
+def walk(monkeypatch, kind, *, steps, examples, has_levels=False):
     monkeypatch.setattr(by_level, "TURN_EVERY", TURN_EVERY)
-    walk("functions", steps=100, examples=EXAMPLES // 4, has_levels=True)
-
-
-def walk(kind, *, steps, examples, has_levels=False):
+    monkeypatch.setattr(survey, "LOOKED_AT", LOOKED_AT)
     program = services.redis_program() if kind == "scripts" else None
     dialect = ClockedFunctions() if kind == "functions" else ClockedScripts()
     with EmbeddedValkey(program=program) as server:
