@@ -29,7 +29,7 @@ BOUNDS = {
 def clocked(source: str) -> str:
     assert source.count(TIME) == 1
     for bound, smaller in BOUNDS.items():
-        assert (bound in source) == (bound.split()[1].strip(",") in source)
+        assert (bound in source) == (bound.split()[2] in source)
         source = source.replace(bound, smaller)
     return source.replace(TIME, f"now = tonumber(redis.call('GET', '{KEY}'))")
 
