@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from celery_lanes.chaos.evidence import Evidence, early_ids, is_duplicate, is_rightful, must_end
 from celery_lanes.chaos.faults import Struck
-from celery_lanes.chaos.figures import Evidence, early_ids, is_duplicate, is_rightful, must_end
 from celery_lanes.chaos.observer import End, Run
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S, spans, stale, twice_at_once

@@ -4,56 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from celery_lanes.chaos.faults import Struck
-from celery_lanes.chaos.load import Published, Shape, accepted_ids
+from celery_lanes.chaos.evidence import (
+    DEAD_LETTER,
+    Evidence,
+    early_ids,
+    is_duplicate,
+    is_rightful,
+    must_end,
+)
+from celery_lanes.chaos.load import accepted_ids
 from celery_lanes.chaos.observer import End, Run
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import Span, Stale, highest, over_s, spans, stale, twice_at_once
 from celery_lanes.chaos.recovery import Recovery, recoveries
 from celery_lanes.chaos.repeats import Losses, changed, ended_again, published_twice, reruns
 from celery_lanes.chaos.shares import shares
-from celery_lanes.chaos.staff import Gone
 from celery_lanes.demo.figures import jain, percentile
 
 ENOUGH = 200
 """Runs that must have begun while all callers waited before the index says anything."""
-
-LOST_WORKER = "WorkerLostError"
-DEAD_LETTER = "dead letter"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """All that was written down.
-
-    Attributes:
-        stored: final states that the result backend had at the end, by task id.
-        left: what the store still held of the run at the end, which should be nothing.
-        stuck: workers that did not stop when told to, and had to be killed.
-        started_off_s: how far off the clocks were with which workers started.
-        dropped: bodies of chords that Celery did not publish, a worker having been lost.
-        pending: what had not ended in time after the last fault.
-        drained_s: how long that took.
-    """
-
-    published: tuple[Published, ...]
-    runs: tuple[Run, ...]
-    ends: tuple[End, ...]
-    stored: Mapping[str, End]
-    journal: tuple[Struck, ...]
-    gone: tuple[Gone, ...] = ()
-    stuck: tuple[Gone, ...] = ()
-    started_off_s: tuple[float, ...] = ()
-    dropped: frozenset[str] = frozenset()
-    left: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
-    drained_s: float = 0.0
-    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,38 +286,3 @@ class Figures:
     @cached_property
     def _by_paused(self) -> set[str]:
         return {run.task_id for run in self._seen.runs if self._losses.was_paused(run)}
-
-
-def must_end(published: Iterable[Published], stored: Mapping[str, End]) -> set[str]:
-    """Name the accepted tasks that have to have an end: a chain stops at a step that failed."""
-    due: set[str] = set()
-    for told in published:
-        if told.error:
-            continue
-        due.update(_until_failure(told, stored) if told.shape is Shape.CHAIN else told.ids)
-    return due
-
-
-def _until_failure(told: Published, stored: Mapping[str, End]) -> Iterator[str]:
-    for task_id in told.ids:
-        yield task_id
-        end = stored.get(task_id)
-        if end is not None and end.state != "SUCCESS":
-            return
-
-
-def early_ids(published: Iterable[Published]) -> set[str]:
-    """Name the tasks that are acknowledged early."""
-    return {task for told in published if told.shape is Shape.EARLY for task in told.ids}
-
-
-def is_rightful(end: End, early: set[str]) -> bool:
-    """Whether an error is one that the lanes promise: an early call lost, a dead letter."""
-    is_lost = LOST_WORKER in end.what and end.task_id in early
-    return is_lost or DEAD_LETTER in end.what
-
-
-def is_duplicate(pair: tuple[Run, Run], losses: Losses) -> bool:
-    """Whether nothing explains that a call ran again."""
-    first, second = pair
-    return first.task == "early" or not losses.explain(first, second)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from celery_lanes.chaos.details import details
+from celery_lanes.chaos.evidence import Evidence, must_end
 from celery_lanes.chaos.faults import Havoc
-from celery_lanes.chaos.figures import Evidence, Figures, must_end
+from celery_lanes.chaos.figures import Figures
 from celery_lanes.chaos.load import accepted_ids
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.plan import planned

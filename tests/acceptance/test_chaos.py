@@ -22,8 +22,9 @@ from redis.retry import Retry
 from rich.console import Console
 
 from celery_lanes.chaos.clock import Clock
+from celery_lanes.chaos.evidence import Evidence
 from celery_lanes.chaos.faults import Havoc, Struck
-from celery_lanes.chaos.figures import Evidence, Figures
+from celery_lanes.chaos.figures import Figures
 from celery_lanes.chaos.load import Published, Shape, planned_load, read_published
 from celery_lanes.chaos.observer import RESULT_KEY, End, Run
 from celery_lanes.chaos.options import ChaosOptions
