@@ -50,17 +50,12 @@ def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
     """
     for lane in lanes:
         with suppress(NotQueued):
-            return _position(store.position(lane, task_id))
+            return position_of(store.position(lane, task_id))
     raise NotQueued(f"{task_id} is in no lane: it has ended, or was never published")
 
 
-def in_about(eta_s: tuple[float, float]) -> str:
-    """Write a range of seconds as people read it: in about 4.2s, in about 12s to 3m 20s."""
-    low, high = map(rounded, eta_s)
-    return f"in about {low}" if low == high else f"in about {low} to {high}"
-
-
-def _position(standing: Standing) -> Position:
+def position_of(standing: Standing) -> Position:
+    """Say what a reading means."""
     return Position(
         lane=standing.lane,
         own_ahead=standing.own_ahead,
@@ -70,6 +65,12 @@ def _position(standing: Standing) -> Position:
         reason=standing.hold,
         explanation=_explanation(standing),
     )
+
+
+def in_about(eta_s: tuple[float, float]) -> str:
+    """Write a range of seconds as people read it: in about 4.2s, in about 12s to 3m 20s."""
+    low, high = map(rounded, eta_s)
+    return f"in about {low}" if low == high else f"in about {low} to {high}"
 
 
 def _eta_s(standing: Standing) -> tuple[float, float] | None:

@@ -80,6 +80,21 @@ class Store(Protocol):
         tell (the lane is paused or new), is taken.
         """
 
+    def place(
+        self,
+        lane: str,
+        call: Call,
+        *,
+        policy: Policy,
+        scope: Scope = Scope.CALLER,
+        max_wait_ms: int | None = None,
+    ) -> tuple[Verdict, Standing | None]:
+        """Admit one call, and read where it stands, in one step: nothing comes between.
+
+        A duplicate stands where the first one does; ``None`` for a call that is not here, as it was
+        refused or has settled.
+        """
+
     def next(
         self,
         lane: str,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
-from celery_lanes.store.calls import State
+from celery_lanes.store.calls import Busy, Delayed, Duplicate, Parked, State
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import Bucket, CallerRules, Policy, Scope
 from celery_lanes.store.standing import Hold
@@ -383,6 +384,65 @@ def test_eta_is_what_is_ahead_by_slots_and_what_is_left_of_the_running(lane):
     assert abs(low - 300) < 0.2 * 300  # the second slot's, 100 ms from now, after two waves
 
 
+def test_call_is_told_where_it_stands_as_it_is_taken(lane):
+    lane.configure()
+    hear_of_a_worker(lane)
+    lane.park("ann", times=4)
+    lane.take()
+    due_ms = lane.clock() + 60_000
+    calls = {
+        lane.call("ann"): (Parked(3), Hold.CAP, 3),
+        lane.call("bob"): (Parked(4), Hold.SHARE, 1),
+        lane.call("ann", priority=5): (Parked(5), Hold.SHARE, 1),
+        lane.call("ann", due_ms=due_ms): (Delayed(due_ms), Hold.DELAYED, 6),
+    }
+
+    for call, (verdict, hold, ahead) in calls.items():
+        told, standing = lane.place(call)
+
+        assert (told, standing.hold, standing.ahead) == (verdict, hold, ahead)
+        assert facts(standing) == facts(stands(lane, call.task_id))
+
+
+def test_call_that_finds_a_free_slot_is_told_that_it_starts_now(lane):
+    lane.configure(2)
+    hear_of_a_worker(lane)
+    lane.park()
+
+    _, standing = lane.place(lane.call("bob"), max_wait_ms=0)
+
+    assert (standing.hold, standing.eta_ms) == (Hold.NOTHING, (0, 0))
+
+
+def test_duplicate_stands_where_the_first_one_does(lane):
+    lane.configure()
+    call = lane.call()
+    lane.place(call)
+
+    waits = lane.place(call)
+    lane.take()
+    runs = lane.place(call)
+
+    assert (waits[0], waits[1].state) == (Duplicate("waiting"), State.WAITING)
+    assert (runs[0], runs[1].hold) == (Duplicate("running"), Hold.RUNNING)
+
+
+def test_call_that_is_not_here_stands_nowhere(lane):
+    lane.configure()
+    call = lane.call()
+    lane.place(call)
+    served = lane.take()
+    lane.clock.sleep_ms(20)
+    lane.release(served)
+    lane.park(times=2)
+    lane.take()
+
+    assert lane.place(call) == (Duplicate("settled"), None)
+    refused, nowhere = lane.place(lane.call(), max_wait_ms=0)
+    assert isinstance(refused, Busy)
+    assert nowhere is None
+
+
 @pytest.mark.parametrize("times", [(100,) * 9, (40, 60, 80, 100, 100, 120, 140, 160, 180)])
 def test_eta_of_a_steady_load_is_within_a_quarter(times):
     """On a clock that can be turned; what the stores read is the same, and so is the arithmetic."""
@@ -427,6 +487,11 @@ class Load:
             now = self.lane.clock()
             self.started[f"task-{grant.call}"] = now
             self._running.append((now + self.chance.choice(self.times_ms), grant.call, grant))
+
+
+def facts(standing):
+    """Leave out what changes as time goes by."""
+    return replace(standing, due_in_ms=0, running_ms=())
 
 
 def stands(lane, task_id):

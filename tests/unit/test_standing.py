@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.position import _position
+from celery_lanes.position import position_of
 from celery_lanes.store.calls import State
 from celery_lanes.store.standing import Hold, Standing
 
@@ -144,9 +144,9 @@ WORDS = [
 
 @pytest.mark.parametrize(("facts", "words"), WORDS, ids=[words for _, words in WORDS])
 def test_the_reason_is_told_in_one_line(facts, words):
-    assert _position(reading(**facts)).explanation == f"ollama: {words}"
+    assert position_of(reading(**facts)).explanation == f"ollama: {words}"
 
 
 def test_a_place_counts_from_one_and_is_none_for_what_runs():
-    assert _position(reading(own_ahead=2, others_ahead=3)).place == 6
-    assert _position(reading(state=State.RUNNING)).place == 0
+    assert position_of(reading(own_ahead=2, others_ahead=3)).place == 6
+    assert position_of(reading(state=State.RUNNING)).place == 0
