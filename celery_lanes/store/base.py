@@ -75,9 +75,9 @@ class Store(Protocol):
         """Park calls, once each, and wake one idle worker. The whole batch is validated first.
 
         Another ``scope`` than before holds from when the lane is empty: nothing waits or runs.
-        ``max_wait_ms``: refuse each call that would wait longer, by fair order and the median of
-        the last service times; ``None`` = any time. One that is delayed, or whose wait nobody can
-        tell (the lane is paused or new), is taken.
+        ``max_wait_ms``: refuse each call that would wait longer, by fair order and the last service
+        times; ``None`` = any time. One that is delayed, or whose wait nobody can tell (the lane is
+        paused or new), is taken.
         """
 
     def place(

@@ -118,14 +118,16 @@ local function served_ms()
   return served
 end
 
--- Says when the slot is free that a call with so many ahead gets, by the median time; nil if nobody
--- can tell.
+-- Says when the slot is free that a call with so many ahead gets: those take the mean time, and what
+-- runs the median; nil if nobody can tell.
 local function turn_in(ahead)
   local running, served = redis.call('ZCARD', leases), served_ms()
   if ahead < (cap or 0) - running then return 0 end
   if not cap or cap < 1 or #served == 0 then return nil end
   local service, longest = served[math.floor((#served - 1) / 2) + 1], served[#served]
-  local waves, number = math.floor(ahead / cap) * service, ahead % cap + running - cap
+  local total, number = 0, ahead % cap + running - cap
+  for _, ms in ipairs(served) do total = total + ms end
+  local waves = math.floor(math.floor(ahead / cap) * (total / #served))
   if number < 0 then return waves end
   local left = running_ms()
   for i, ran in ipairs(left) do
