@@ -17,6 +17,7 @@ from statistics import median
 from timeit import timeit
 
 import redis
+from etas import skewed, steady
 from kinds import KINDS
 from rig import open_rig
 from slices import BURST, Figures, measure
@@ -33,7 +34,7 @@ def main() -> None:
     print(f"Two workers on a lane of 2 slots: {shared_rate(calls):,.0f} calls/s.\n")
     print(handoff_table())
     print(
-        f"\n{busy_table()}\n\n"
+        f"\n{busy_table()}\n\n{eta_table()}\n\n"
         f"A PING takes {ping_us():,.0f} us here, p50, with nothing else running."
     )
 
@@ -99,6 +100,21 @@ def busy_table() -> str:
             busy_share(KINDS[kind], slots=4, spread=spread) for kind in ("plain", "lanes")
         )
         lines.append(f"| {name} | {plain:.1%} | {lanes:.1%} |")
+    return "\n".join(lines)
+
+
+def eta_table() -> str:
+    """Measure how far off the predicted starts are."""
+    lines = ["| the predicted start is off by | p50 | of each round | within its range |"]
+    lines.append("|---|---|---|---|")
+    loads = {
+        "calls of 160 to 240 ms, three equal callers": steady,
+        "one call in ten ten times as long, four unequal callers": skewed,
+    }
+    for name, load in loads.items():
+        seen = load()
+        rounds = f"{seen.best_round:.0%} to {seen.worst_round:.0%}"
+        lines.append(f"| {name} | {seen.error:.0%} | {rounds} | {seen.within_range:.0%} |")
     return "\n".join(lines)
 
 

@@ -7,11 +7,14 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from benchmarks.shop import app, marks, stamp, turn, work
 from celery_lanes import call_context
+from celery_lanes.errors import NotQueued
 
 MODEL, CALLERS, START_DEADLINE_S = "bench/m", 50, 30
+LONG = 10
 
 
 def publish(calls: int) -> tuple[float, float]:
@@ -40,11 +43,43 @@ def start_one() -> float:
 def hold(calls: int, seconds: float, spread: float) -> None:
     """Publish calls that hold a slot for so long, give or take a share of it."""
     lengths = random.Random(calls)
-    for _ in range(calls):
-        turn.delay(MODEL, seconds * lengths.uniform(1 - spread, 1 + spread))
+    for number in range(calls):
+        turn.delay(MODEL, seconds * lengths.uniform(1 - spread, 1 + spread), number)
 
 
-ORDERS: dict[str, Callable[..., object]] = {"publish": publish, "start": start, "hold": hold}
+def queue(
+    backlogs: dict[str, int], seed: int, seconds: float, spread: float, long_share: float
+) -> list[str]:
+    """Publish each caller's calls as ``hold`` does, a share of them 10 times as long; give ids."""
+    chance, ids = random.Random(seed), []
+    for caller, calls in backlogs.items():
+        for _ in range(calls):
+            length = seconds * chance.uniform(1 - spread, 1 + spread)
+            length *= LONG if chance.random() < long_share else 1
+            published = turn.apply_async((MODEL, length, len(ids)), caller=caller)
+            ids.append(published.id)
+    return ids
+
+
+def foretell(ids: list[str]) -> list[tuple[int, float, tuple[float, float]]]:
+    """Ask when each call starts that still waits: its number, when it was asked for, the range."""
+    foretold = []
+    for number, task_id in enumerate(ids):
+        asked_at = time.time()
+        with suppress(NotQueued):
+            position = app.lanes.position(task_id, lane="bench")
+            if position.eta_s is not None:
+                foretold.append((number, asked_at, position.eta_s))
+    return foretold
+
+
+ORDERS: dict[str, Callable[..., object]] = {
+    "publish": publish,
+    "start": start,
+    "hold": hold,
+    "queue": queue,
+    "foretell": foretell,
+}
 
 if __name__ == "__main__":
     app.producer_pool  # noqa: B018 # made before anything is timed

@@ -44,10 +44,19 @@ class Slice(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """When a body began and ended, by the clock."""
+    """When a body began and ended, by the clock, and the number of its call."""
 
     began: float
     ended: float
+    number: float
+
+
+class Foretold(NamedTuple):
+    """The range in which a call was said to start, from when that was asked; and when it did."""
+
+    low_s: float
+    high_s: float
+    wait_s: float
 
 
 @contextmanager
@@ -160,9 +169,21 @@ class Rig:
         self._order("hold", calls, seconds, spread)
         with self._resumed():
             self._wait_for_turns(calls)
-        return sorted(Turn(*map(float, line.split())) for line in self._turn_lines())
+        return self._turns_taken()
 
-    def _order(self, *order: str | float) -> Any:
+    def foretell(
+        self, backlogs: dict[str, int], seed: int, seconds: float, spread: float, long_share: float
+    ) -> list[Foretold]:
+        """Publish callers' calls, run a third, ask when each of the rest starts, and run those."""
+        ids = self._order("queue", backlogs, seed, seconds, spread, long_share)
+        with self._resumed():
+            self._wait_for_turns(len(ids) // 3)
+            told = self._order("foretell", ids)
+            self._wait_for_turns(len(ids))
+        began = {turn.number: turn.began for turn in self._turns_taken()}
+        return [Foretold(*eta_s, began[number] - asked_at) for number, asked_at, eta_s in told]
+
+    def _order(self, *order: object) -> Any:
         """Tell the producer; give its answer, which is what the order's function returns."""
         print(json.dumps(order), file=self._producer.stdin, flush=True)
         for answer in self._producer.stdout or ():
@@ -187,6 +208,9 @@ class Rig:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"expected {calls} turns in {TURNS_DEADLINE_S} s")
             time.sleep(POLL_S)
+
+    def _turns_taken(self) -> list[Turn]:
+        return sorted(Turn(*map(float, line.split())) for line in self._turn_lines())
 
     def _turn_lines(self) -> list[str]:
         return self._turns.read_text().splitlines()

@@ -37,11 +37,11 @@ def work(model: str, number: int) -> None:  # noqa: ARG001 # a lane reads the mo
 
 
 @app.task
-def turn(model: str, seconds: float) -> None:  # noqa: ARG001 # the same
+def turn(model: str, seconds: float, number: int) -> None:  # noqa: ARG001 # the same
     """Hold a slot for so long; note when that began and ended, with no round trip after the end."""
     began = time.time()
     time.sleep(seconds)
-    os.write(turns, f"{began} {time.time()}\n".encode())
+    os.write(turns, f"{began} {time.time()} {number}\n".encode())
 
 
 @app.task

@@ -5,5 +5,15 @@ from celery_lanes.callinfo import CallInfo, call_context
 from celery_lanes.config import Settings
 from celery_lanes.errors import LanesError, Preempted
 from celery_lanes.position import Position
+from celery_lanes.submission import Submission
 
-__all__ = ["CallInfo", "Lanes", "LanesError", "Position", "Preempted", "Settings", "call_context"]
+__all__ = [
+    "CallInfo",
+    "Lanes",
+    "LanesError",
+    "Position",
+    "Preempted",
+    "Settings",
+    "Submission",
+    "call_context",
+]

@@ -17,6 +17,7 @@ from celery_lanes.errors import LaneBusy, StoreUnavailable
 from celery_lanes.eta import due_ms
 from celery_lanes.store.calls import Busy, Call, Verdict
 from celery_lanes.store.checks import MAX_TIME_MS
+from celery_lanes.store.standing import Standing
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -33,9 +34,10 @@ class Admission:
         message: Any,
         info: CallInfo,
         max_wait_s: float | None = None,
+        tell: Callable[[Standing], None] | None = None,
     ) -> None:
         self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
-        self._message = message
+        self._message, self._tell = message, tell
         self._max_wait_ms = None if max_wait_s is None else round(max_wait_s * 1000)
 
     def __call__(
@@ -67,8 +69,16 @@ class Admission:
 
     def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
         """Repeat as the publish retry policy says; the nonce makes a repeated admit harmless."""
-        admit = partial(self._lanes.admit, self._lane, [call], max_wait_ms=self._max_wait_ms)
-        return (admit() if policy is None else _repeated(admit, policy))[0]
+        admit = partial(self._admit_once, call)
+        return admit() if policy is None else _repeated(admit, policy)
+
+    def _admit_once(self, call: Call) -> Verdict:
+        if self._tell is None:
+            return self._lanes.admit(self._lane, [call], max_wait_ms=self._max_wait_ms)[0]
+        verdict, standing = self._lanes.place(self._lane, call, max_wait_ms=self._max_wait_ms)
+        if standing is not None:
+            self._tell(standing)
+        return verdict
 
     def _stop_listening(self, task_id: str) -> None:
         """Undo what Celery does before a publish: on Redis it subscribes to the result."""
@@ -100,8 +110,8 @@ class Admission:
         )
 
 
-def _repeated(admit: Callable[[], list[Verdict]], policy: dict[str, Any]) -> list[Verdict]:
-    verdicts: list[Verdict] = retry_over_time(
+def _repeated(admit: Callable[[], Verdict], policy: dict[str, Any]) -> Verdict:
+    verdict: Verdict = retry_over_time(
         admit,
         StoreUnavailable,
         max_retries=policy.get("max_retries", 3),
@@ -109,7 +119,7 @@ def _repeated(admit: Callable[[], list[Verdict]], policy: dict[str, Any]) -> lis
         interval_step=policy.get("interval_step", 0.2),
         interval_max=policy.get("interval_max", 1),
     )
-    return verdicts
+    return verdict
 
 
 def check_max_wait(seconds: Any) -> None:

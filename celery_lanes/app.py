@@ -30,6 +30,8 @@ from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.standing import Standing
+from celery_lanes.submission import Submission, submit
 from celery_lanes.task import lane_task
 from celery_lanes.worker.prelude import fitting
 from celery_lanes.worker.step import LanesStep
@@ -106,9 +108,29 @@ class Lanes:
         policy, scope = self.policy(lane), self.scope(lane)
         return self.store.admit(lane, calls, policy=policy, scope=scope, max_wait_ms=max_wait_ms)
 
+    def place(
+        self, lane: str, call: Call, *, max_wait_ms: int | None = None
+    ) -> tuple[Verdict, Standing | None]:
+        """Park one call as ``admit`` does, and read where it stands."""
+        policy, scope = self.policy(lane), self.scope(lane)
+        return self.store.place(lane, call, policy=policy, scope=scope, max_wait_ms=max_wait_ms)
+
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
         return Lane(checked_lane(name, self.settings, self.store), self.store)
+
+    def submit(self, signature: Any, max_wait: float | None = None) -> Submission:
+        """Publish a signature, and say in the same step where it stands and when it starts.
+
+        The place is read as the store takes the call: one round trip, and nothing comes between.
+
+        Args:
+            signature: ``task.s(...)``, with options by ``.set(caller=...)``; of a chain, the first
+                call is placed. Groups and chords begin with several: ``TypeError``.
+            max_wait: seconds; ``None`` = any time. If it would wait longer ``LaneBusy`` says its
+                ``position``, ``eta_s`` and ``retry_after_s``, and nothing is published.
+        """
+        return submit(signature, max_wait)
 
     def call(self, signature: Any, *, timeout: float | None = None) -> Any:
         """Publish a signature and wait for its result.

@@ -21,9 +21,10 @@ class Position:
         own_ahead: calls of its caller that go before it; in a fifo lane, of all callers.
         others_ahead: calls of other callers that fair order serves before it.
         is_at_least: more than 250 callers go before it, and there may be more calls of theirs.
-        eta_s: seconds until it starts, if calls take as long as the quicker quarter of the last 31
-            that ended well, and if as long as the slower quarter. ``None``: it does not wait, or
-            nobody can tell (paused, no slots, no worker, no call has ended well yet).
+        eta_s: seconds until it starts, a range that half of the starts should be in, by the last 31
+            calls that ended well: those ahead take their mean, more or less; what runs, as long as
+            the quicker quarter or the slower. ``None``: it does not wait, or nobody can tell
+            (paused, no slots, no worker, no call has ended well yet).
         reason: what holds it up; see ``Hold`` for which one if there are several.
         explanation: the same in one line.
     """
@@ -51,7 +52,7 @@ def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
     over: Position | None = None
     for lane in lanes:
         with suppress(NotQueued):
-            position = _position(store.position(lane, task_id))
+            position = position_of(store.position(lane, task_id))
             if position.place:
                 return position
             over = over or position
@@ -62,13 +63,8 @@ def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
     )
 
 
-def in_about(eta_s: tuple[float, float]) -> str:
-    """Write a range of seconds as people read it: in about 4.2s, in about 12s to 3m 20s."""
-    low, high = map(rounded, eta_s)
-    return f"in about {low}" if low == high else f"in about {low} to {high}"
-
-
-def _position(standing: Standing) -> Position:
+def position_of(standing: Standing) -> Position:
+    """Say what a reading means."""
     return Position(
         lane=standing.lane,
         own_ahead=standing.own_ahead,
@@ -78,6 +74,12 @@ def _position(standing: Standing) -> Position:
         reason=standing.hold,
         explanation=_explanation(standing),
     )
+
+
+def in_about(eta_s: tuple[float, float]) -> str:
+    """Write a range of seconds as people read it: in about 4.2s, in about 12s to 3m 20s."""
+    low, high = map(rounded, eta_s)
+    return f"in about {low}" if low == high else f"in about {low} to {high}"
 
 
 def _eta_s(standing: Standing) -> tuple[float, float] | None:

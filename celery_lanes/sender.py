@@ -28,12 +28,13 @@ from celery_lanes.priority import (
 )
 from celery_lanes.producer import AdmittingProducer
 from celery_lanes.router import MODEL_OPTION, LaneRouter
+from celery_lanes.submission import TELL
 from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE)
+OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE, TELL)
 """What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
 
 DELAYED_EXCHANGE = "celery_delayed_27"
@@ -93,7 +94,9 @@ class Sender:
         info = self.attribute(carried, caller=caller, run_id=run_id, **of_lane)
         options["headers"] = {**headers, HEADER: info.to_header()}
         if lane and self._admits(lane, producer):
-            admit = Admission(self._lanes, lane, name, message, info, given["max_wait"])
+            admit = Admission(
+                self._lanes, lane, name, message, info, given["max_wait"], given[TELL]
+            )
             producer = AdmittingProducer(producer, admit)
         elif lane and given["max_wait"] is not None:
             raise ConfigError(

@@ -76,9 +76,24 @@ class Store(Protocol):
         """Park calls, once each, and wake one idle worker. The whole batch is validated first.
 
         Another ``scope`` than before holds from when the lane is empty: nothing waits or runs.
-        ``max_wait_ms``: refuse each call that would wait longer, by fair order and the median of
-        the last service times; ``None`` = any time. One that is delayed, or whose wait nobody can
-        tell (the lane is paused or new), is taken.
+        ``max_wait_ms``: refuse each call that would wait longer, by fair order and the last service
+        times; ``None`` = any time. One that is delayed, or whose wait nobody can tell (the lane is
+        paused or new), is taken.
+        """
+
+    def place(
+        self,
+        lane: str,
+        call: Call,
+        *,
+        policy: Policy,
+        scope: Scope = Scope.CALLER,
+        max_wait_ms: int | None = None,
+    ) -> tuple[Verdict, Standing | None]:
+        """Admit one call, and read where it stands, in one step: nothing comes between.
+
+        A duplicate stands where the first one does; ``None`` for a call that is not here, as it was
+        refused or has settled.
         """
 
     def next(

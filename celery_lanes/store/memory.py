@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter, itemgetter
 from threading import RLock
+from typing import Any
 
 from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
@@ -104,6 +105,23 @@ class MemoryStore:
             if is_closing or (is_news and ledger.free_slots):
                 ledger.wake()
             return verdicts
+
+    def place(
+        self,
+        lane: str,
+        call: Call,
+        *,
+        policy: Policy,
+        scope: Scope = Scope.CALLER,
+        max_wait_ms: int | None = None,
+    ) -> tuple[Verdict, Standing | None]:
+        """Admit one call, and read where it stands."""
+        how: Any = {"policy": policy, "scope": scope, "max_wait_ms": max_wait_ms}
+        with self._lock:
+            (verdict,) = self.admit(lane, [call], **how)
+            ledger = self._lanes[lane]
+            record = ledger.records.get(call.id)
+            return verdict, None if record is None else survey(lane, ledger, record)
 
     def next(
         self,

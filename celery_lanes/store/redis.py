@@ -74,14 +74,29 @@ class RedisStore:
     ) -> list[Verdict]:
         """Park calls, once each, and wake one idle worker."""
         check_calls(calls)
-        check_wait(max_wait_ms)
+        how = _how(scope, max_wait_ms, tells=False)
         self._note_lane(lane)
-        longest: Argument = "" if max_wait_ms is None else max_wait_ms
         verdicts: list[Verdict] = []
         for batch in chunks(calls):
             fields = [field for call in batch for field in codec.call_fields(call, policy)]
-            verdicts += codec.verdicts(self._wire.admit(lane, [scope.value, longest, *fields]))
+            verdicts += codec.verdicts(self._wire.admit(lane, [*how, *fields]))
         return verdicts
+
+    def place(
+        self,
+        lane: str,
+        call: Call,
+        *,
+        policy: Policy,
+        scope: Scope = Scope.CALLER,
+        max_wait_ms: int | None = None,
+    ) -> tuple[Verdict, Standing | None]:
+        """Admit one call, and read where it stands."""
+        check_calls([call])
+        how = _how(scope, max_wait_ms, tells=True)
+        self._note_lane(lane)
+        told, (facts,) = self._wire.admit(lane, [*how, *codec.call_fields(call, policy)])
+        return codec.verdicts(told)[0], codec.standing(lane, *facts) if facts else None
 
     def next(
         self,
@@ -269,3 +284,9 @@ class RedisStore:
             return pubsub
 
         return self._wire.ask(channel, subscribe)
+
+
+def _how(scope: Scope, max_wait_ms: int | None, *, tells: bool) -> tuple[Argument, ...]:
+    """Write what holds for all calls of an admit."""
+    check_wait(max_wait_ms)
+    return (scope.value, "" if max_wait_ms is None else max_wait_ms, int(tells))

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import floor, sqrt
+from statistics import pstdev
 
 from celery_lanes.store.calls import State
+
+QUARTILE = 0.6745
+"""In standard deviations, how far half of what is normally distributed is from its mean."""
 
 NOWHERE = "no call of this task id is in the lane: it has ended, or was never published"
 
@@ -91,13 +96,10 @@ class Standing:
         return self.state in (State.WAITING, State.DELAYED)
 
     @property
-    def median_ms(self) -> int | None:
-        """Say how long calls of this lane take; ``None`` before one has ended well."""
-        return self._quartile(2)
-
-    @property
     def eta_ms(self) -> tuple[int, int] | None:
-        """Say in how long it starts: if calls take as long as the quicker quarter, or the slower.
+        """Say in how long it starts, a range that half of the starts should be in.
+
+        What runs takes as long as the quicker quarter, or the slower; those ahead take the mean.
 
         ``None`` if it has started or nobody can tell: the lane is paused or has no slots, no worker
         is there, or no call of it has ended well yet.
@@ -111,9 +113,9 @@ class Standing:
 
     @property
     def wait_ms(self) -> int | None:
-        """Say in how long it starts if calls take the median time; ``None`` if nobody can tell.
+        """Say in how long it starts: by the mean time of those ahead, and the median of what runs.
 
-        Whether a worker is there is not asked.
+        ``None`` if nobody can tell. Whether a worker is there is not asked.
         """
         turn_in_ms = self._turn_in_ms(2, self._longest)
         if self.paused or turn_in_ms is None:
@@ -156,27 +158,33 @@ class Standing:
         return self._buckets[self._slowest] > (self._turn_in_ms(3, self._longest) or 0)
 
     def _turn_in_ms(self, quartile: int, most_ms: int) -> int | None:
-        """Say in how long a slot is free for it, by a quartile of the service times."""
-        if self.ahead < self._free:
-            return 0
-        service_ms = self._quartile(quartile)
-        if not self.max_concurrent or service_ms is None:
-            return None
-        return self._slot_in_ms(service_ms, most_ms=most_ms)
-
-    def _slot_in_ms(self, service_ms: int, *, most_ms: int) -> int:
-        """Say when all that is ahead has had a slot and one is free, by the time a call takes.
+        """Say in how long a slot is free for it, by a quartile of what the calls may take.
 
         Slots serve in waves, ahead / slots of them; in the last one it takes the slot that so many
         of the running calls leave before. More may run than there are slots now.
         """
-        slots = self.max_concurrent or 1
+        if self.ahead < self._free:
+            return 0
+        service_ms, slots = self._quartile(quartile), self.max_concurrent
+        if not slots or service_ms is None:
+            return None
         waves, number = divmod(self.ahead, slots)
+        turn_in_ms = floor(waves * self._mean_ms(waves * slots, quartile)) if waves else 0
         number += self.running - slots
         if number < 0:
-            return waves * service_ms
+            return turn_in_ms
         left = sorted(_left_ms(ran, service_ms, most_ms) for ran in self.running_ms)
-        return waves * service_ms + left[number * len(left) // self.running]
+        return turn_in_ms + left[number * len(left) // self.running]
+
+    def _mean_ms(self, calls: int, quartile: int) -> float:
+        """Say how long so many calls take on average, by those that have ended.
+
+        Not by their median: a few long ones among many short take most of the time. Two means, of
+        so many calls and of those that have ended, differ the less the more calls each is of.
+        """
+        mean_ms = sum(self.served_ms) / len(self.served_ms)
+        deviation_ms = pstdev(self.served_ms) * sqrt(1 / calls + 1 / len(self.served_ms))
+        return max(min(self.served_ms), mean_ms + (quartile - 2) * QUARTILE * deviation_ms)
 
     @property
     def _longest(self) -> int:

@@ -6,10 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from celery_lanes.errors import StoreUnavailable
+from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
 from celery_lanes.testing.workers import WorkerProcess
@@ -20,7 +25,10 @@ SAID = {
         r"by ollama, waited \d+\.\d\d s\n.*by ollama, waited",
         r"bob had 7 words summarised by ollama/llama3\.1:8b in lane ollama\n",
     ],
-    "nightly_batch": [r"for the nightly batch, in lane ollama\n"],
+    "nightly_batch": [
+        r"ann: ollama: .*\nbob: ollama: .*\n",
+        r"for ann, in lane ollama\n.* for bob, in lane ollama\n",
+    ],
     "errors": [
         r"ValueError: ollama/llama3\.1:8b cannot translate '\?'\n",
         r"caller alice, run run-17, lane ollama, model ollama/llama3\.1:8b\n",
@@ -31,13 +39,26 @@ SAID = {
 @pytest.fixture(scope="module")
 def env():
     with EmbeddedValkey() as valkey, LLMStub() as stub:
-        yield {
-            "CELERY_BROKER_URL": valkey.url(0),
-            "CELERY_RESULT_BACKEND": valkey.url(1),
-            "CELERY_LANES_STORE_URL": valkey.url(2),
-            "LLM_OLLAMA": stub.dsn,
-            "PYTHONPATH": str(ROOT),
-        }
+        yield env_of(valkey, stub)
+
+
+def env_of(valkey, stub):
+    return {
+        "CELERY_BROKER_URL": valkey.url(0),
+        "CELERY_RESULT_BACKEND": valkey.url(1),
+        "CELERY_LANES_STORE_URL": valkey.url(2),
+        "LLM_OLLAMA": stub.dsn,
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture
+def fresh():
+    """An environment of servers of one's own, with the stub and the store to look at."""
+    with EmbeddedValkey() as valkey, LLMStub() as stub:
+        store = open_store(valkey.url(2))
+        yield env_of(valkey, stub), stub, store
+        store.disconnect()
 
 
 def test_every_example_is_run():
@@ -50,15 +71,86 @@ def test_example(name, env):
     module, queue, concurrency = words.groups()
 
     with WorkerProcess(module, [queue], concurrency=int(concurrency), env=env, cwd=ROOT):
-        ran = subprocess.run(
-            [sys.executable, f"examples/{name}.py"], cwd=ROOT, env={**os.environ, **env},
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        said = run(name, env)
 
-    assert (ran.returncode, ran.stderr) == (0, "")
     assert module == f"examples.{name}"
     for pattern in SAID[name]:
-        assert re.search(pattern, ran.stdout), ran.stdout
+        assert re.search(pattern, said), said
+
+
+def test_people_who_ask_by_day_pass_the_nightly_batch_and_all_of_it_ends(fresh, tmp_path):
+    env, stub, store = fresh
+    stub.service = lambda asked: 30.0 if is_batch(asked["messages"][0]["content"]) else 0.1
+    env |= {"NIGHTLY_EVERY_S": "2", "CELERY_LANES_CONFIG": str(with_preemption(tmp_path))}
+
+    with WorkerProcess(
+        "examples.nightly_batch", ["lanes.ollama"], concurrency=3, env=env, cwd=ROOT
+    ):
+        with beat("examples.nightly_batch", env, tmp_path):
+            until(lambda: store.snapshot("ollama").waiting > 40)
+        said = run("nightly_batch", env)  # all of the batch was published before
+        stub.service = 0.0
+        until(lambda: is_empty(store))
+
+    batch = [record for record in stub.log if is_batch(record.prompt)]
+    people = [record for record in stub.log if not is_batch(record.prompt)]
+    assert "go before it" not in said  # of the batch, none
+    assert len(people) == 2
+    assert all(person.status == 200 for person in people)
+    assert 1 <= sum(one.status is None for one in batch) <= 2  # they made room, and ran again
+    assert sum(one.status == 200 for one in batch) > 40
+
+
+def run(name, env):
+    """Run an example's ``main`` as its docstring says; give what it prints."""
+    ran = subprocess.run(
+        [sys.executable, f"examples/{name}.py"], cwd=ROOT, env={**os.environ, **env},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+@contextmanager
+def beat(module, env, folder):
+    """Run beat, as the example says, with a schedule file of its own."""
+    command = [sys.executable, "-m", "celery", "-A", module, "beat", "-s", str(folder / "schedule")]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **env},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def is_empty(store):
+    now = store.snapshot("ollama")
+    return not now.running + now.waiting + now.delayed + now.closing
+
+
+def until(is_so, timeout_s=60):
+    pause, deadline = threading.Event(), time.monotonic() + timeout_s
+    while True:
+        with suppress(StoreUnavailable):  # a machine that stalls for a second
+            if is_so():
+                return
+        assert time.monotonic() < deadline, "it did not come to pass"
+        pause.wait(0.05)
+
+
+def is_batch(prompt):
+    return "Summarise" in prompt
+
+
+def with_preemption(folder):
+    """Write the settings as the example tells to."""
+    usual, lane = (ROOT / "config/lanes.toml").read_text(), "[lanes.ollama]\n"
+    config = folder / "lanes.toml"
+    config.write_text(usual.replace(lane, f"{lane}preemption = true\nmin_runtime = 0\n"))
+    return config
 
 
 def _docstring(name):

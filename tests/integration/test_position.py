@@ -95,6 +95,41 @@ def test_a_light_caller_gets_in_where_a_heavy_one_is_refused(make_shop):
     assert light.get(timeout=20) == "slept"
 
 
+def test_a_submitted_call_knows_where_it_stands_and_a_refused_one_when_to_come_back(make_shop):
+    shop = make_shop(rest=ONE_SLOT)
+    shop.worker()
+    lanes, sleep = shop.tasks.lanes, shop.tasks.sleep
+    first = lanes.submit(sleep.s("ollama/x", 0.3))
+    assert first.result.get(timeout=20) == "slept"
+    until(lambda: lanes.store.snapshot("ollama").running == 0)
+    at_once = lanes.submit(sleep.s("ollama/x", 8).set(caller="heavy"))
+    until(lambda: lanes.position(at_once.result).reason is Hold.RUNNING)
+    lanes.submit(sleep.s("ollama/x", 0.3).set(caller="heavy"))
+
+    light = lanes.submit(sleep.s("ollama/x", 0.3).set(caller="light"), max_wait=60)
+    with pytest.raises(LaneBusy) as refused:
+        lanes.submit(sleep.s("ollama/x", 0.3).set(caller="light"), max_wait=0)
+
+    assert (at_once.position.place, at_once.position.reason) == (1, Hold.NOTHING)
+    assert at_once.eta_s == (0, 0)
+    assert (light.position.own_ahead, light.position.others_ahead) == (0, 1)
+    assert light.position.reason is Hold.SHARE
+    assert light.eta_s[1] >= 0.3
+    assert refused.value.position == 3
+    assert refused.value.eta_s == refused.value.retry_after_s >= 0.6
+    assert light.result.get(timeout=30) == "slept"
+
+
+def test_a_call_that_the_broker_brings_is_told_no_place(make_shop):
+    shop = make_shop(defaults='intake = "broker"', rest=ONE_SLOT)
+    shop.worker()
+
+    submission = shop.tasks.lanes.submit(shop.tasks.echo.s("ollama/x", 7))
+
+    assert (submission.position, submission.eta_s) == (None, None)
+    assert submission.result.get(timeout=20) == 7
+
+
 def test_nobody_listens_for_the_result_of_a_refused_call(make_shop):
     shop = make_shop(rest=ONE_SLOT)
     shop.worker()

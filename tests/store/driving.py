@@ -10,6 +10,7 @@ from celery_lanes.store.attempts import Closing, Grant, Outcome, Release, Turn
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.standing import Standing
 
 DEADLINE_S = 10.0
 
@@ -60,6 +61,10 @@ class Driver:
     def admit(self, *calls: Call, max_wait_ms: int | None = None) -> list[Verdict]:
         how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
         return self.store.admit(self.lane, calls, **how)
+
+    def place(self, call: Call, max_wait_ms: int | None = None) -> tuple[Verdict, Standing | None]:
+        how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
+        return self.store.place(self.lane, call, **how)
 
     def park(self, caller: str = "ann", times: int = 1, **fields) -> list[Call]:
         calls = [self.call(caller, **fields) for _ in range(times)]

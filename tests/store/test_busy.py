@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 
 from celery_lanes.store.calls import Busy, Delayed, Duplicate, Parked
@@ -30,6 +32,24 @@ def test_heavy_caller_is_refused_where_a_light_one_gets_in(busy_lane):
     assert heavy.ahead == 20
     assert 1900 < heavy.wait_ms < 5000
     assert isinstance(light, Parked)
+
+
+def test_wait_is_by_the_mean_and_the_same_to_the_millisecond_as_where_a_call_stands(lane):
+    lane.configure()
+    for ms in (60, 60, 60, 300):
+        lane.park()
+        grant = lane.take()
+        lane.clock.sleep_ms(ms)
+        lane.release(grant)
+    lane.park(times=10)  # and nothing runs: no time goes by
+    call = lane.call()
+    _, standing = lane.place(call)
+    lane.store.cancel(lane.lane, call.task_id)
+
+    (refused,) = lane.admit(lane.call(), max_wait_ms=0)
+
+    assert refused == Busy(10, standing.wait_ms)
+    assert refused.wait_ms == 10 * sum(standing.served_ms) // 4 > 10 * median(standing.served_ms)
 
 
 def test_refused_call_leaves_nothing_behind(busy_lane):

@@ -210,7 +210,10 @@ class TwoStores(RuleBasedStateMachine):
 
     def take_in(self, calls, max_wait_ms=None):
         how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
-        verdicts = self.both("admit", calls, **how)
+        if len(calls) == 1:
+            verdicts = [self.both("place", *calls, **how)[0]]
+        else:
+            verdicts = self.both("admit", calls, **how)
         for call, verdict in zip(calls, verdicts, strict=True):
             if isinstance(verdict, Busy):
                 continue

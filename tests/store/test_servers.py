@@ -220,7 +220,7 @@ def test_odd_numbers_are_refused_by_the_script_too(valkey):
     good = ["c1", "t", "x", "ann", "ann", 0, "1", 0, 1, 0, "", b""]
 
     with pytest.raises(StoreError, match="odd priority, cost or time in call c2"):
-        lane.store._wire.admit(lane.lane, ["caller", "", *good, *fields])
+        lane.store._wire.admit(lane.lane, ["caller", "", 0, *good, *fields])
 
     assert lane.counts == (0, 0, 0, 0)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import pytest
 
-from celery_lanes.position import _position
+from celery_lanes.position import position_of
 from celery_lanes.store.calls import State
 from celery_lanes.store.standing import Hold, Standing
 
@@ -73,11 +75,34 @@ def test_nobody_can_tell(facts):
     assert reading(**facts).eta_ms is None
 
 
-def test_a_range_is_from_the_quicker_to_the_slower_quarter():
-    now = reading(own_ahead=4, served_ms=(900, 100, 500, 300, 700))
+SPREAD = (900, 100, 500, 300, 700)
+"""Quartiles of 300, 500 and 700, and 500 on average, with a deviation of 283."""
 
-    assert now.median_ms == 500
-    assert now.eta_ms == (5 * 300, 5 * 700)
+
+def test_what_runs_ends_as_the_quicker_or_as_the_slower_quarter_does():
+    now = reading(running_ms=(100,), served_ms=SPREAD)
+
+    assert (now.eta_ms, now.wait_ms) == ((200, 600), 400)
+
+
+def test_those_ahead_take_the_mean_more_or_less_as_means_of_so_many_differ():
+    now = reading(own_ahead=4, served_ms=SPREAD)
+
+    half = 0.6745 * 282.84 * sqrt(1 / 4 + 1 / 5)
+    assert now.eta_ms == pytest.approx((4 * (500 - half) + 300, 4 * (500 + half) + 700), abs=1)
+    assert now.wait_ms == 4 * 500 + 500
+
+
+def test_a_few_long_calls_among_many_short_count_for_the_time_they_take():
+    now = reading(own_ahead=100, served_ms=(100,) * 27 + (1000,) * 3)
+
+    assert now.wait_ms == 100 * 190 + 100
+
+
+def test_the_more_calls_are_ahead_the_nearer_is_their_mean():
+    few, many = (reading(own_ahead=count, served_ms=SPREAD).eta_ms for count in (1, 100))
+
+    assert (few[1] - few[0]) / 1 > (many[1] - many[0]) / 100
 
 
 def test_a_call_that_runs_longer_than_usual_may_take_as_long_as_the_longest():
@@ -114,7 +139,7 @@ WORDS = [
     ({"own_ahead": 2}, BUSY + "2 calls of its own caller go before it; it starts in about 3.0s"),
     (
         {"own_ahead": 1, "is_fifo": True, "served_ms": (1000, 2000, 3000)},
-        BUSY + "1 call goes before it; it starts in about 2.0s to 4.0s",
+        BUSY + "1 call goes before it; it starts in about 2.4s to 4.6s",
     ),
     (
         {"own_ahead": 2, "others_ahead": 1, "max_concurrent": 3, "running": 3, "served_ms": ()},
@@ -147,9 +172,9 @@ WORDS = [
 
 @pytest.mark.parametrize(("facts", "words"), WORDS, ids=[words for _, words in WORDS])
 def test_the_reason_is_told_in_one_line(facts, words):
-    assert _position(reading(**facts)).explanation == f"ollama: {words}"
+    assert position_of(reading(**facts)).explanation == f"ollama: {words}"
 
 
 def test_a_place_counts_from_one_and_is_none_for_what_runs():
-    assert _position(reading(own_ahead=2, others_ahead=3)).place == 6
-    assert _position(reading(state=State.RUNNING)).place == 0
+    assert position_of(reading(own_ahead=2, others_ahead=3)).place == 6
+    assert position_of(reading(state=State.RUNNING)).place == 0

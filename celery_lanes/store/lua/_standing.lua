@@ -139,14 +139,16 @@ local function served_ms()
   return served
 end
 
--- Says when the slot is free that a call with so many ahead gets, by the median time; nil if nobody
--- can tell.
+-- Says when the slot is free that a call with so many ahead gets: those take the mean time, and what
+-- runs the median; nil if nobody can tell.
 local function turn_in(ahead)
   local running, served = redis.call('ZCARD', leases), served_ms()
   if ahead < (cap or 0) - running then return 0 end
   if not cap or cap < 1 or #served == 0 then return nil end
   local service, longest = served[math.floor((#served - 1) / 2) + 1], served[#served]
-  local waves, number = math.floor(ahead / cap) * service, ahead % cap + running - cap
+  local total, number = 0, ahead % cap + running - cap
+  for _, ms in ipairs(served) do total = total + ms end
+  local waves = math.floor(math.floor(ahead / cap) * (total / #served))
   if number < 0 then return waves end
   local left = running_ms()
   for i, ran in ipairs(left) do
@@ -162,4 +164,37 @@ local function wait_of(r)
   local turn = not is_paused and turn_in(own + others)
   if not turn then return own + others end
   return own + others, math.max(turn, buckets_pass_in(r, own, own + others, cost))
+end
+
+-- Gives the facts of a call that is here, else false: {state, {own and others' calls ahead, running,
+-- workers, ms until it is due, until its caller's rate, the lane's rate and the lane's tokens let it
+-- pass, 1 if others' are at least so many, 1 in a fifo lane, 1 if paused, cap or -1}, ms that running
+-- calls have run, last service times in 4 bytes each}
+local function standing_of(id)
+  local r = record_of(id)
+  if not r then return false end
+  local own, others, cost, beyond = 0, 0, 0, 0
+  if r.state == 'waiting' or r.state == 'delayed' then
+    own, others, cost, beyond = ahead_of(r)
+  end
+  local by_caller, by_rate, by_tokens = buckets_pass_in(r, own, own + others, cost)
+  return {
+    r.state,
+    {
+      own,
+      others,
+      redis.call('ZCARD', leases),
+      redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
+      r.state == 'delayed' and math.max(0, r.since - now) or 0,
+      by_caller,
+      by_rate,
+      by_tokens,
+      beyond > 0 and 1 or 0,
+      r.account == '*' and 1 or 0,
+      is_paused and 1 or 0,
+      cap or -1,
+    },
+    running_ms(),
+    lane.times or '',
+  }
 end

@@ -1,17 +1,18 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags marks delayed leases victims closing idle settled forbidden meta
--- ARGV: channel tries lane_name scope max_wait ...
+-- KEYS: calls queue ring tags marks delayed leases victims workers closing idle settled forbidden meta
+-- ARGV: channel tries lane_name scope max_wait tells ...
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
---   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. Of each call:
---   id, quoted task id, task, account, caller, priority, cost, due_ms (0 = at once), flags (1:
---   remember, 2: preemptible), redelivery_ms, arrival, envelope
+--   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. tells: 1 =
+--   say where the calls stand. Of each call: id, quoted task id, task, account, caller, priority, cost,
+--   due_ms (0 = at once), flags (1: remember, 2: preemptible), redelivery_ms, arrival, envelope
 -- USES: ring fair moves buckets preemption standing
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
 --   'delayed' and when it is due, 'cancelled' (it was forbidden) and 0, 'busy' (refused) and
---   'ahead:wait in ms', or 'duplicate' and its state
--- COST: O(calls log n); with max_wait, of each call what position costs
+--   'ahead:wait in ms', or 'duplicate' and its state. If it tells: {this string, {each call's facts}},
+--   see standing_of
+-- COST: O(calls log n); with max_wait, and again if it tells, of each call what position costs
 
 local FIELDS = 12
 
@@ -81,7 +82,7 @@ local function refusal(r)
   return wait and wait > max_wait and string.format('busy %d:%d', ahead, wait)
 end
 
-local verdicts, is_worth_waking, is_closing = {}, false, false
+local verdicts, standings, is_worth_waking, is_closing = {}, {}, false, false
 for i = rest, #ARGV, FIELDS do
   local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] % 2 == 1, ARGV[i + 10])
   local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
@@ -104,8 +105,11 @@ for i = rest, #ARGV, FIELDS do
     if r.state then keep_new(r, ARGV[i + 11], ids) end
   end
   verdicts[#verdicts + 1] = verdict
+  if tells == '1' then standings[#standings + 1] = standing_of(ARGV[i]) end
 end
 if is_worth_waking then preempt() end
 save_lane()
 if is_closing or is_worth_waking and free_slots() > 0 then wake(1) end
-return table.concat(verdicts, ' ')
+local told = table.concat(verdicts, ' ')
+if tells == '1' then return { told, standings } end
+return told
