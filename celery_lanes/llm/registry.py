@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from celery_lanes.errors import BadRequest, ConfigError
-from celery_lanes.llm.base import Provider
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
+from celery_lanes.llm.provider import Provider
 
 if TYPE_CHECKING:
     from celery_lanes.llm.http import Transport
@@ -53,7 +53,7 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
 """All of them answer in OpenAI's format."""
 
 PROVIDERS: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys([*BUILTINS, "foreman"], "celery_lanes.llm.openai:OpenAIProvider")
+    dict.fromkeys([*BUILTINS, "foreman"], "celery_lanes.llm.openai:openai_provider")
 )
 """DSN scheme to "module:factory"; a factory takes ``(name, dsn, transport=...)``."""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, final
 
-from celery_lanes.llm.base import estimate_tokens
+from celery_lanes.llm.cost import estimate_tokens
 
 PATH = "/v1/chat/completions"
 

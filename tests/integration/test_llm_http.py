@@ -17,8 +17,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 import pytest
 
 from celery_lanes.errors import RateLimited, TransientError
-from celery_lanes.llm.base import Message, Reply, Request, Usage
+from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.reply import Reply, Usage
+from celery_lanes.llm.request import Request
 from celery_lanes.testing.llm_stub import Answer, LLMStub
 
 ASK_FOREVER = """
@@ -37,7 +39,9 @@ def ask(dsn: str, prompt: str = "hello you", *, timeout_s: float = 10, **options
     with closing(Registry({"LLM_M1": dsn})) as registry:
         provider, model = registry.resolve("m1/small")
         key = options.pop("idempotency_key", None)
-        request = Request(model=model, messages=(Message("user", prompt),), params=options)
+        request = Request(
+            model=model, messages=(Message(role="user", content=prompt),), params=options
+        )
         return provider.generate(request, timeout_s=timeout_s, idempotency_key=key)
 
 
@@ -74,7 +78,8 @@ def flood() -> Iterator[str]:
 def test_a_call_is_answered(stub):
     reply = ask(stub.dsn, "hello you", idempotency_key="n1")
 
-    assert reply == Reply(text="hello you", usage=Usage(3, 3), model="small", finish_reason="stop")
+    usage = Usage(input_tokens=3, output_tokens=3)
+    assert reply == Reply(text="hello you", usage=usage, model="small", finish_reason="stop")
     (record,) = stub.log
     assert (record.model, record.prompt, record.status) == ("small", "hello you", 200)
     assert record.idempotency_key == "n1"

@@ -6,8 +6,9 @@ import httpx
 import pytest
 
 from celery_lanes.errors import BadRequest, ConfigError
-from celery_lanes.llm.base import Message, Request
+from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import BUILTINS, Registry, parse_target
+from celery_lanes.llm.request import Request
 
 
 def asked_url(env: dict[str, str], target: str) -> tuple[str, str | None]:
@@ -20,7 +21,9 @@ def asked_url(env: dict[str, str], target: str) -> tuple[str, str | None]:
 
     registry = Registry(env, transport=httpx.MockTransport(answer))
     provider, model = registry.resolve(target)
-    provider.generate(Request(model=model, messages=(Message("user", "x"),)), timeout_s=5)
+    provider.generate(
+        Request(model=model, messages=(Message(role="user", content="x"),)), timeout_s=5
+    )
     return str(seen[0].url), seen[0].headers.get("authorization")
 
 
@@ -168,7 +171,7 @@ def test_a_registry_reads_nothing_before_it_is_used():
 
 
 def test_a_table_of_providers_can_be_extended():
-    table = {"own": "celery_lanes.llm.openai:OpenAIProvider"}
+    table = {"own": "celery_lanes.llm.openai:openai_provider"}
 
     provider, model = Registry({"LLM_M1": "own://h"}, providers=table).resolve("m1/x")
 
