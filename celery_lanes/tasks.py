@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +11,20 @@ from celery import shared_task
 from pydantic import ValidationError
 
 from celery_lanes.callinfo import CallInfo
-from celery_lanes.errors import BadRequest
+from celery_lanes.errors import BadRequest, SpecError
 from celery_lanes.llm import cost
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
-from celery_lanes.llm.registry import Registry, parse_target
+from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
+from celery_lanes.llm.target import Target
 from celery_lanes.llm.value import mistakes
 
 MARGIN_S = 1.0
 """How long before the soft time limit the provider must have answered."""
 
-registry = Registry(os.environ)
+registry = Registry()
 """This process's providers; nothing is read or opened before the first call."""
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -63,7 +63,7 @@ def generate(
 
     Args:
         self: the task.
-        model: ``provider/model``, such as ``openai/gpt-5-mini``.
+        model: ``provider/model``, such as ``openai/gpt-5-mini``, or an alias for one.
         prompt: a text, or a list of messages: ``{"role": ..., "content": a text or parts}``.
         timeout_s: how long the provider may take; 1 s less than the soft time limit by default,
             and without one what the provider is given (300 s, a foreman 30 min).
@@ -75,12 +75,12 @@ def generate(
     ``run_s``; lane and wait_s are ``None`` outside a lane. Raises ``ProviderError``, and
     ``ConfigError`` for an unknown provider.
     """
-    asked = _request(model, prompt, **options)
-    provider, _ = registry.resolve(model)
-    deadline_s = _timeout_s(self, timeout_s, provider)
+    target = _target(model)
+    asked = _request(target.model, prompt, **options)
+    deadline_s = _timeout_s(self, timeout_s, target.provider)
     info = CallInfo.from_request(self.request) or CallInfo()
     began_at = time.monotonic()
-    reply = provider.generate(
+    reply = target.generate(
         asked, timeout_s=deadline_s, idempotency_key=info.nonce or self.request.id
     )
     run_s = time.monotonic() - began_at
@@ -90,7 +90,6 @@ def generate(
 
 def _request(model: str, prompt: Prompt, **options: Any) -> Request:
     """Check what the task was given. Raises ``BadRequest``."""
-    _, name = parse_target(model)
     messages = _messages(prompt)
     known = {option: options.pop(option) for option in _OPTIONS & options.keys()}
     set_ones = {option: value for option, value in known.items() if value is not None}
@@ -99,9 +98,17 @@ def _request(model: str, prompt: Prompt, **options: Any) -> Request:
         raise BadRequest(f"expected schema to be a JSON schema, got {type(schema).__name__}")
     try:
         output = None if schema is None else Schema.of(schema)
-        return Request(model=name, messages=messages, output=output, **set_ones, params=options)
+        return Request(model=model, messages=messages, output=output, **set_ones, params=options)
     except ValidationError as error:
         raise BadRequest(f"expected sound options: {mistakes(error)}") from None
+
+
+def _target(model: str) -> Target:
+    """Find who is asked. Raises ``SpecError`` for several: nothing tries them in turn yet."""
+    target, *others = registry.parse(model)
+    if others:
+        raise SpecError(f"expected one target, got {len(others) + 1}: chains are not run yet")
+    return target
 
 
 def _messages(prompt: object) -> tuple[Message, ...]:

@@ -54,5 +54,6 @@ class Stream(Iterator[Piece | Done]):
 
     def close(self) -> None:
         """Stop the provider, if it is still writing. May be repeated."""
-        self._is_open = False
-        self._close()
+        was_open, self._is_open = self._is_open, False
+        if was_open:
+            self._close()

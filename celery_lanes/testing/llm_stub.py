@@ -1,4 +1,4 @@
-"""An LLM that is not one: an OpenAI-compatible HTTP server that counts who is inside.
+"""An LLM that is not one: an HTTP server that speaks a provider's API and counts who is inside.
 
 It is the outside observer of a cap. A request counts from when it has been read until just before
 its answer is written, or until its client has gone; so it never counts more than its clients do.
@@ -14,15 +14,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, final
 
-from celery_lanes.llm.cost import estimate_tokens
-
-PATH = "/v1/chat/completions"
+from celery_lanes.testing.llm_dialects import DIALECTS, Asked, Dialect, OpenAI, model, prompt
 
 Service = float | Callable[[dict[str, Any]], float]
 """Seconds that a request takes, or what gives them for a request's body."""
@@ -30,10 +28,20 @@ Service = float | Callable[[dict[str, Any]], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one request is answered; ``hangs`` never answers, ``cuts`` closes half-way."""
+    """What one request is answered.
+
+    Attributes:
+        status: the HTTP status.
+        body: ``None`` echoes the prompt.
+        headers: beside those that HTTP needs.
+        events: the pieces of a stream, in place of a body; sent as they come.
+        hangs: it never answers; with ``events``, it says nothing after them.
+        cuts: it closes half-way; with ``events``, after them.
+    """
 
     status: int = 200
     body: Mapping[str, Any] | str | None = None
+    events: Iterable[bytes] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     hangs: bool = False
     cuts: bool = False
@@ -124,9 +132,17 @@ class LLMStub(Observer):
     ``service_ms`` in a request's body goes before ``service``, which may be set at any time.
     """
 
-    def __init__(self, service: Service = 0.0, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        service: Service = 0.0,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        dialect: Dialect | None = None,
+    ) -> None:
         super().__init__()
         self.service = service
+        self.dialect = dialect or OpenAI()
         self._answers: deque[Answer] = deque()
         self._server = _Server((host, port), self)
 
@@ -143,14 +159,14 @@ class LLMStub(Observer):
 
     @property
     def url(self) -> str:
-        """The base URL: http://127.0.0.1:PORT/v1."""
+        """The base URL: http://127.0.0.1:PORT/v1, or as its dialect has it."""
         host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}/v1"
+        return f"http://{host!s}:{port}{self.dialect.base_path}"
 
     @property
     def dsn(self) -> str:
         """The value for ``LLM_<NAME>``."""
-        return self.url.replace("http://", "openai+http://key@")
+        return self.url.replace("http://", f"{self.dialect.scheme}+http://key@")
 
     def script(self, *answers: Answer) -> None:
         """Answer the next requests so, one each; then as usual again."""
@@ -207,28 +223,63 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        asked = self._read()
-        if self.path != PATH or not isinstance(asked, dict):
-            self._send(Answer(status=404, body={"error": {"message": f"POST JSON to {PATH}"}}))
+        body, dialect = self._read(), self.server.stub.dialect
+        path = self.path.removeprefix(dialect.base_path)
+        if not dialect.knows(path) or not isinstance(body, dict):
+            said = f"POST JSON to a path of {dialect.scheme}"
+            self._send(Answer(status=404, body={"error": {"message": said}}))
         elif self._is_gone_within(0):  # killed before it was read: it was never inside
             self.close_connection = True
         else:
-            self._serve(asked, self.server.stub.next_answer())
+            self._serve(Asked(path, body), self.server.stub.next_answer())
 
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _serve(self, asked: dict[str, Any], answer: Answer) -> None:
+    def _serve(self, asked: Asked, answer: Answer) -> None:
+        answer = self._written(asked, answer)
         status, seen = None, self._seen(asked)
         start_s = self.server.stub.enter()
         try:
-            time_s = None if answer.hangs else self.server.stub.service_s(asked)
-            self.close_connection = self._is_gone_within(time_s) or answer.cuts
+            is_mute = answer.hangs and answer.events is None
+            time_s = None if is_mute else self.server.stub.service_s(dict(asked.body))
+            is_gone = self._is_gone_within(time_s)
+            if answer.events is not None and not is_gone:
+                is_gone = self._stream(answer, answer.events)
+            self.close_connection = is_gone or answer.cuts
             status = None if self.close_connection else answer.status
         finally:
             self.server.stub.leave(start_s, status=status, **seen)
-        if status is not None or answer.cuts:
-            self._send(answer if answer.body is not None else _completed(answer, asked))
+        if answer.events is None and (status is not None or answer.cuts):
+            self._send(answer)
+
+    def _written(self, asked: Asked, answer: Answer) -> Answer:
+        """Echo the prompt, if the answer is not given."""
+        if answer.body is not None or answer.events is not None:
+            return answer
+        dialect, text = self.server.stub.dialect, prompt(asked)
+        if dialect.is_stream(asked):
+            return replace(answer, events=dialect.events(asked, text))
+        return replace(answer, body=dialect.whole(asked, text))
+
+    def _stream(self, answer: Answer, events: Iterable[bytes]) -> bool:
+        """Send pieces as they come; say whether the client went away before the end."""
+        own = {"Content-Type": self.server.stub.dialect.content_type}
+        self._send_head(answer, {**own, "Transfer-Encoding": "chunked"})
+        try:
+            for event in events:
+                self._send_chunk(event)
+            if answer.hangs:
+                return self._is_gone_within(None)
+            if not answer.cuts:
+                self._send_chunk(b"")
+        except ConnectionError:
+            return True
+        return False
+
+    def _send_chunk(self, chunk: bytes) -> None:
+        self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+        self.wfile.flush()
 
     def _read(self) -> Any:
         try:
@@ -236,9 +287,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return None
 
-    def _seen(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _seen(self, asked: Asked) -> dict[str, Any]:
         key = self.headers.get("Idempotency-Key")
-        return {"model": asked.get("model"), "prompt": _prompt(asked), "idempotency_key": key}
+        return {"model": model(asked), "prompt": prompt(asked), "idempotency_key": key}
 
     def _is_gone_within(self, seconds: float | None) -> bool:
         """Wait, but no longer than the client does: a killed one's socket becomes readable."""
@@ -257,30 +308,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
         content = body.encode()
         own = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        self._send_head(answer, own)
+        self.wfile.write(content[: len(content) // 2] if answer.cuts else content)
+
+    def _send_head(self, answer: Answer, own: Mapping[str, str]) -> None:
         self.send_response(answer.status)
         for name, value in {**own, **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if answer.cuts else content)
-
-
-def _prompt(asked: Mapping[str, Any]) -> str:
-    messages = asked.get("messages") or [{}]
-    return str(messages[-1].get("content", ""))
-
-
-def _completed(answer: Answer, asked: Mapping[str, Any]) -> Answer:
-    """Answer with the prompt itself."""
-    text = _prompt(asked)
-    tokens = estimate_tokens(text)
-    message = {"role": "assistant", "content": text}
-    body = {
-        "object": "chat.completion",
-        "model": asked.get("model"),
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        "usage": {"prompt_tokens": tokens, "completion_tokens": tokens},
-    }
-    return replace(answer, body=body)
 
 
 def main() -> None:
@@ -288,8 +323,11 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m celery_lanes.testing.llm_stub")
     options.add_argument("--port", type=int, default=0, help="0 takes a free one")
     options.add_argument("--service-ms", type=float, default=50, help="how long a request takes")
+    dialects = {dialect.scheme: dialect for dialect in DIALECTS}
+    options.add_argument("--api", choices=dialects, default="openai", help="what it speaks")
     given = options.parse_args()
-    with LLMStub(given.service_ms / 1000, port=given.port) as stub:
+    dialect = dialects[given.api]
+    with LLMStub(given.service_ms / 1000, port=given.port, dialect=dialect) as stub:
         sys.stdout.write(f"LLM_STUB={stub.dsn}\n")
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):

@@ -37,12 +37,12 @@ def stub() -> Iterator[LLMStub]:
 
 def ask(dsn: str, prompt: str = "hello you", *, timeout_s: float = 10, **options) -> Reply:
     with closing(Registry({"LLM_M1": dsn})) as registry:
-        provider, model = registry.resolve("m1/small")
+        (target,) = registry.parse("m1/small")
         key = options.pop("idempotency_key", None)
         request = Request(
-            model=model, messages=(Message(role="user", content=prompt),), params=options
+            model="?", messages=(Message(role="user", content=prompt),), params=options
         )
-        return provider.generate(request, timeout_s=timeout_s, idempotency_key=key)
+        return target.generate(request, timeout_s=timeout_s, idempotency_key=key)
 
 
 def connect(stub: LLMStub, asked: dict | None = None) -> socket.socket:

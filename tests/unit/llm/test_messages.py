@@ -7,9 +7,7 @@ from celery_lanes.llm.messages import File, Image, Message, Reasoning, Text, Too
 
 CONVERSATION = [
     Message(role="system", content="be kind"),
-    Message(
-        role="user", content=(Text(text="what?"), Image.from_bytes(b"\x00", "image/png"))
-    ),
+    Message(role="user", content=(Text(text="what?"), Image.from_bytes(b"\x00", "image/png"))),
     Message(role="user", content=(File(url="https://x.test/a.pdf", name="a.pdf"),)),
     Message(
         role="assistant",
