@@ -190,7 +190,7 @@ class AuthenticationFailed(ProviderError):
 
 
 class Unsupported(ProviderError):
-    """The provider's API has no place for what the request needs; nothing was sent."""
+    """The model, or its provider's API, has no place for what the request needs."""
 
 
 class BadRequest(ProviderError):

@@ -51,6 +51,7 @@ _BY_MESSAGE = (
     (r"content[ _](management )?(filter|policy|policies)", errors.ContentFiltered),
     (r"not a valid model|model .{0,100}(does not exist|not found)", errors.ModelNotFound),
     (r"api key not valid", errors.AuthenticationFailed),
+    (r"does not support (chat|images|thinking|tools|vision)", errors.Unsupported),
 )
 _REFINES: Mapping[int | None, tuple[type[errors.ProviderError], ...]] = {
     **dict.fromkeys((401, 402, 408, 409, 413), ()),

@@ -255,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _written(self, asked: Asked, answer: Answer) -> Answer:
         """Echo the prompt, if the answer is not given."""
-        if answer.body is not None or answer.events is not None:
+        if answer.body is not None or answer.events is not None or answer.hangs:
             return answer
         dialect, text = self.server.stub.dialect, prompt(asked)
         if dialect.is_stream(asked):
@@ -269,12 +269,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for event in events:
                 self._send_chunk(event)
-            if answer.hangs:
-                return self._is_gone_within(None)
-            if not answer.cuts:
-                self._send_chunk(b"")
         except ConnectionError:
             return True
+        if answer.hangs:
+            return self._is_gone_within(None)
+        if not answer.cuts:
+            with suppress(ConnectionError):  # who has read the last event may leave
+                self._send_chunk(b"")
         return False
 
     def _send_chunk(self, chunk: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from celery_lanes.errors import (
     StreamInterrupted,
     TransientError,
 )
-from celery_lanes.llm import http
+from celery_lanes.llm import deadline, http
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.registry import Registry
@@ -219,6 +220,39 @@ def test_a_stream_is_closed_at_its_end_or_by_its_reader(provider, exchange):
     assert ended.is_closed
     assert left.is_closed
     assert list(stream) == []
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """The deadline's clock, at ``now``."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_a_stream_may_last_longer_than_its_silences(provider, exchange, clock):
+    lines = exchange.stream.splitlines(keepends=True)
+
+    class Slow(Pieces):
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in super().__iter__():
+                clock.now += 1000 / len(lines)
+                yield piece
+
+    *_, done = provider(Slow(*lines)).stream(ASK, timeout_s=5000, idle_s=400)
+
+    assert isinstance(done, Done)
+    assert clock.now > 400
+
+
+def test_a_slow_reader_is_no_silent_provider(provider, exchange, clock):
+    lines = exchange.stream.splitlines(keepends=True)
+
+    for piece in provider(Pieces(*lines)).stream(ASK, timeout_s=5000, idle_s=60):
+        clock.now += 100
+        last = piece
+
+    assert isinstance(last, Done)
 
 
 def test_a_refusal_in_place_of_a_stream_is_raised_at_once(provider):
