@@ -27,7 +27,7 @@ from celery_lanes.llm.messages import (
 from celery_lanes.llm.remote import HttpProvider
 from celery_lanes.llm.reply import FinishReason, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from celery_lanes.llm.request import Effort, Request, Tool, ToolName
-from celery_lanes.llm.wire import NoReply, Question, given, merged
+from celery_lanes.llm.wire import NoReply, Question, given, joined, merged
 
 VERSION = "2023-06-01"
 
@@ -74,7 +74,7 @@ class AnthropicWire:
         body = {
             "model": request.model,
             "max_tokens": request.max_tokens or DEFAULT_MAX_TOKENS,
-            "messages": [_message(message) for message in request.turns],
+            "messages": joined(map(_message, request.turns), "content"),
             **given(
                 system=request.system,
                 temperature=request.temperature,

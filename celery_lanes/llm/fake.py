@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from celery_lanes.errors import ProviderError, StreamInterrupted, Unsupported
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.dsn import Dsn
-from celery_lanes.llm.http import Transport
 from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
 from celery_lanes.llm.reply import Done, Piece, Reply, TextDelta
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
+
+if TYPE_CHECKING:
+    from celery_lanes.llm.http import Transport
 
 Answer = str | Reply | ProviderError | Iterable["str | Piece | ProviderError"]
 """A text or a reply; an error to raise; or what a stream brings, an error in its midst too."""

@@ -15,6 +15,11 @@ class LineTooLong(ValueError):  # noqa: N818 # becomes a ProviderError
     """A line does not end."""
 
 
+def whole(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Give all of it as one event."""
+    yield b"".join(pieces).decode(errors="replace")
+
+
 def ndjson(pieces: Iterable[bytes]) -> Iterator[str]:
     """Give each line that is not blank."""
     return (line for line in _lines(pieces) if line.strip())

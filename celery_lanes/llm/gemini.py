@@ -19,7 +19,7 @@ from celery_lanes.llm.messages import Blob, Message, Part, Text, ToolCall, ToolR
 from celery_lanes.llm.remote import HttpProvider
 from celery_lanes.llm.reply import FinishReason, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from celery_lanes.llm.request import Effort, Request, Tool, ToolName
-from celery_lanes.llm.wire import NoReply, Question, given, merged
+from celery_lanes.llm.wire import NoReply, Question, given, joined, merged
 
 _FINISH: Mapping[str, FinishReason] = {
     "STOP": "stop",
@@ -77,7 +77,7 @@ class GeminiWire:
         """Write a request."""
         verb = "streamGenerateContent?alt=sse" if is_stream else "generateContent"
         body = {
-            "contents": [_content(message) for message in request.turns],
+            "contents": joined(map(_content, request.turns), "parts"),
             **given(
                 systemInstruction={"parts": [{"text": request.system}]} if request.system else None,
                 tools=_tools(request.tools),
@@ -117,8 +117,8 @@ def _content(message: Message) -> dict[str, Any]:
 def _written(part: Part) -> Iterator[dict[str, Any]]:
     """Write a part; thoughts are not sent back, only their signatures at the calls."""
     match part:
-        case Text():
-            yield {"text": part.text}
+        case Text(text=text) if text:
+            yield {"text": text}
         case Blob(url=str() as url):
             yield {"fileData": given(mimeType=part.media_type, fileUri=url)}
         case Blob():

@@ -17,7 +17,7 @@ from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
 from celery_lanes.llm.effects import ChainConfig, HealthConfig
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
 from celery_lanes.llm.provider import Provider
-from celery_lanes.llm.spec import Expansion, canonical, check_alias
+from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
 from celery_lanes.llm.target import Target
 
 if TYPE_CHECKING:
@@ -81,7 +81,14 @@ class Registry:
         self._open: dict[str, tuple[Dsn, Provider]] = {}
 
     def register_provider(self, provider: Provider) -> None:
-        """Add a provider under its name, or put it in another's place."""
+        """Add a provider under its name, or put it in another's place.
+
+        Raises ``ConfigError`` for what is none, or has a name that no spec can have.
+        """
+        if not isinstance(provider, Provider):
+            raise ConfigError(f"expected a provider, got {type(provider).__name__}")
+        if not PROVIDER_NAME.fullmatch(provider.name):
+            raise ConfigError(f"expected letters, digits, . _ and -, got {provider.name!r:.100}")
         self._named[canonical(provider.name)] = provider
 
     def register_alias(self, name: str, spec: str) -> None:
@@ -128,7 +135,8 @@ class Registry:
         Raises ``ConfigError`` for an unknown one, a missing key or a malformed ``LLM_<NAME>``.
         """
         name = canonical(name)
-        if isinstance(named := self._named.get(name), Provider):
+        named = self._named.get(name)
+        if not (named is None or isinstance(named, (Dsn, ConfigError))):
             return named
         dsn = self._dsn(name, named)
         if (known := self._open.get(name)) is None or known[0] != dsn:

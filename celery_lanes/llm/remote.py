@@ -14,6 +14,7 @@ from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
+from celery_lanes.llm.framing import Framing, server_sent_events, whole
 from celery_lanes.llm.http import Call, HttpClient, Transport
 from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
 from celery_lanes.llm.reply import Done, Piece, Reply
@@ -124,19 +125,26 @@ class HttpProvider:
         yield Done(reply=assembly.reply())
 
     def _pieces(self, response: httpx.Response, call: Call, assembly: Assembly) -> Iterator[Piece]:
-        for text in self._http.events(response, self._wire.framing, call):
+        framing, reader = self._manner(response)
+        for text in self._http.events(response, framing, call):
             if text == _LAST_EVENT:
                 return
-            event = _parsed(text)
-            for piece in self._read(self._wire.read_event, event, assembly, response.headers):
+            for piece in self._read(reader, _parsed(text), assembly, response.headers):
                 assembly.add(piece)
                 yield piece
                 call.deadline.renew()
-            if assembly.has_ended:
+            if assembly.has_ended or framing is whole:
                 return
         if assembly.finish_reason is None:
             what = "broke off: the stream ended before the reply"
             raise self._http.no_reply(call.model, what, headers=response.headers)
+
+    def _manner(self, response: httpx.Response) -> tuple[Framing, Reader]:
+        """Say how to read a stream: some gateways answer with a whole reply, or a whole error."""
+        kind = response.headers.get("content-type", "")
+        if self._wire.framing is server_sent_events and kind.startswith("application/json"):
+            return whole, self._wire.read
+        return self._wire.framing, self._wire.read_event
 
     def _read(
         self, reader: Reader, payload: object, assembly: Assembly, headers: Mapping[str, str]

@@ -25,7 +25,7 @@ MAX_TARGETS = 16
 Name = tuple[str, str]
 """A provider's name in its one spelling, and its model's."""
 
-_PROVIDER = re.compile(r"[A-Za-z0-9._-]+")
+PROVIDER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _EXAMPLE = '"provider/model", such as "openai/gpt-5-mini"'
 
 
@@ -105,6 +105,6 @@ class Expansion:
 
 def _target(element: str) -> Name:
     provider, _, model = element.partition("/")
-    if not _PROVIDER.fullmatch(provider) or not model:
+    if not PROVIDER_NAME.fullmatch(provider) or not model:
         raise SpecError(f"expected model to be {_EXAMPLE}, got {element!r:.100}")
     return canonical(provider), model

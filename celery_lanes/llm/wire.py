@@ -64,6 +64,22 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, (), "")}
 
 
+def joined(turns: Iterable[dict[str, Any]], parts: str) -> list[dict[str, Any]]:
+    """Put neighbours of one role together: the results of calls that were made together must be.
+
+    ``parts`` is the field that holds a turn's list of parts; a turn with a text stays as it is.
+    """
+    found: list[dict[str, Any]] = []
+    for turn in turns:
+        last = found[-1] if found else {}
+        is_same = last.get("role") == turn["role"]
+        if is_same and isinstance(last[parts], list) and isinstance(turn[parts], list):
+            found[-1] = {**last, parts: [*last[parts], *turn[parts]]}
+        else:
+            found.append(turn)
+    return found
+
+
 def merged(body: Mapping[str, Any], params: Mapping[str, Any], *ours: str) -> dict[str, Any]:
     """Add a request's ``params`` to a body, also within an object that both have.
 

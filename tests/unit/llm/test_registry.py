@@ -184,6 +184,13 @@ def test_a_provider_can_be_registered_and_goes_before_all_others():
     assert str(registry.parse("openai/x")[0]) == "OpenAI/x"
 
 
+def test_what_is_no_provider_is_refused():
+    with pytest.raises(ConfigError, match="expected a provider, got dict"):
+        Registry({}).register_provider({})
+    with pytest.raises(ConfigError, match="expected letters"):
+        Registry({}).register_provider(FakeProvider("a/b"))
+
+
 def test_a_scheme_can_be_registered():
     registry = Registry({"LLM_M1": "own://key@h"})
     made = []

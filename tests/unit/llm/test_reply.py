@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.messages import Message, Reasoning, Text, ToolCall
-from celery_lanes.llm.reply import ReasoningDelta, Reply, TextDelta, ToolCallDelta, Usage
+from celery_lanes.llm.reply import (
+    Delta,
+    Done,
+    ReasoningDelta,
+    Reply,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from celery_lanes.llm.request import Request
 
 REQUEST = Request(model="small", messages=(Message(role="user", content="abcd"),))
@@ -96,3 +104,19 @@ def test_a_reply_is_read_as_the_model_that_was_asked_for():
     assert put_together(TextDelta(text='{"kind": "cat"}')).parsed(Animal) == Animal(kind="cat")
     with pytest.raises(ValidationError):
         put_together(TextDelta(text='{"kind":')).parsed(Animal)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        TextDelta(text="hi"),
+        ReasoningDelta(text="hm", signature="s"),
+        ToolCallDelta(index=1, id="c", name="f", arguments="{"),
+        Done(reply=put_together(TextDelta(text="hi"))),
+    ],
+    ids=lambda delta: delta.type,
+)
+def test_a_piece_travels_as_json(delta):
+    pieces = TypeAdapter(Delta)
+
+    assert pieces.validate_json(pieces.dump_json(delta)) == delta

@@ -9,7 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from celery_lanes.errors import ContentFiltered, RateLimited, TransientError, Unsupported
+from celery_lanes.errors import (
+    ContentFiltered,
+    ModelNotFound,
+    RateLimited,
+    TransientError,
+    Unsupported,
+)
 from celery_lanes.llm.anthropic import DEFAULT_MAX_TOKENS, AnthropicWire
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.gemini import GeminiWire
@@ -398,3 +404,33 @@ def test_an_error_in_a_stream_is_raised(dsn, content, kind, said):
 
 def test_a_foreman_may_take_half_an_hour():
     assert Registry({"LLM_M5": "foreman://t@h"}).provider("m5").timeout_s == 1800.0
+
+
+@pytest.mark.parametrize(("wire", "parts"), [("anthropic", "content"), ("gemini", "parts")])
+def test_results_of_calls_that_were_made_together_go_together(wire, parts):
+    calls = (ToolCall(id="c1", name="look"), ToolCall(id="c2", name="go"))
+    results = [says("tool", ToolResult(id=c.id, name=c.name, content="ok")) for c in calls]
+
+    asked = body(WIRES[wire], says("user"), says("assistant", *calls), *results)
+    turns = asked.get("messages") or asked["contents"]
+
+    assert [turn["role"] for turn in turns][::2] == ["user", "user"]
+    assert len(turns[2][parts]) == 2
+
+
+@pytest.mark.parametrize("dsn", ["openai://h", "anthropic://h", "gemini://h"])
+def test_a_whole_answer_in_place_of_a_stream_is_read_as_one(dsn):
+    payload = {
+        "choices": [{"message": {"content": "x"}}],
+        "content": [{"type": "text", "text": "x"}],
+        "candidates": [{"content": {"parts": [{"text": "x"}]}}],
+    }
+    answers = [{"error": {"message": "who?", "code": 404}}, payload]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=answers.pop(0)))
+    (target,) = Registry({"LLM_M1": dsn}, transport=transport).parse("m1/small")
+
+    with pytest.raises(ModelNotFound, match="m1/small answered 404: who"):
+        list(target.stream(request()))
+    *_, done = target.stream(request())
+
+    assert done.reply.text == "x"
