@@ -139,7 +139,7 @@ def test_the_stub_sees_how_many_are_inside():
 
     def service(_: dict) -> float:
         together.wait()
-        return 0.05
+        return 1.0  # much longer than until all are there
 
     with LLMStub(service) as stub, ThreadPoolExecutor(5) as pool:
         list(pool.map(lambda _: ask(stub.dsn), range(5)))
