@@ -167,9 +167,8 @@ def _choice(choice: ToolName | str | None) -> dict[str, Any] | None:
 
 
 def _thinking(effort: Effort | None) -> dict[str, Any] | None:
-    if effort is None:
-        return None
-    return {"type": "disabled" if effort == "none" else "adaptive"}
+    """Let it think, or say nothing: what always thinks refuses to be told not to."""
+    return {"type": "adaptive"} if effort in _EFFORT else None
 
 
 def _output(request: Request) -> dict[str, Any]:

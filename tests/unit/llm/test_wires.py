@@ -173,7 +173,7 @@ def test_what_an_api_has_no_place_for_is_refused_before_it_is_sent(dsn, options,
 @pytest.mark.parametrize(
     ("effort", "written"),
     [
-        ("none", {"thinking": {"type": "disabled"}}),
+        ("none", {}),
         ("minimal", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}),
         ("xhigh", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}),
     ],
