@@ -139,9 +139,13 @@ class Registry:
         if not (named is None or isinstance(named, (Dsn, ConfigError))):
             return named
         dsn = self._dsn(name, named)
-        if (known := self._open.get(name)) is None or known[0] != dsn:
-            known = self._open[name] = (dsn, self._factory(dsn.scheme, name)(name, dsn))
-        return known[1]
+        if (known := self._open.get(name)) is not None and known[0] == dsn:
+            return known[1]
+        made = (dsn, self._factory(dsn.scheme, name)(name, dsn))
+        if known is None:
+            return self._open.setdefault(name, made)[1]  # another thread may have been first
+        self._open[name] = made
+        return made[1]
 
     def close(self) -> None:
         """Close this process's connections; a forked child leaves its parent's alone."""
