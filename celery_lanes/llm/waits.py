@@ -14,7 +14,9 @@ _REMAINING = re.compile(
     r"(?:x-ratelimit-remaining(?P<openai>-[a-z-]+)?"
     r"|anthropic-ratelimit-(?P<anthropic>[a-z-]+)-remaining)"
 )
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
+_DURATION = re.compile(
+    r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
+)
 _UNITS_S = (3600.0, 60.0, 1.0, 0.001)
 _YEAR_S = 366 * 24 * 3600
 

@@ -212,8 +212,10 @@ def test_a_stub_that_stops_cuts_its_clients_off():
         assert connection.recv(1) == b""
 
 
-def test_the_stub_runs_by_itself():
-    command = [sys.executable, "-m", "celery_lanes.testing.llm_stub", "--service-ms", "1"]
+@pytest.mark.parametrize("api", ["openai", "anthropic", "gemini", "ollama", "foreman"])
+def test_the_stub_runs_by_itself(api):
+    module = "celery_lanes.testing.llm_stub"
+    command = [sys.executable, "-m", module, "--service-ms", "1", "--api", api]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             dsn = server.stdout.readline().strip().removeprefix("LLM_STUB=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.llm.waits import retry_after_s
 from tests.unit.llm.wires import EXCHANGES, Exchange
 
 EXAMPLES = int(os.environ.get("LANES_FUZZ", "0")) or 50
@@ -96,3 +98,33 @@ def test_any_bytes_in_a_stream_end_in_a_reply_or_an_error(name, cut, put):
     at = int(cut * len(exchange.stream))
 
     outcomes(exchange.dsn, exchange.stream[:at] + put + exchange.stream[at:], 200)
+
+
+WHEN = st.from_regex(r"[0-9hmsTZ:.+ -]{0,20}", fullmatch=True) | st.text(max_size=20)
+OFTEN = [
+    "1..2s",
+    "9" * 400 + "s",
+    "1e400",
+    "-5",
+    "2026-13-41T99:00:00Z",
+    "Wed, 21 Oct 99999 07:28:00 GMT",
+    "Wed, 21 Oct 2015 07:28:00 +9999999999",
+]
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    after=WHEN | st.sampled_from(OFTEN),
+    reset=WHEN | st.sampled_from(OFTEN),
+    delay=WHEN | NONSENSE,
+)
+def test_any_time_to_wait_is_seconds_or_none(after, reset, delay):
+    headers = {
+        "retry-after": after,
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": reset,
+    }
+    payload = {"error": {"details": [{"retryDelay": delay}]}}
+
+    for found in retry_after_s(headers, payload), retry_after_s({**headers, "retry-after": ""}):
+        assert found is None or 0 < found < math.inf
