@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from celery import Celery
 
+from celery_lanes import Lanes, Settings, tasks
 from celery_lanes.errors import ProviderError, RateLimited, StreamInterrupted, TransientError
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
@@ -19,6 +22,7 @@ from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
 from celery_lanes.testing.llm_dialects import DIALECTS, Asked, Dialect
 from celery_lanes.testing.llm_stub import Answer, LLMStub
+from celery_lanes.testing.memory import serving
 
 FAR_S = 30.0
 """A time-out that is not meant to strike; what must not wait for it ends long before."""
@@ -253,3 +257,20 @@ def test_a_forked_process_has_connections_of_its_own(stub):
 
     assert (result.returncode, result.stderr) == (0, "")
     assert stub.served == 42
+
+
+def test_a_task_in_a_lane_asks_it(stub, monkeypatch):
+    monkeypatch.setattr(tasks, "registry", Registry({"LLM_M1": stub.dsn}))
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    settings = {"store": {"url": "memory://"}, "lanes": {"m1": {"max_concurrent": 1}}}
+    Lanes(app, Settings.parse(settings))
+
+    with serving(app):
+        prompt = [{"role": "user", "content": [{"type": "text", "text": "hello you"}]}]
+        call = app.tasks["celery_lanes.generate"].apply_async(("m1/small", prompt), caller="ann")
+        result = call.get(timeout=FAR_S)
+    tasks.registry.close()
+
+    assert (result["text"], result["lane"], result["model"]) == ("hello you", "m1", "small")
+    assert result["usage"]["input_tokens"] == 3
+    assert "key" not in json.dumps(result)
