@@ -13,18 +13,25 @@
     ├── Preempted
     └── ProviderError
         ├── TransientError
-        │   └── RateLimited
+        │   ├── RateLimited
+        │   └── StreamInterrupted
         ├── QuotaExhausted
         ├── ModelNotFound
         ├── AuthenticationFailed
+        ├── Unsupported
         └── BadRequest
             ├── ContextTooLong
-            └── ContentFiltered
+            ├── ContentFiltered
+            └── SpecError
+                └── AliasCycle
 
 Each can be rebuilt from its ``args`` alone, as Celery's JSON result backends do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from kombu.exceptions import OperationalError
 
@@ -107,7 +114,7 @@ class Preempted(LanesError):
 class ProviderError(LanesError):
     """The LLM provider did not answer the call.
 
-    ``args`` are ``(message, status, retry_after_s)``; the last two may be ``None``.
+    ``args`` are ``(message, status, retry_after_s, request_id)``; the last three may be ``None``.
     """
 
     def __init__(
@@ -115,8 +122,9 @@ class ProviderError(LanesError):
         message: str = "",
         status: int | None = None,
         retry_after_s: float | None = None,
+        request_id: str | None = None,
     ) -> None:
-        super().__init__(message, status, retry_after_s)
+        super().__init__(message, status, retry_after_s, request_id)
 
     @property
     def status(self) -> int | None:
@@ -130,6 +138,12 @@ class ProviderError(LanesError):
         seconds: float | None = self.args[2]
         return seconds
 
+    @property
+    def request_id(self) -> str | None:
+        """The provider's name for the request, if it gave one."""
+        name: str | None = self.args[3]
+        return name
+
 
 class TransientError(ProviderError):
     """The provider failed in a way that may pass: 408, 409, 5xx, a timeout, a broken connection."""
@@ -137,6 +151,30 @@ class TransientError(ProviderError):
 
 class RateLimited(TransientError):
     """The provider answered 429; wait ``retry_after_s`` before the next call."""
+
+
+class StreamInterrupted(TransientError):
+    """A reply broke off after it had begun; what came of it has been read, and may be charged.
+
+    ``args`` end with the usage so far, as ``{"input_tokens": ..., ...}``.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, status, retry_after_s, request_id)
+        self.args = (*self.args, usage)
+
+    @property
+    def usage(self) -> Mapping[str, Any] | None:
+        """Tokens so far; estimated, unless the provider had told them."""
+        usage: Mapping[str, Any] | None = self.args[4]
+        return usage
 
 
 class QuotaExhausted(ProviderError):
@@ -151,6 +189,10 @@ class AuthenticationFailed(ProviderError):
     """The provider refused the key; check the LLM_<NAME> variable."""
 
 
+class Unsupported(ProviderError):
+    """The model, or its provider's API, has no place for what the request needs."""
+
+
 class BadRequest(ProviderError):
     """The provider refused the request as malformed."""
 
@@ -161,6 +203,14 @@ class ContextTooLong(BadRequest):
 
 class ContentFiltered(BadRequest):
     """The provider's content policy refused the prompt."""
+
+
+class SpecError(BadRequest):
+    """What names the model is neither "provider/model" nor an alias for it."""
+
+
+class AliasCycle(SpecError):
+    """An alias leads back to itself."""
 
 
 def _first_line(cls: type) -> str:

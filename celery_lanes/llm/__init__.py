@@ -1,1 +1,40 @@
-"""LLM providers: who serves ``provider/model``, and what a call costs."""
+"""LLM calls: what is asked and answered, and who serves ``provider/model``."""
+
+from celery_lanes.llm.capabilities import Capabilities
+from celery_lanes.llm.effects import Effect, effect_of
+from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.messages import File, Image, Message, Reasoning, Text, ToolCall, ToolResult
+from celery_lanes.llm.provider import Provider
+from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.reply import Done, ReasoningDelta, Reply, TextDelta, ToolCallDelta, Usage
+from celery_lanes.llm.request import Request, Schema, Tool, ToolName
+from celery_lanes.llm.stream import Stream
+from celery_lanes.llm.target import Target
+
+__all__ = [
+    "Capabilities",
+    "Done",
+    "Effect",
+    "FakeProvider",
+    "File",
+    "Image",
+    "Message",
+    "Provider",
+    "Reasoning",
+    "ReasoningDelta",
+    "Registry",
+    "Reply",
+    "Request",
+    "Schema",
+    "Stream",
+    "Target",
+    "Text",
+    "TextDelta",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolName",
+    "ToolResult",
+    "Usage",
+    "effect_of",
+]

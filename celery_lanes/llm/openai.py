@@ -2,135 +2,232 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from celery_lanes.errors import BadRequest, ConfigError, ProviderError, TransientError
-from celery_lanes.llm.base import Reply, Request, Usage, estimate_input, estimate_tokens
+from celery_lanes.errors import ConfigError
+from celery_lanes.llm.assembly import Assembly
+from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.dsn import Dsn
-from celery_lanes.llm.http import HttpClient, Transport
+from celery_lanes.llm.fields import count, mapping, mappings, string
+from celery_lanes.llm.framing import Framing, server_sent_events
+from celery_lanes.llm.http import Transport
+from celery_lanes.llm.messages import File, Image, Message, Part, Text, ToolCall, ToolResult
+from celery_lanes.llm.remote import HttpProvider
+from celery_lanes.llm.reply import FinishReason, Piece, ReasoningDelta, TextDelta, ToolCallDelta
+from celery_lanes.llm.request import Request, Schema, Tool, ToolName
+from celery_lanes.llm.wire import NoReply, Question, given, merged
 
 PATH = "/chat/completions"
 
 MAX_TOKENS_FIELD = "max_tokens_field"
-"""The DSN option that names the field for ``max_tokens``; see ``_default_field``."""
+"""The DSN option that names the field for ``max_tokens``."""
 
-_OURS = frozenset({"model", "messages", "stream"})
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
 
 
-class OpenAIProvider:
-    """One account at one OpenAI-compatible server.
+def openai_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) -> HttpProvider:
+    """Make a provider of an OpenAI-compatible server.
 
     Args:
         name: what stands before the slash in ``provider/model``.
         dsn: its address and key; takes the option ``max_tokens_field``.
         transport: an httpx transport, in tests.
     """
+    options = dict(dsn.options)
+    max_tokens = options.pop(MAX_TOKENS_FIELD, "")
+    if options:
+        unknown = ", ".join(sorted(options))
+        raise ConfigError(f"LLM_{name.upper()} knows no {unknown}, only {MAX_TOKENS_FIELD}")
+    is_openai = urlsplit(dsn.base_url).hostname == "api.openai.com"
+    return HttpProvider(name, dsn, OpenAIWire(is_openai, max_tokens), transport=transport)
 
-    def __init__(self, name: str, dsn: Dsn, *, transport: Transport | None = None) -> None:
-        options = dict(dsn.options)
-        self._max_tokens = options.pop(MAX_TOKENS_FIELD, "") or _default_field(dsn.base_url)
-        if options:
-            unknown = ", ".join(sorted(options))
-            raise ConfigError(f"LLM_{name.upper()} knows no {unknown}, only {MAX_TOKENS_FIELD}")
-        self._name = name
-        self._http = HttpClient(name, dsn, transport=transport)
 
-    def __repr__(self) -> str:
-        return f"OpenAIProvider({self._name!r})"
+@dataclass(frozen=True, slots=True)
+class OpenAIWire:
+    """OpenAI's format.
 
-    @property
-    def name(self) -> str:
-        """What stands before the slash in ``provider/model``."""
-        return self._name
+    Attributes:
+        is_openai: it is OpenAI itself, whose newer models refuse ``max_tokens`` and ``top_k``;
+            most other servers know nothing else.
+        max_tokens_field: the name of the field for ``max_tokens``, if it is another.
+    """
 
-    def generate(
-        self, request: Request, *, timeout_s: float, idempotency_key: str | None = None
-    ) -> Reply:
-        """Answer within ``timeout_s`` seconds, without retries. Raises ``ProviderError``.
+    is_openai: bool = False
+    max_tokens_field: str = ""
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(file_urls=False))
+    framing: Framing = server_sent_events
 
-        Usage that the server leaves out is estimated.
-        """
-        payload = self._http.post(
-            PATH,
-            self._body(request),
-            model=request.model,
-            timeout_s=timeout_s,
-            idempotency_key=idempotency_key,
-        )
-        choice = _first_choice(payload)
-        if choice is None:
-            raise self._odd(request.model, payload)
-        text = _text(choice)
-        return Reply(
-            text=text,
-            usage=_usage(payload, request, text),
-            model=_string(payload.get("model")) or request.model,
-            finish_reason=_string(choice.get("finish_reason")),
-        )
+    def headers(self, token: str) -> Mapping[str, str]:
+        """Give the headers of each request."""
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def close(self) -> None:
-        """Close its connections."""
-        self._http.close()
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        if taken := sorted(_OURS & request.params.keys()):
-            raise BadRequest(f"expected no {' or '.join(taken)} among the parameters")
-        given = {self._max_tokens: request.max_tokens, "temperature": request.temperature}
-        return {
+    def question(self, request: Request, *, is_stream: bool) -> Question:
+        """Write a request."""
+        body = {
             "model": request.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            **{field: value for field, value in given.items() if value is not None},
-            **request.params,
+            "messages": [one for message in request.messages for one in _message(message)],
+            **self._wishes(request),
+            **given(
+                tools=[_tool(tool) for tool in request.tools] or None,
+                tool_choice=_choice(request.tool_choice),
+                response_format=_format(request.output) if request.output else None,
+            ),
         }
+        if is_stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return Question(PATH, merged(body, request.params))
 
-    def _odd(self, model: str, payload: object) -> ProviderError:
-        """Name what came in place of a completion; some gateways send errors with status 200."""
-        error = payload.get("error") if isinstance(payload, Mapping) else None
-        if not error:
-            kind = "no choices" if isinstance(payload, Mapping) else "no JSON object"
-            return TransientError(f"{self._name}/{model} answered oddly: {kind} in the reply")
-        code = error.get("code") if isinstance(error, Mapping) else None
-        return self._http.failure(model, payload, status=code if isinstance(code, int) else None)
+    def read(self, payload: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:
+        """Read a whole reply."""
+        choice = next(iter(mappings(payload.get("choices"))), None)
+        if choice is None or not isinstance(choice.get("message"), Mapping):
+            raise NoReply("answered oddly: no choices in the reply")
+        yield from _read(payload, choice, "message", into)
+
+    def read_event(self, event: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:
+        """Read one event; the last may hold the usage and no choice."""
+        choice = next(iter(mappings(event.get("choices"))), {})
+        yield from _read(event, choice, "delta", into)
+
+    def _wishes(self, request: Request) -> dict[str, Any]:
+        default = "max_completion_tokens" if self.is_openai else "max_tokens"
+        return given(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=None if self.is_openai else request.top_k,
+            stop=list(request.stop) or None,
+            seed=request.seed,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            reasoning_effort=request.effort,
+            **{self.max_tokens_field or default: request.max_tokens},
+        )
 
 
-def _default_field(base_url: str) -> str:
-    """OpenAI's newer models refuse ``max_tokens``; most other servers know nothing else."""
-    is_openai = urlsplit(base_url).hostname == "api.openai.com"
-    return "max_completion_tokens" if is_openai else "max_tokens"
+def _message(message: Message) -> Iterator[dict[str, Any]]:
+    """Write a message; each tool's result is one of its own."""
+    if message.role == "tool":
+        for part in message.parts:
+            if isinstance(part, ToolResult):
+                yield {"role": "tool", "tool_call_id": part.id, "content": part.content}
+    elif isinstance(message.content, str):
+        yield {"role": message.role, "content": message.content}
+    elif message.role == "assistant":
+        yield _assistant(message)
+    else:
+        yield {"role": message.role, "content": [_part(part) for part in message.content]}
 
 
-def _first_choice(payload: object) -> Mapping[str, Any] | None:
-    choices = payload.get("choices") if isinstance(payload, Mapping) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    is_choice = isinstance(first, Mapping) and isinstance(first.get("message"), Mapping)
-    return first if is_choice else None
+def _assistant(message: Message) -> dict[str, Any]:
+    calls = [_call(part) for part in message.parts if isinstance(part, ToolCall)]
+    written = {"role": "assistant", "content": message.text or None}
+    return {**written, "tool_calls": calls} if calls else written
 
 
-def _text(choice: Mapping[str, Any]) -> str:
-    """Give the reply's text, also if it comes in parts; "" of a refusal or a tool call."""
-    content = choice["message"].get("content")
-    if not isinstance(content, list):
-        return _string(content) or ""
-    return "".join(_string(part.get("text")) or "" for part in content if isinstance(part, Mapping))
+def _part(part: Part) -> dict[str, Any]:
+    match part:
+        case Image():
+            return {"type": "image_url", "image_url": {"url": part.as_url}}
+        case File():
+            name = part.name or "file"
+            return {"type": "file", "file": {"filename": name, "file_data": part.as_url}}
+        case Text():
+            return {"type": "text", "text": part.text}
+        case _:  # the message's own check leaves no other
+            raise TypeError(part)
 
 
-def _usage(payload: Mapping[str, Any], request: Request, text: str) -> Usage:
-    told = payload.get("usage")
-    told = told if isinstance(told, Mapping) else {}
-    read, written = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
-    return Usage(
-        estimate_input(request.messages) if read is None else read,
-        estimate_tokens(text) if written is None else written,
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    return {"type": "function", "function": tool.model_dump()}
+
+
+def _choice(choice: ToolName | str | None) -> Any:
+    if isinstance(choice, ToolName):
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice
+
+
+def _format(schema: Schema) -> dict[str, Any]:
+    inner = {"name": schema.name, "schema": schema.json_schema, "strict": schema.is_strict}
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def _read(
+    payload: Mapping[str, Any], choice: Mapping[str, Any], key: str, into: Assembly
+) -> Iterator[Piece]:
+    into.model = string(payload.get("model")) or into.model
+    _read_usage(mapping(payload.get("usage")), into)
+    message = mapping(choice.get(key))
+    yield from _pieces(message, into)
+    if string(message.get("refusal")):  # beside it, the reason is "stop"
+        into.finish_reason = "content_filter"
+    if (reason := string(choice.get("finish_reason"))) and into.finish_reason is None:
+        into.finish_reason = _FINISH.get(reason, "other")
+
+
+def _pieces(message: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:
+    thought = string(message.get("reasoning_content")) or string(message.get("reasoning"))
+    if thought:
+        yield ReasoningDelta(text=thought)
+    if text := _text(message.get("content")):
+        yield TextDelta(text=text)
+    for position, call in enumerate(mappings(message.get("tool_calls"))):
+        yield _call_piece(call, position, into)
+
+
+def _text(content: object) -> str:
+    """Give a text, also if it comes in parts; "" of a refusal or a tool call."""
+    if isinstance(content, list):
+        return "".join(string(part.get("text")) or "" for part in mappings(content))
+    return string(content) or ""
+
+
+def _call_piece(call: Mapping[str, Any], position: int, into: Assembly) -> ToolCallDelta:
+    """Read a call, or a piece of one; some servers leave out which, and send whole ones."""
+    index = count(call.get("index"))
+    function = mapping(call.get("function"))
+    return ToolCallDelta(
+        index=_position(call, position, into) if index is None else index,
+        id=string(call.get("id")) or None,
+        name=string(function.get("name")) or None,
+        arguments=_arguments(function.get("arguments")),
     )
 
 
-def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if value >= 0 else None
+def _position(call: Mapping[str, Any], position: int, into: Assembly) -> int:
+    is_new = bool(string(mapping(call.get("function")).get("name")))
+    return into.next_index if is_new else max(position, into.next_index - 1)
 
 
-def _string(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _arguments(arguments: object) -> str:
+    """Take a text of JSON, or the object itself, which some servers send."""
+    return json.dumps(arguments) if isinstance(arguments, Mapping) else string(arguments) or ""
+
+
+def _read_usage(usage: Mapping[str, Any], into: Assembly) -> None:
+    """Take what is told: the last event that tells a number counts."""
+    details = mapping(usage.get("prompt_tokens_details"))
+    cached = count(details.get("cached_tokens"))
+    deepseeks = count(usage.get("prompt_cache_hit_tokens"))
+    thought = count(mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"))
+    read, written = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    into.input_tokens = into.input_tokens if read is None else read
+    into.output_tokens = into.output_tokens if written is None else written
+    into.cached_tokens = next((n for n in (cached, deepseeks) if n is not None), into.cached_tokens)
+    into.reasoning_tokens = into.reasoning_tokens if thought is None else thought

@@ -1,166 +1,224 @@
-"""Who serves ``provider/model``: environment variables first, then the providers known by name."""
+"""Who serves what: providers, aliases, kinds of API, and the environment that names more."""
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
-from types import MappingProxyType
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from celery_lanes.errors import BadRequest, ConfigError
-from celery_lanes.llm.base import Provider
+from celery_lanes.errors import ConfigError
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
+from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
+from celery_lanes.llm.provider import Provider
+from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
+from celery_lanes.llm.target import Target
 
 if TYPE_CHECKING:
     from celery_lanes.llm.http import Transport
 
 PREFIX = "LLM_"
-_DEFAULT_PATH = "/v1"
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
+ENTRY_POINTS = "celery_lanes.providers"
+"""The group of entry points that name further schemes, each a ``SchemeFactory``."""
 
-@dataclass(frozen=True, slots=True)
-class Builtin:
-    """A provider that is known by name: its public address, and the variable with its key."""
+SchemeFactory = Callable[[str, Dsn], Provider]
+"""Makes a provider of its name and its DSN."""
 
-    base_url: str
-    key_variable: str | None = None
-
-
-BUILTINS: Mapping[str, Builtin] = MappingProxyType(
-    {
-        "anthropic": Builtin("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
-        "cerebras": Builtin("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
-        "deepseek": Builtin("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-        "fireworks": Builtin("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
-        "gemini": Builtin(
-            "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"
-        ),
-        "groq": Builtin("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-        "mistral": Builtin("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
-        "ollama": Builtin("http://localhost:11434/v1"),
-        "openai": Builtin("https://api.openai.com/v1", "OPENAI_API_KEY"),
-        "openrouter": Builtin("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-        "together": Builtin("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
-        "xai": Builtin("https://api.x.ai/v1", "XAI_API_KEY"),
-    }
-)
-"""All of them answer in OpenAI's format."""
-
-PROVIDERS: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys([*BUILTINS, "foreman"], "celery_lanes.llm.openai:OpenAIProvider")
-)
-"""DSN scheme to "module:factory"; a factory takes ``(name, dsn, transport=...)``."""
-
-
-def parse_target(target: object) -> tuple[str, str]:
-    """Split ``provider/model`` at its first slash; the model is kept verbatim.
-
-    Raises ``BadRequest`` for anything else.
-    """
-    provider, _, model = target.strip().partition("/") if isinstance(target, str) else ("", "", "")
-    if not _NAME.fullmatch(provider) or not model:
-        example = 'such as "openai/gpt-5-mini"'
-        raise BadRequest(f'expected model to be "provider/model", {example}, got {target!r:.100}')
-    return provider, model
+Resolver = Callable[[str], "str | None"]
+"""Gives the spec that a bare name stands for, or ``None``."""
 
 
 class Registry:
     """Finds and keeps providers; nothing is read or opened before a name is used.
 
+    Safe to use from many threads, and over a fork: there is no lock, for it might be forked while
+    it is held; every change is one operation on a dictionary.
+
     Args:
-        env: where ``LLM_<NAME>`` and the keys are, usually ``os.environ``; read at each use, so
+        env: where ``LLM_<NAME>`` and the keys are, ``os.environ`` by default; read at each use, so
             that a new key is taken up.
-        providers: DSN scheme to "module:factory".
+        env_providers: whether ``LLM_<NAME>`` goes before what is known by that name; without, it
+            is only looked for when nothing is.
+        env_lookup: where a name that is not known is looked for; ``env`` by default.
+        env_prefix: in place of ``LLM_``.
+        health: when a model is left alone; kept for the chain, as the next two.
+        chain: how it goes from model to model.
+        clock: gives seconds, for health.
         transport: an httpx transport, in tests.
     """
 
     def __init__(
         self,
-        env: Mapping[str, str],
+        env: Mapping[str, str] | None = None,
         *,
-        providers: Mapping[str, str] = PROVIDERS,
+        env_providers: bool = True,
+        env_lookup: Callable[[str], str | None] | None = None,
+        env_prefix: str = PREFIX,
+        health: HealthConfig | None = None,
+        chain: ChainConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
         transport: Transport | None = None,
     ) -> None:
-        self._env = env
-        self._providers = providers
+        self._env = os.environ if env is None else env
+        self._env_providers = env_providers
+        self._env_lookup = env_lookup or self._env.get
+        self._prefix = env_prefix
         self._transport = transport
-        self._open: dict[tuple[int, str, Dsn], Provider] = {}
+        self.health_config = health or HealthConfig()
+        self.chain_config = chain or ChainConfig()
+        self.clock = clock
+        self._named: dict[str, Provider | Dsn | ConfigError] = {}
+        self._aliases: dict[str, str] = {}
+        self._resolvers: tuple[Resolver, ...] = ()
+        self._schemes: dict[str, SchemeFactory] = {}
+        self._open: dict[str, tuple[Dsn, Provider]] = {}
 
-    def resolve(self, target: object) -> tuple[Provider, str]:
-        """Give the provider and its own name of the model.
+    def register_provider(self, provider: Provider) -> None:
+        """Add a provider under its name, or put it in another's place.
 
-        Raises ``BadRequest`` for a target that is not ``provider/model``, and ``ConfigError`` for
-        an unknown provider, a missing key or a malformed ``LLM_<NAME>``.
+        Raises ``ConfigError`` for what is none, or has a name that no spec can have.
         """
-        name, model = parse_target(target)
-        return self._provider(_canonical(name)), model
+        if not isinstance(provider, Provider):
+            raise ConfigError(f"expected a provider, got {type(provider).__name__}")
+        if not PROVIDER_NAME.fullmatch(provider.name):
+            raise ConfigError(f"expected letters, digits, . _ and -, got {provider.name!r:.100}")
+        self._named[canonical(provider.name)] = provider
+
+    def register_alias(self, name: str, spec: str) -> None:
+        """Let a bare name stand for a spec, which may hold other aliases; the last one counts.
+
+        Raises ``SpecError`` for a name with a slash or a comma. The spec is read when it is used.
+        """
+        self._aliases[check_alias(name)] = spec
+
+    def register_resolver(self, resolver: Resolver) -> None:
+        """Add what is asked for the spec of a bare name that is no alias, after those before it."""
+        self._resolvers = (*self._resolvers, resolver)
+
+    def register_scheme(self, scheme: str, factory: SchemeFactory) -> None:
+        """Add a kind of API for DSNs, or put it in another's place."""
+        self._schemes[scheme.lower()] = factory
+
+    def load_env(self, env: Mapping[str, str]) -> list[ConfigError]:
+        """Register each ``LLM_<NAME>`` under its name in lower case.
+
+        Returns what is wrong with the malformed ones, which is raised only when their name is
+        used. A value without ``://`` is none: ``LLM_API_KEY`` is a common name.
+        """
+        found = {
+            canonical(variable.removeprefix(self._prefix)): self._loaded(text, variable)
+            for variable, text in env.items()
+            if variable.startswith(self._prefix) and "://" in text
+        }
+        self._named.update(found)
+        return [wrong for wrong in found.values() if isinstance(wrong, ConfigError)]
+
+    def parse(self, spec: object) -> tuple[Target, ...]:
+        """Give a spec's targets in order: aliases are put in inline, and equal ones left out.
+
+        Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` as
+        ``provider`` does.
+        """
+        names = Expansion(dict(self._aliases), self._resolvers).targets(spec)
+        return tuple(Target(self.provider(provider), model) for provider, model in names)
+
+    def provider(self, name: str) -> Provider:
+        """Find a provider; a dash is an underscore, and case does not matter.
+
+        Raises ``ConfigError`` for an unknown one, a missing key or a malformed ``LLM_<NAME>``.
+        """
+        name = canonical(name)
+        named = self._named.get(name)
+        if not (named is None or isinstance(named, (Dsn, ConfigError))):
+            return named
+        dsn = self._dsn(name, named)
+        if (known := self._open.get(name)) is not None and known[0] == dsn:
+            return known[1]
+        made = (dsn, self._factory(dsn.scheme, name)(name, dsn))
+        if known is None:
+            return self._open.setdefault(name, made)[1]  # another thread may have been first
+        self._open[name] = made
+        return made[1]
 
     def close(self) -> None:
         """Close this process's connections; a forked child leaves its parent's alone."""
-        for key in [key for key in self._open if key[0] == os.getpid()]:
-            self._open.pop(key).close()
+        for name in list(self._open):
+            self._open.pop(name)[1].close()
 
-    def _provider(self, name: str) -> Provider:
-        """Give this process's provider: a forked child must not share its parent's connections."""
-        key = (os.getpid(), name, self._dsn(name))
-        if (known := self._open.get(key)) is not None:
-            return known
-        return self._open.setdefault(key, self._make(name, key[-1]))  # no lock: it might be forked
-
-    def _make(self, name: str, dsn: Dsn) -> Provider:
-        module, _, factory = self._providers[dsn.scheme].partition(":")
-        make: Any = getattr(import_module(module), factory)
-        provider: Provider = make(name, dsn, transport=self._transport)
-        return provider
-
-    def _dsn(self, name: str) -> Dsn:
-        variable = PREFIX + name.upper()
-        if text := self._env.get(variable, "").strip():
-            return self._checked(Dsn.parse(text, variable=variable), variable)
-        if name not in BUILTINS:
+    def _dsn(self, name: str, named: Dsn | ConfigError | None) -> Dsn:
+        """Look where a provider is: in what was loaded, the environment, and what is known."""
+        variable = self._prefix + name.upper()
+        text = self._env.get(variable, "").strip() if self._env_providers else ""
+        if named is None and text:
+            named = self._loaded(text, variable)
+        if named is None and (known := BUILTINS.get(name)):
+            named = self._builtin(known)
+        if named is None and (text := (self._env_lookup(variable) or "").strip()):
+            named = self._loaded(text, variable)
+        if named is None:
             raise self._unknown(name, variable)
-        return self._builtin(name, BUILTINS[name])
+        if isinstance(named, ConfigError):
+            raise ConfigError(f"no provider {name!r:.100} is registered, and {named}")
+        return self._completed(named)
 
-    def _checked(self, dsn: Dsn, variable: str) -> Dsn:
-        """Refuse an unknown scheme; a bare host gets the path that its kind of API has."""
-        if dsn.scheme not in self._providers:
-            raise malformed(variable, f"the schemes are {', '.join(sorted(self._providers))}")
-        known = BUILTINS.get(dsn.scheme)
-        return dsn.with_path(urlsplit(known.base_url).path if known else _DEFAULT_PATH)
+    def _loaded(self, text: str, variable: str) -> Dsn | ConfigError:
+        try:
+            return Dsn.parse(text, variable=variable)
+        except ConfigError as error:
+            return error
 
-    def _builtin(self, name: str, known: Builtin) -> Dsn:
-        if known.key_variable is None:
-            host = self._env.get("OLLAMA_HOST", "").strip()
-            base_url = read_ollama_host(host) if host else known.base_url
-            return Dsn(name, base_url).with_path(_DEFAULT_PATH)
-        variable = known.key_variable
-        token = read_token(self._env.get(variable, ""), variable=variable)
-        if token is None:
-            raise ConfigError(f"no key for {name}: set {variable}, or {PREFIX}{name.upper()}")
-        return Dsn(name, known.base_url, token)
+    def _completed(self, dsn: Dsn) -> Dsn:
+        """Give a bare host the path that its kind of API has."""
+        known = None if dsn.scheme in self._schemes else BUILTINS.get(dsn.scheme)
+        return dsn.with_path(urlsplit(known.base_url).path) if known else dsn
+
+    def _builtin(self, known: Builtin) -> Dsn | None:
+        """Give the address and key of what is known by name; ``None`` if the key is missing."""
+        if known.key_variable is not None:
+            variable = known.key_variable
+            token = read_token(self._env.get(variable, ""), variable=variable)
+            return Dsn(known.scheme, known.base_url, token) if token else None
+        host = self._env.get("OLLAMA_HOST", "").strip() if known.scheme == "ollama" else ""
+        return Dsn(known.scheme, read_ollama_host(host) if host else known.base_url)
+
+    def _factory(self, scheme: str, name: str) -> SchemeFactory:
+        if (registered := self._schemes.get(scheme)) is not None:
+            return registered
+        if (place := SCHEMES.get(scheme)) is not None:
+            return partial(_imported(place), transport=self._transport)
+        for found in entry_points(group=ENTRY_POINTS, name=scheme):
+            factory: SchemeFactory = found.load()
+            return self._schemes.setdefault(scheme, factory)
+        schemes = ", ".join(sorted({*SCHEMES, *self._schemes}))
+        raise malformed(self._prefix + name.upper(), f"the schemes are {schemes}")
 
     def _unknown(self, name: str, variable: str) -> ConfigError:
-        close = difflib.get_close_matches(name, sorted({*BUILTINS, *self._named()}))
+        if (known := BUILTINS.get(name)) is not None:
+            return ConfigError(f"no key for {name}: set {known.key_variable}, or {variable}")
+        names = sorted({*BUILTINS, *self._named, *self._in_env()})
+        close = difflib.get_close_matches(name, names)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         return ConfigError(
-            f"no provider {name!r:.100}: {variable:.100} is not set, and it is none of "
-            f"{', '.join(BUILTINS)}{hint}"
+            f"no provider {name!r:.100}: it is not registered, and {variable:.100} is not set; "
+            f"known are {', '.join(names)}{hint}"
         )
 
-    def _named(self) -> set[str]:
+    def _in_env(self) -> set[str]:
         return {
-            variable.removeprefix(PREFIX).lower()
+            variable.removeprefix(self._prefix).lower()
             for variable, value in self._env.items()
-            if variable.startswith(PREFIX) and "://" in value
+            if variable.startswith(self._prefix) and "://" in value
         }
 
 
-def _canonical(name: str) -> str:
-    """Make one spelling of a provider's name; environment variables have no dash and no case."""
-    return name.lower().replace("-", "_")
+def _imported(place: str) -> Callable[..., Any]:
+    module, _, factory = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), factory)
+    return found

@@ -28,13 +28,13 @@ def test_the_pages_tests_pass_in_a_folder_of_their_own(tmp_path):
         (tmp_path / name).write_text(code)
 
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "test_shop.py"],
+        [sys.executable, "-m", "pytest", "-q", "test_shop.py", "test_llm.py"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
-    assert set(files) == {"shop.py", "test_shop.py"}
-    assert "2 passed" in ran.stdout, ran.stdout
+    assert set(files) == {"shop.py", "test_shop.py", "test_llm.py"}
+    assert "3 passed" in ran.stdout, ran.stdout
 
 
 @pytest.mark.parametrize(

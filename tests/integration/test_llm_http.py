@@ -17,8 +17,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 import pytest
 
 from celery_lanes.errors import RateLimited, TransientError
-from celery_lanes.llm.base import Message, Reply, Request, Usage
+from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.reply import Reply, Usage
+from celery_lanes.llm.request import Request
 from celery_lanes.testing.llm_stub import Answer, LLMStub
 
 ASK_FOREVER = """
@@ -35,10 +37,12 @@ def stub() -> Iterator[LLMStub]:
 
 def ask(dsn: str, prompt: str = "hello you", *, timeout_s: float = 10, **options) -> Reply:
     with closing(Registry({"LLM_M1": dsn})) as registry:
-        provider, model = registry.resolve("m1/small")
+        (target,) = registry.parse("m1/small")
         key = options.pop("idempotency_key", None)
-        request = Request(model=model, messages=(Message("user", prompt),), params=options)
-        return provider.generate(request, timeout_s=timeout_s, idempotency_key=key)
+        request = Request(
+            model="?", messages=(Message(role="user", content=prompt),), params=options
+        )
+        return target.generate(request, timeout_s=timeout_s, idempotency_key=key)
 
 
 def connect(stub: LLMStub, asked: dict | None = None) -> socket.socket:
@@ -74,7 +78,8 @@ def flood() -> Iterator[str]:
 def test_a_call_is_answered(stub):
     reply = ask(stub.dsn, "hello you", idempotency_key="n1")
 
-    assert reply == Reply(text="hello you", usage=Usage(3, 3), model="small", finish_reason="stop")
+    usage = Usage(input_tokens=3, output_tokens=3)
+    assert reply == Reply(text="hello you", usage=usage, model="small", finish_reason="stop")
     (record,) = stub.log
     assert (record.model, record.prompt, record.status) == ("small", "hello you", 200)
     assert record.idempotency_key == "n1"
@@ -134,7 +139,7 @@ def test_the_stub_sees_how_many_are_inside():
 
     def service(_: dict) -> float:
         together.wait()
-        return 0.05
+        return 1.0  # much longer than until all are there
 
     with LLMStub(service) as stub, ThreadPoolExecutor(5) as pool:
         list(pool.map(lambda _: ask(stub.dsn), range(5)))
@@ -207,8 +212,10 @@ def test_a_stub_that_stops_cuts_its_clients_off():
         assert connection.recv(1) == b""
 
 
-def test_the_stub_runs_by_itself():
-    command = [sys.executable, "-m", "celery_lanes.testing.llm_stub", "--service-ms", "1"]
+@pytest.mark.parametrize("api", ["openai", "anthropic", "gemini", "ollama", "foreman"])
+def test_the_stub_runs_by_itself(api):
+    module = "celery_lanes.testing.llm_stub"
+    command = [sys.executable, "-m", module, "--service-ms", "1", "--api", api]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             dsn = server.stdout.readline().strip().removeprefix("LLM_STUB=")

@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from celery_lanes.llm.base import Message, Reply, Request
 from celery_lanes.llm.dsn import Dsn
-from celery_lanes.llm.openai import OpenAIProvider
+from celery_lanes.llm.messages import Message
+from celery_lanes.llm.openai import openai_provider
+from celery_lanes.llm.reply import Reply
+from celery_lanes.llm.request import Request
 
 KEY = "sk-very-secret"
 COMPLETION = {
@@ -27,11 +29,13 @@ def ask() -> Callable[..., Reply]:
     def ask(handler: Any, dsn: str = f"openai://{KEY}@llm.test/v1", **options: Any) -> Reply:
         answer = handler if callable(handler) else lambda _: handler
         transport = httpx.MockTransport(answer)
-        provider = OpenAIProvider("m1", Dsn.parse(dsn, variable="LLM_M1"), transport=transport)
+        provider = openai_provider("m1", Dsn.parse(dsn, variable="LLM_M1"), transport=transport)
         call = {"timeout_s": options.pop("timeout_s", 5.0)}
         if "idempotency_key" in options:
             call["idempotency_key"] = options.pop("idempotency_key")
-        request = Request(model="small", messages=(Message("user", "hi there"),), **options)
+        request = Request(
+            model="small", messages=(Message(role="user", content="hi there"),), **options
+        )
         return provider.generate(request, **call)
 
     return ask

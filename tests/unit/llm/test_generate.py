@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from celery import Celery
 from celery_lanes import errors, tasks
 from celery_lanes.callinfo import HEADER
 from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.reply import Reply
 
 
 class Lanes:
@@ -49,9 +51,18 @@ def test_a_prompt_becomes_a_result(generate):
     assert run_s >= 0
     assert result == {
         "text": "hello",
-        "usage": {"input_tokens": 7, "output_tokens": 3},
+        "tool_calls": [],
+        "reasoning": [],
+        "usage": {
+            "input_tokens": 7,
+            "output_tokens": 3,
+            "cached_tokens": 0,
+            "reasoning_tokens": 0,
+            "is_estimated": False,
+        },
         "model": "small-2026",
         "finish_reason": "stop",
+        "request_id": None,
         "lane": None,
         "wait_s": None,
     }
@@ -90,6 +101,66 @@ def test_messages_and_parameters_are_sent(generate):
     assert (sent["max_tokens"], sent["temperature"], sent["seed"]) == (5, 0.5, 3)
 
 
+def test_tools_and_a_schema_are_asked_for_as_json(generate):
+    options = {
+        "tools": [{"name": "look"}],
+        "tool_choice": {"name": "look"},
+        "schema": {"type": "object"},
+        "effort": "low",
+        "user": "u1",
+    }
+
+    generate.apply(("m1/small", "hi"), json.loads(json.dumps(options)))
+
+    sent = json.loads(generate.sent[0].content)
+    assert sent["tools"][0]["function"]["name"] == "look"
+    assert sent["tool_choice"]["function"] == {"name": "look"}
+    assert sent["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert (sent["reasoning_effort"], sent["user"]) == ("low", "u1")
+
+
+def test_an_alias_is_a_model_and_several_models_are_refused(generate):
+    tasks.registry.register_alias("quick", "m1/small")
+
+    assert generate.apply(("quick", "hi")).get()["text"] == "hello"
+    with pytest.raises(errors.SpecError, match="expected one target, got 2"):
+        generate.apply(("quick,fake/x", "hi")).get()
+
+
+def test_a_conversation_goes_on_with_what_the_result_holds(generate):
+    asked = [{"role": "user", "content": "hi"}]
+    result = json.loads(json.dumps(generate.apply(("m1/small", asked)).get()))
+    turn = Reply.model_validate(result).as_message().model_dump(mode="json")
+
+    generate.apply(("m1/small", [*asked, turn, {"role": "user", "content": "and?"}]))
+
+    sent = json.loads(generate.sent[1].content)["messages"]
+    assert sent[1] == {"role": "assistant", "content": "hello"}
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_the_key_is_in_no_result_error_or_log(generate, monkeypatch, caplog, status, completion):
+    caplog.set_level("DEBUG")
+    body = completion if status == 200 else {"error": {"message": "your key is sk-secret"}}
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, json=body))
+    env = {"LLM_M1": "openai://sk-secret@llm.test/v1"}
+    monkeypatch.setattr(tasks, "registry", Registry(env, transport=transport))
+
+    result = generate.apply(("m1/small", "hi"))
+
+    stored = generate.app.backend.prepare_exception(result.result, "json") if status > 200 else {}
+    shown = json.dumps(stored) + repr(result.result) + str(result.traceback) + caplog.text
+    assert "sk-secret" not in shown
+    assert b"sk-secret" not in pickle.dumps(result.result)
+
+
+def test_no_refusal_of_an_argument_quotes_the_prompt(generate):
+    with pytest.raises(errors.BadRequest) as caught:
+        generate.apply(("m1/small", [{"role": "usr", "content": "hunter2"}])).get()
+
+    assert "hunter2" not in repr(caught.value)
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "said"),
     [
@@ -102,6 +173,9 @@ def test_messages_and_parameters_are_sent(generate):
         ([{"role": "user", "content": "x", "name": "y"}], {}, "each message"),
         ("hi", {"max_tokens": 0}, "max_tokens"),
         ("hi", {"max_tokens": "9"}, "max_tokens"),
+        ("hi", {"effort": "extreme"}, "effort"),
+        ("hi", {"tools": [{"nme": "look"}]}, "tools"),
+        ("hi", {"schema": "object"}, "expected schema to be a JSON schema, got str"),
         ("hi", {"timeout_s": 0}, "timeout_s"),
         ("hi", {"timeout_s": "9"}, "timeout_s"),
         ("hi", {"timeout_s": True}, "timeout_s"),
@@ -135,7 +209,9 @@ def test_a_wrong_model_is_refused(generate, model):
 def test_the_provider_must_answer_before_the_soft_limit(given, limits, tasks_own, timeout_s):
     task = SimpleNamespace(request=SimpleNamespace(timelimit=limits), soft_time_limit=tasks_own)
 
-    assert tasks._timeout_s(task, given) == timeout_s
+    provider = SimpleNamespace(timeout_s=300.0)
+
+    assert tasks._timeout_s(task, given, provider) == timeout_s
 
 
 def test_the_task_is_what_a_lane_needs(generate):

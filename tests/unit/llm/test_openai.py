@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from celery_lanes.errors import BadRequest, RateLimited, TransientError
-from celery_lanes.llm.base import Usage
+from celery_lanes.llm.reply import Usage
 
 
 class Recorder:
@@ -30,7 +30,7 @@ def test_a_completion_is_a_reply(ask, completion):
     reply = ask(httpx.Response(200, json=completion))
 
     assert reply.text == "hello"
-    assert reply.usage == Usage(7, 3)
+    assert reply.usage == Usage(input_tokens=7, output_tokens=3)
     assert (reply.model, reply.finish_reason) == ("small-2026", "stop")
 
 
@@ -75,17 +75,20 @@ def test_a_parameter_that_is_ours_is_refused(ask, server, name):
 @pytest.mark.parametrize(
     ("usage", "counted"),
     [
-        pytest.param(None, Usage(2, 2), id="missing"),
-        pytest.param({}, Usage(2, 2), id="empty"),
-        pytest.param({"prompt_tokens": 7}, Usage(7, 2), id="half"),
-        pytest.param({"prompt_tokens": -1, "completion_tokens": "3"}, Usage(2, 2), id="nonsense"),
-        pytest.param({"prompt_tokens": True, "completion_tokens": 0}, Usage(2, 0), id="bool"),
+        pytest.param(None, (2, 2), id="missing"),
+        pytest.param({}, (2, 2), id="empty"),
+        pytest.param({"prompt_tokens": 7}, (7, 2), id="half"),
+        pytest.param({"prompt_tokens": -1, "completion_tokens": "3"}, (2, 2), id="nonsense"),
+        pytest.param({"prompt_tokens": True, "completion_tokens": 0}, (2, 0), id="bool"),
     ],
 )
 def test_missing_usage_is_estimated(ask, completion, usage, counted):
     completion["usage"] = usage
 
-    assert ask(httpx.Response(200, json=completion)).usage == counted
+    usage = ask(httpx.Response(200, json=completion)).usage
+
+    assert (usage.input_tokens, usage.output_tokens) == counted
+    assert usage.is_estimated
 
 
 @pytest.mark.parametrize(

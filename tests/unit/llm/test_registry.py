@@ -1,45 +1,43 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from celery_lanes.errors import BadRequest, ConfigError
-from celery_lanes.llm.base import Message, Request
-from celery_lanes.llm.registry import BUILTINS, Registry, parse_target
+from celery_lanes.errors import AliasCycle, ConfigError, SpecError
+from celery_lanes.llm import registry as registry_module
+from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.known import BUILTINS
+from celery_lanes.llm.messages import Message
+from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.request import Request
+
+WHOLE = {
+    "choices": [{"message": {"content": "x"}}],
+    "content": [{"type": "text", "text": "x"}],
+    "candidates": [{"content": {"parts": [{"text": "x"}]}}],
+    "message": {"content": "x"},
+}
+"""A reply for every kind of API."""
 
 
-def asked_url(env: dict[str, str], target: str) -> tuple[str, str | None]:
-    """Resolve, ask, and give the URL and the Authorization header that went out."""
+def asked_url(env: dict[str, str], target: str, **options) -> tuple[str, str | None]:
+    """Parse, ask, and give the URL and the key that went out."""
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, json={"choices": [{"message": {"content": "x"}}]})
+        return httpx.Response(200, json=WHOLE)
 
-    registry = Registry(env, transport=httpx.MockTransport(answer))
-    provider, model = registry.resolve(target)
-    provider.generate(Request(model=model, messages=(Message("user", "x"),)), timeout_s=5)
-    return str(seen[0].url), seen[0].headers.get("authorization")
-
-
-@pytest.mark.parametrize(
-    ("target", "parsed"),
-    [
-        ("openai/gpt-5-mini", ("openai", "gpt-5-mini")),
-        ("m5/qwen3:30b", ("m5", "qwen3:30b")),
-        ("ollama/richard/Qwen3-14b:q4_K_M", ("ollama", "richard/Qwen3-14b:q4_K_M")),
-    ],
-)
-def test_a_target_is_split_at_its_first_slash(target, parsed):
-    assert parse_target(target) == parsed
-
-
-@pytest.mark.parametrize("target", ["", "gpt", "/gpt", "openai/", "a b/c", " / ", None, 7, ["a/b"]])
-def test_what_is_no_target_is_refused_with_an_example(target):
-    with pytest.raises(BadRequest, match='"provider/model", such as "openai/gpt-5-mini"'):
-        parse_target(target)
+    registry = Registry(env, transport=httpx.MockTransport(answer), **options)
+    (target,) = registry.parse(target)
+    target.generate(Request(model="?", messages=(Message(role="user", content="x"),)))
+    found = (seen[0].headers.get(n) for n in ("authorization", "x-api-key", "x-goog-api-key"))
+    return str(seen[0].url), next((key for key in found if key), None)
 
 
 def test_openai_needs_only_its_key():
@@ -53,22 +51,23 @@ def test_openai_needs_only_its_key():
 def test_each_known_provider_takes_its_key_from_its_variable(name):
     known = BUILTINS[name]
 
-    url, authorization = asked_url({known.key_variable: "k"}, f"{name}/m")
+    url, key = asked_url({known.key_variable: "k"}, f"{name}/m")
 
-    assert (url, authorization) == (f"{known.base_url}/chat/completions", "Bearer k")
+    assert url.startswith(known.base_url + "/")
+    assert key in {"k", "Bearer k"}
 
 
 def test_a_missing_key_is_told_with_both_variables():
     with pytest.raises(ConfigError, match="set OPENAI_API_KEY, or LLM_OPENAI"):
-        Registry({}).resolve("openai/gpt-5-mini")
+        Registry({}).parse("openai/gpt-5-mini")
 
 
 @pytest.mark.parametrize(
     ("env", "url"),
     [
-        ({}, "http://localhost:11434/v1/chat/completions"),
-        ({"OLLAMA_HOST": "gpu"}, "http://gpu:11434/v1/chat/completions"),
-        ({"OLLAMA_HOST": "https://gpu/v1/"}, "https://gpu/v1/chat/completions"),
+        ({}, "http://localhost:11434/api/chat"),
+        ({"OLLAMA_HOST": "gpu"}, "http://gpu:11434/api/chat"),
+        ({"OLLAMA_HOST": "https://gpu/o/"}, "https://gpu/o/api/chat"),
     ],
     ids=["default", "host", "url"],
 )
@@ -96,8 +95,10 @@ def test_a_variable_goes_before_what_is_known_by_name():
     [
         ("openai://h", "https://h/v1/chat/completions"),
         ("groq://h", "https://h/openai/v1/chat/completions"),
-        ("foreman://t@h", "https://h/v1/chat/completions"),
-        ("ollama+http://h:11434", "http://h:11434/v1/chat/completions"),
+        ("foreman://t@h", "https://h/api/chat"),
+        ("ollama+http://h:11434", "http://h:11434/api/chat"),
+        ("anthropic://h", "https://h/v1/messages"),
+        ("gemini://h", "https://h/v1beta/models/x:generateContent"),
         ("openai://h/api", "https://h/api/chat/completions"),
     ],
 )
@@ -109,83 +110,245 @@ def test_malformed_values_matter_only_when_their_name_is_used():
     env = {"LLM_API_KEY": "hunter2", "LLM_BAD": "hunter2", "LLM_M1": "openai://h"}
     registry = Registry(env)
 
-    assert registry.resolve("m1/x")[1] == "x"
-    with pytest.raises(ConfigError, match="LLM_BAD") as caught:
-        registry.resolve("bad/x")
+    assert registry.parse("m1/x")[0].model == "x"
+    with pytest.raises(ConfigError, match=r"no provider 'bad' is registered, .*LLM_BAD") as caught:
+        registry.parse("bad/x")
     assert "hunter2" not in str(caught.value)
 
 
 def test_an_unknown_scheme_is_told_the_known_ones_and_not_shown():
     with pytest.raises(ConfigError, match=r"LLM_M1.*anthropic.*openai") as caught:
-        Registry({"LLM_M1": "hunter2://h"}).resolve("m1/x")
+        Registry({"LLM_M1": "hunter2://h"}).parse("m1/x")
 
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_unknown_provider_is_told_what_was_checked_and_what_is_close():
+def test_an_unknown_provider_is_told_both_places_and_what_is_close():
     env = {"LLM_OPENER": "openai://h", "LLM_API_KEY": "x"}
 
     with pytest.raises(ConfigError, match="no provider 'opnai'") as caught:
-        Registry(env).resolve("opnai/gpt")
+        Registry(env).parse("opnai/gpt")
 
     message = str(caught.value)
-    assert "LLM_OPNAI" in message
+    assert "not registered, and LLM_OPNAI is not set" in message
     assert "anthropic" in message
     assert "did you mean openai" in message
 
 
 def test_an_unknown_option_is_refused():
     with pytest.raises(ConfigError, match="LLM_M1 knows no speed, only max_tokens_field"):
-        Registry({"LLM_M1": "openai://h?speed=9"}).resolve("m1/x")
+        Registry({"LLM_M1": "openai://h?speed=9"}).parse("m1/x")
 
 
 def test_a_provider_is_kept_until_its_variable_changes():
     env = {"LLM_M1": "openai://old@h"}
     registry = Registry(env)
 
-    first, again = registry.resolve("m1/x")[0], registry.resolve("m1/y")[0]
+    first, again = registry.provider("m1"), registry.provider("M1")
     env["LLM_M1"] = "openai://new@h"
 
     assert first is again
-    assert registry.resolve("m1/x")[0] is not first
+    assert registry.provider("m1") is not first
 
 
-def test_a_forked_child_makes_its_own(monkeypatch):
-    registry = Registry({"LLM_M1": "openai://h"})
-    parents = registry.resolve("m1/x")[0]
+def test_a_forked_child_has_connections_of_its_own(monkeypatch):
+    client = Registry({"LLM_M1": "openai://h"}).provider("m1")._http
+    parents = client._client()
+    assert client._client() is parents
 
     monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert client._client() is not parents
+    client.close()
 
-    assert registry.resolve("m1/x")[0] is not parents
+    assert not parents.is_closed
 
 
 def test_a_registry_reads_nothing_before_it_is_used():
     class Untouchable(dict):
+        def __getitem__(self, _):
+            raise AssertionError
+
         def get(self, *_):
             raise AssertionError
 
     Registry(Untouchable())
 
 
-def test_a_table_of_providers_can_be_extended():
-    table = {"own": "celery_lanes.llm.openai:OpenAIProvider"}
+def test_a_provider_can_be_registered_and_goes_before_all_others():
+    registry = Registry({"LLM_OPENAI": "openai://h"})
+    mine = FakeProvider("OpenAI")
 
-    provider, model = Registry({"LLM_M1": "own://h"}, providers=table).resolve("m1/x")
+    registry.register_provider(mine)
 
-    assert (provider.name, model) == ("m1", "x")
+    assert registry.provider("openai") is mine
+    assert str(registry.parse("openai/x")[0]) == "OpenAI/x"
+
+
+def test_what_is_no_provider_is_refused():
+    with pytest.raises(ConfigError, match="expected a provider, got dict"):
+        Registry({}).register_provider({})
+    with pytest.raises(ConfigError, match="expected letters"):
+        Registry({}).register_provider(FakeProvider("a/b"))
+
+
+def test_a_scheme_can_be_registered():
+    registry = Registry({"LLM_M1": "own://key@h"})
+    made = []
+
+    def factory(name, dsn):
+        made.append((name, dsn.base_url, dsn.token.get_secret_value()))
+        return FakeProvider(name)
+
+    registry.register_scheme("own", factory)
+
+    assert registry.provider("m1").name == "m1"
+    assert made == [("m1", "https://h", "key")]
+
+
+def test_a_scheme_can_come_with_another_package(monkeypatch):
+    found = SimpleNamespace(load=lambda: lambda name, _: FakeProvider(name))
+    asked = []
+
+    def entry_points(**chosen):
+        asked.append(chosen)
+        return [found]
+
+    monkeypatch.setattr(registry_module, "entry_points", entry_points)
+
+    assert isinstance(Registry({"LLM_M1": "own://h"}).provider("m1"), FakeProvider)
+    assert asked == [{"group": "celery_lanes.providers", "name": "own"}]
+
+
+def test_environment_variables_can_be_loaded_from_anywhere():
+    registry = Registry({})
+    env = {
+        "LLM_MY_BOX": "openai://key@h",
+        "LLM_BAD": "openai://hunter2@",
+        "LLM_API_KEY": "hunter2",
+        "OTHER": "openai://h",
+    }
+
+    (wrong,) = registry.load_env(env)
+
+    assert "LLM_BAD" in str(wrong)
+    assert "hunter2" not in str(wrong)
+    assert registry.provider("my-box").name == "my_box"
+    with pytest.raises(ConfigError, match="LLM_BAD"):
+        registry.provider("bad")
+    with pytest.raises(ConfigError, match="LLM_API_KEY is not set"):
+        registry.provider("api_key")
+
+
+def test_the_last_registration_counts():
+    registry = Registry({})
+    registry.register_provider(FakeProvider("m1"))
+
+    registry.load_env({"LLM_M1": "openai://h"})
+    assert not isinstance(registry.provider("m1"), FakeProvider)
+    registry.register_provider(FakeProvider("m1"))
+
+    assert isinstance(registry.provider("m1"), FakeProvider)
+
+
+def test_without_eager_variables_they_are_looked_for_last():
+    env = {
+        "LLM_OPENAI": "openai://own@proxy.test/v1",
+        "OPENAI_API_KEY": "k",
+        "LLM_M1": "openai://h",
+    }
+
+    assert asked_url(env, "openai/x", env_providers=False)[0].startswith("https://api.openai.com")
+    assert asked_url(env, "m1/x", env_providers=False)[0] == "https://h/v1/chat/completions"
+
+
+def test_where_to_look_last_can_be_told():
+    def lookup(variable):
+        return {"LLM_M2": "openai://h"}.get(variable)
+
+    assert asked_url({}, "m2/x", env_lookup=lookup)[0] == "https://h/v1/chat/completions"
+
+
+def test_the_prefix_can_be_another():
+    assert asked_url({"AI_M1": "openai://h"}, "m1/x", env_prefix="AI_")[0].startswith("https://h/")
+    with pytest.raises(ConfigError, match="AI_M2 is not set"):
+        Registry({"LLM_M2": "openai://h"}, env_prefix="AI_").provider("m2")
+
+
+def test_the_environment_is_the_processs_own_by_default(monkeypatch):
+    monkeypatch.setenv("LLM_M1", "openai://h")
+
+    assert Registry().provider("m1").name == "m1"
+
+
+def test_a_spec_is_parsed_into_targets():
+    registry = Registry({"LLM_M5": "foreman://t@h"})
+    registry.register_alias("thinking", "fake/opus, ollama/minimax:cloud")
+
+    targets = registry.parse("m5/qwen3:30b,ollama/kimi,thinking,M5/qwen3:30b")
+
+    assert [str(t) for t in targets] == [
+        "m5/qwen3:30b",
+        "ollama/kimi",
+        "fake/opus",
+        "ollama/minimax:cloud",
+    ]
+    assert targets[0].provider.timeout_s == 1800.0
+
+
+def test_a_resolver_is_asked_for_what_is_no_alias():
+    registry = Registry({})
+    registry.register_alias("a", "fake/a")
+    registry.register_resolver({"a": "fake/other", "b": "a,c"}.get)
+    registry.register_resolver({"c": "fake/c"}.get)
+
+    assert [str(target) for target in registry.parse("b")] == ["fake/a", "fake/c"]
+
+
+def test_a_wrong_alias_is_refused_at_once_and_a_circle_when_it_is_used():
+    registry = Registry({})
+    registry.register_alias("a", "a")
+
+    with pytest.raises(SpecError, match="without / and comma"):
+        registry.register_alias("a/b", "fake/x")
+    with pytest.raises(AliasCycle, match="a -> a"):
+        registry.parse("a")
+
+
+def test_a_registry_is_used_by_many_threads():
+    env = {f"LLM_M{n}": "openai://h" for n in range(20)}
+    registry = Registry(env)
+
+    def use(number: int) -> str:
+        registry.register_alias(f"a{number}", f"m{number}/x")
+        return str(registry.parse(f"a{number}")[0])
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(use, [*range(20)] * 20))
+
+    assert found == [f"m{n}/x" for n in range(20)] * 20
 
 
 def test_a_closed_registry_opens_anew():
     registry = Registry({"LLM_M1": "openai://h"})
-    first = registry.resolve("m1/x")[0]
+    first = registry.provider("m1")
 
     registry.close()
 
-    assert registry.resolve("m1/x")[0] is not first
+    assert registry.provider("m1") is not first
 
 
 def test_no_repr_shows_a_key():
     registry = Registry({"LLM_M1": "openai://hunter2@h"})
-    provider = registry.resolve("m1/x")[0]
+    registry.load_env({"LLM_M2": "openai://hunter2@h"})
+    targets = registry.parse("m1/x,m2/x")
 
-    assert "hunter2" not in repr(registry) + repr(provider) + repr(provider._http)
+    shown = [registry, targets, targets[0].provider._http, registry._named, registry._open]
+    assert "hunter2" not in repr(shown)
+
+
+def test_what_a_chain_will_need_is_kept():
+    chain, health = ChainConfig(transient_retries=0), HealthConfig(base_cooldown_s=1)
+
+    registry = Registry({}, chain=chain, health=health, clock=lambda: 7.0)
+
+    assert (registry.chain_config, registry.health_config, registry.clock()) == (chain, health, 7.0)

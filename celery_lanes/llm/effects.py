@@ -1,0 +1,102 @@
+"""What a failure means for the models that come next, and for the health of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from celery_lanes import errors
+
+Action = Literal["stop", "fail", "advance", "retry"]
+"""What a chain does: end at once without a word, fail, ask the next, or the same once more."""
+
+Health = Literal["none", "count", "bench", "bench_provider"]
+"""What it says of the target: nothing; one failure more; unfit at once; so is all its provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What is to be done after a failure."""
+
+    action: Action
+    health: Health
+
+
+Classifier = Callable[[BaseException], Effect]
+
+_UNKNOWN = Effect("retry", "count")
+_GIVEN_UP = Effect("stop", "none")
+
+_EFFECTS: Mapping[type[BaseException], Effect] = {
+    errors.RateLimited: Effect("advance", "bench"),
+    errors.StreamInterrupted: Effect("fail", "count"),  # what came has been read already
+    errors.TransientError: Effect("retry", "count"),
+    errors.QuotaExhausted: Effect("advance", "bench_provider"),
+    errors.ModelNotFound: Effect("advance", "none"),
+    errors.Unsupported: Effect("advance", "none"),
+    errors.LaneBusy: Effect("advance", "none"),
+    errors.AuthenticationFailed: Effect("fail", "none"),
+    errors.BadRequest: Effect("fail", "none"),  # also too long, and refused for its content
+    errors.ConfigError: Effect("fail", "none"),
+    errors.StoreError: Effect("fail", "none"),
+    Exception: _UNKNOWN,
+}
+
+
+def effect_of(error: BaseException) -> Effect:
+    """Say what a failure means; what is no ``Exception`` is someone who gave up."""
+    found = (_EFFECTS[kind] for kind in type(error).__mro__ if kind in _EFFECTS)
+    return next(found, _GIVEN_UP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainConfig:
+    """How a chain goes from model to model.
+
+    Attributes:
+        transient_retries: how often the same model is asked again; 0 for never.
+        advance_on_permanent: whether it goes on after what would fail everywhere, too.
+        classify: what a failure means.
+    """
+
+    transient_retries: int = 1
+    advance_on_permanent: bool = False
+    classify: Classifier = effect_of
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of retries."""
+        if self.transient_retries < 0:
+            raise errors.ConfigError(
+                f"expected transient_retries to be 0 or more, got {self.transient_retries}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    """When a model is left alone, and for how long.
+
+    Attributes:
+        failure_threshold: after so many failures in a row.
+        base_cooldown_s: at first.
+        multiplier: by which it grows each time.
+        max_cooldown_s: up to this.
+    """
+
+    failure_threshold: int = 2
+    base_cooldown_s: float = 5.0
+    multiplier: float = 2.0
+    max_cooldown_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Refuse what never benches, or shrinks."""
+        is_sound = (
+            self.failure_threshold >= 1
+            and 0 < self.base_cooldown_s <= self.max_cooldown_s
+            and self.multiplier >= 1
+        )
+        if not is_sound:
+            raise errors.ConfigError(
+                "expected failure_threshold and multiplier to be at least 1, and "
+                f"0 < base_cooldown_s <= max_cooldown_s, got {self}"
+            )

@@ -1,0 +1,59 @@
+"""A reply that comes piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import final
+
+from celery_lanes.llm.assembly import Assembly
+from celery_lanes.llm.reply import Done, Piece, Reply
+
+
+@final
+class Stream(Iterator[Piece | Done]):
+    """The pieces of one reply; the last is ``Done``, or an error is raised in its place.
+
+    To be closed, best by ``with``: that closes the connection, and the provider stops writing.
+    It closes itself when it ends or fails. Read and closed by one thread.
+    """
+
+    def __init__(
+        self, deltas: Iterator[Piece | Done], assembly: Assembly, close: Callable[[], None]
+    ) -> None:
+        self._deltas = deltas
+        self._assembly = assembly
+        self._close = close
+        self._is_open = True
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __next__(self) -> Piece | Done:
+        """Wait for the next piece. Raises ``ProviderError``, ``StreamInterrupted`` in mid-reply."""
+        if not self._is_open:
+            raise StopIteration
+        try:
+            return next(self._deltas)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def partial(self) -> Reply:
+        """What came so far; its usage is estimated until the provider has told it."""
+        return self._assembly.reply()
+
+    def close(self) -> None:
+        """Stop the provider, if it is still writing. May be repeated."""
+        was_open, self._is_open = self._is_open, False
+        if was_open:
+            self._close()

@@ -1,0 +1,105 @@
+"""When a provider says that it may be asked again."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+from celery_lanes.llm.fields import mapping, mappings, string
+
+_REMAINING = re.compile(
+    r"(?:x-ratelimit-remaining(?P<openai>-[a-z-]+)?"
+    r"|anthropic-ratelimit-(?P<anthropic>[a-z-]+)-remaining)"
+)
+_DURATION = re.compile(
+    r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
+)
+_UNITS_S = (3600.0, 60.0, 1.0, 0.001)
+_YEAR_S = 366 * 24 * 3600
+
+
+def retry_after_s(headers: Mapping[str, str], payload: object = None) -> float | None:
+    """Give the seconds to wait: as asked for, or else until the limits that are used up renew.
+
+    Asked for is ``retry-after-ms``, ``retry-after`` in seconds or as a date, and Google's
+    ``retryDelay`` in the body. ``None`` of what is missing, malformed, past, infinite or 0.
+    """
+    after = headers.get("retry-after", "")
+    asked = (
+        _number(headers.get("retry-after-ms", "")) / 1000,
+        _number(after),
+        _until_http_date(after),
+        _googles(payload),
+    )
+    found = next((seconds for seconds in asked if not math.isnan(seconds)), math.nan)
+    if math.isnan(found):
+        found = max(_renewals(headers), default=math.nan)
+    return found if 0 < found < math.inf else None
+
+
+def _renewals(headers: Mapping[str, str]) -> list[float]:
+    """Give the seconds until each limit that is used up is renewed."""
+    found = []
+    for name, value in headers.items():
+        used_up = _REMAINING.fullmatch(name.lower())
+        if used_up and value.strip() == "0":
+            seconds = _until(headers.get(_reset_of(used_up), ""))
+            found += [] if math.isnan(seconds) else [seconds]
+    return found
+
+
+def _reset_of(remaining: re.Match[str]) -> str:
+    if (limit := remaining["anthropic"]) is not None:
+        return f"anthropic-ratelimit-{limit}-reset"
+    return f"x-ratelimit-reset{remaining['openai'] or ''}"
+
+
+def _until(reset: str) -> float:
+    """Read a time of day, or a span such as ``6m0s``; a bare number may be seconds or a clock."""
+    if not math.isnan(number := _number(reset)):
+        return _until_epoch(number)
+    if reset and (span := _DURATION.fullmatch(reset)):
+        return sum(float(n or 0) * unit for n, unit in zip(span.groups(), _UNITS_S, strict=True))
+    try:
+        return _until_time(datetime.fromisoformat(reset.replace("Z", "+00:00")))
+    except ValueError:
+        return math.nan
+
+
+def _until_epoch(number: float) -> float:
+    """Take a small number for seconds, a large one for Unix time in seconds or milliseconds."""
+    if number < _YEAR_S:
+        return number
+    return (number / 1000 if number > _YEAR_S * 10_000 else number) - _now().timestamp()
+
+
+def _googles(payload: object) -> float:
+    details = mappings(mapping(mapping(payload).get("error")).get("details"))
+    delays = (string(detail.get("retryDelay")) for detail in details)
+    return next((_number(delay.removesuffix("s")) for delay in delays if delay), math.nan)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _until_http_date(date: str) -> float:
+    try:
+        return _until_time(parsedate_to_datetime(date))
+    except (ValueError, TypeError):
+        return math.nan
+
+
+def _until_time(when: datetime) -> float:
+    when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+    return (when - _now()).total_seconds()
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
