@@ -10,10 +10,10 @@ from kombu import serialization
 from kombu.compression import compress
 from kombu.utils.functional import retry_over_time
 
+from celery_lanes.busy import refused
 from celery_lanes.callinfo import CallInfo
-from celery_lanes.durations import rounded
 from celery_lanes.envelope import Envelope
-from celery_lanes.errors import LaneBusy, StoreUnavailable
+from celery_lanes.errors import StoreUnavailable
 from celery_lanes.eta import due_ms
 from celery_lanes.store.calls import Busy, Call, Verdict
 from celery_lanes.store.checks import MAX_TIME_MS
@@ -38,6 +38,7 @@ class Admission:
     ) -> None:
         self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
         self._message, self._tell = message, tell
+        self._max_wait_s = max_wait_s
         self._max_wait_ms = None if max_wait_s is None else round(max_wait_s * 1000)
 
     def __call__(
@@ -64,7 +65,7 @@ class Admission:
             raise
         if isinstance(verdict, Busy):
             self._stop_listening(call.task_id)
-            raise self._busy(verdict)
+            raise refused(self._lane, verdict, self._max_wait_s or 0)
         return True
 
     def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
@@ -84,16 +85,6 @@ class Admission:
         """Undo what Celery does before a publish: on Redis it subscribes to the result."""
         app = self._lanes.app
         app.backend.remove_pending_result(app.AsyncResult(task_id))
-
-    def _busy(self, verdict: Busy) -> LaneBusy:
-        max_wait_s, eta_s = (self._max_wait_ms or 0) / 1000, verdict.wait_ms / 1000
-        return LaneBusy(
-            f"lane {self._lane} is busy: the call would wait {rounded(eta_s)} behind"
-            f" {verdict.ahead} others, more than {rounded(max_wait_s)}",
-            verdict.ahead + 1,
-            eta_s,
-            eta_s - max_wait_s,
-        )
 
     def _call(self, envelope: bytes) -> Call:
         meta = meta_of(self._message)

@@ -26,6 +26,8 @@ from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
+from celery_lanes.slots.office import Office
+from celery_lanes.slots.slot import Slot
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_store
@@ -117,7 +119,42 @@ class Lanes:
 
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
-        return Lane(checked_lane(name, self.settings, self.store), self.store)
+        return Lane(checked_lane(name, self.settings, lambda: self.store), self.store)
+
+    @cached_property
+    def _office(self) -> Office:
+        return Office(self)
+
+    def slot(
+        self,
+        model: str | None = None,
+        *,
+        lane: str | None = None,
+        caller: str | None = None,
+        priority: int | None = None,
+        max_wait: float | None = None,
+        cost: float = 1.0,
+    ) -> Slot:
+        """Hold a slot of a lane in code that is no task, under the same cap, shares and rates.
+
+        ::
+
+            with lanes.slot("ollama/llama3.1:8b", caller="alice", max_wait=10) as slot:
+                ...  # async with does the same in an event loop
+
+        Args:
+            model: ``provider/model``; the settings say which lane it is.
+            lane: a lane's name, instead of a model.
+            caller: whose it is; else as the ``call_context`` or the task around it says.
+            priority: -1000 to 1000, higher first; else as the ``call_context`` says, else 0.
+            max_wait: seconds; ``LaneBusy`` at once if it would wait longer, and when it has.
+            cost: estimate in the lane's unit, 1 to 1e9; ``slot.release(cost=...)`` corrects it.
+
+        Raises ``ValueError`` for what is none of these, ``ConfigError`` for a lane that is none.
+        """
+        return self._office.slot(
+            model, lane, caller=caller, priority=priority, max_wait_s=max_wait, cost=cost
+        )
 
     def submit(self, signature: Any, max_wait: float | None = None) -> Submission:
         """Publish a signature, and say in the same step where it stands and when it starts.

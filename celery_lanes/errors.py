@@ -11,6 +11,7 @@
     │   └── AlreadyStarted
     ├── LaneBusy
     ├── Preempted
+    ├── WaitCancelled
     └── ProviderError
         ├── TransientError
         │   ├── RateLimited
@@ -108,6 +109,13 @@ class Preempted(LanesError):
 
     Raised in a running body that must make room: catch it to save what has been done, and let it
     pass. It is the result in lanes with ``on_preempt = "fail"``; elsewhere the call runs again.
+    """
+
+
+class WaitCancelled(LanesError):
+    """The wait for a slot was cancelled, as all that waits of its caller; or the store has lost it.
+
+    Ask again if the slot is still wanted.
     """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 
 from celery_lanes.config import Settings
@@ -47,12 +47,18 @@ class Lane:
         self._store.set_paused(self.name, paused=False)
 
 
-def checked_lane(name: str, settings: Settings, store: Store) -> str:
-    """Refuse, with the nearest names, a lane that neither the settings nor the store have."""
+def checked_lane(name: str, settings: Settings, store: Callable[[], Store]) -> str:
+    """Refuse, with the nearest names, a lane that neither the settings nor the store have.
+
+    The store is asked only for a lane that the settings do not name.
+    """
     if any(fnmatchcase(name, family) for family in settings.families):
         settings.lane(name)  # refuses what cannot be a name
         return name
-    known = sorted({*settings.lanes, *(rule.lane for rule in settings.rules), *store.lanes()})
+    named = {*settings.lanes, *(rule.lane for rule in settings.rules)}
+    if name in named:
+        return name
+    known = sorted({*named, *store().lanes()})
     if name not in known:
         raise ConfigError(f"there is no lane {name!r}; {_hint(name, known)}")
     return name

@@ -97,10 +97,19 @@ class Levels:
         ready = self.ready
         return self.queues[self._next(ready)].first() if ready else None
 
-    def take(self, account: str, place: Place, cost: float) -> Charge:
-        """Grant an account's first call."""
+    def line(self, limit: int) -> list[tuple[str, Place]]:
+        """List accounts and their first calls in the order of service, but for turns."""
+        standing = sorted(
+            (rank, start, queue.waiting[account][0][1], account)
+            for rank, queue in self.queues.items()
+            for account, start in queue.ring.items()
+        )
+        return [(name, self.queues[at].waiting[name][0]) for at, _, _, name in standing[:limit]]
+
+    def take(self, account: str, place: Place, cost: float, *, is_passing: bool = False) -> Charge:
+        """Grant an account's first call; one that passes others over is no turn."""
         rank, queue = self.rank(place), self._queue(place)
-        is_turn = self._note_turn(rank, self.ready)
+        is_turn = not is_passing and self._note_turn(rank, self.ready)
         charge = queue.take(account, cost)
         charge.rank, charge.is_turn = rank, is_turn
         if self.are_many:

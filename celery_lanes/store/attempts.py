@@ -89,6 +89,19 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What ``claim`` answers a holder of its tickets, until it says that it knows.
+
+    ``granted``: call and token of each slot that it has. ``gone``: calls that wait no more, for
+    somebody has cancelled them or their lease is lost. ``due_in_ms``: as in ``Turn``.
+    """
+
+    granted: tuple[tuple[str, str], ...] = ()
+    gone: tuple[str, ...] = ()
+    due_in_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Renewal:
     """What ``renew`` answers: named calls whose lease is gone, and how many unnamed went back."""
 
@@ -99,6 +112,8 @@ class Renewal:
 @dataclass(frozen=True, slots=True)
 class Reaped:
     """What ``reap`` did with expired leases: put back, moved to closing; or extended them all.
+
+    Tickets, which are forgotten, count as closing.
 
     ``extended_ms`` is negative after the store's clock has jumped back.
     """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
+from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
@@ -113,10 +113,33 @@ class Store(Protocol):
         Raises ``LaneNotConfigured`` (after the releases) if no rules are known.
         """
 
+    def claim(
+        self,
+        lane: str,
+        *,
+        holder: str,
+        known: Sequence[tuple[str, str]] = (),
+        releases: Sequence[Release] = (),
+    ) -> Claim:
+        """Take a holder's turn: release, grant the tickets whose turn it is, tell it of its own.
+
+        What it does not name as ``known``, with the token that it was told ("" = gone), is told
+        again; 500 tickets at most are told at once.
+        Raises ``LaneNotConfigured`` (after the releases) if no rules are known. A holder that is
+        not heard of for a lease, by ``claim`` or ``renew``, is gone, and its tickets with it.
+        """
+
+    def withdraw(self, lane: str, *, holder: str, call: str) -> str | None:
+        """Take back a ticket that waits; if it has been granted, give its token: it is held.
+
+        ``None``: it does not wait any more.
+        """
+
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
         """Extend exactly the named (call, token) leases, of running and closing calls.
 
-        Leases of this worker that it has not named for 5 s are put back.
+        Leases of this worker that it has not named for 5 s are put back. A holder also names its
+        tickets that wait, with the token "", and learns which of them are gone.
         """
 
     def reap(self, lane: str) -> Reaped:

@@ -38,6 +38,8 @@ class Call:
         redelivery_ms: how long after it has settled the broker may still bring its message again;
             0 = no broker has brought it.
         preemptible: a more urgent call may take its slot while it runs, where the rules allow it.
+        holder: makes it a ticket, a slot for the process (incarnation) of this name alone: no
+            worker runs it, and nobody writes a result. "" = a call for workers.
         envelope: the message itself; opaque to the store, and in no log or traceback: it may hold
             what users wrote.
     """
@@ -53,6 +55,7 @@ class Call:
     arrival: str = ""
     redelivery_ms: int = 0
     preemptible: bool = False
+    holder: str = ""
     envelope: bytes = field(default=b"", repr=False)
 
 

@@ -95,10 +95,20 @@ def _check_call(call: Call) -> None:
     _check_caller(call.caller)
     _check_number(call.cost, 1, MAX_COST, f"the cost of call {call.id!r}")
     _check_number(call.due_ms, 0, MAX_TIME_MS, f"due_ms of call {call.id!r}", is_whole=True)
+    if call.holder and (call.due_ms or call.redelivery_ms):
+        raise ValueError(f"expected ticket {call.id!r} to wait from now on, and to have no broker")
     what = f"redelivery_ms of call {call.id!r}"
     _check_number(call.redelivery_ms, 0, MAX_TIME_MS, what, is_whole=True)
     what = f"the priority of call {call.id!r}"
     _check_number(call.priority, LEAST, MOST, what, is_whole=True)
+
+
+def check_ticket_releases(releases: Sequence[Release]) -> None:
+    """Refuse what cannot become of a ticket: a holder that can say so has lost no process."""
+    check_releases(releases)
+    for release in releases:
+        if Outcome(release.outcome) not in (Outcome.DONE, Outcome.FAILED, Outcome.BACK):
+            raise ValueError(f"expected a ticket to end done, failed or back, got {release}")
 
 
 def _check_caller(caller: str) -> None:

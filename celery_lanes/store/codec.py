@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 from urllib.parse import unquote
 
-from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason, Release, Turn
+from celery_lanes.store.attempts import Claim, Closing, Grant, Outcome, Reason, Release, Turn
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import (
     Busy,
@@ -33,7 +33,8 @@ def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
     names = (call.id, quoted(call.task_id), call.task, account, call.caller)
     flags = int(call.remember) + 2 * int(call.preemptible)
     numbers = (call.priority, repr(call.cost), call.due_ms, flags)
-    return (*names, *numbers, call.redelivery_ms, call.arrival, call.envelope)
+    holder = quoted(call.holder)
+    return (*names, *numbers, call.redelivery_ms, call.arrival, holder, call.envelope)
 
 
 def release_fields(release: Release) -> tuple[Argument, ...]:
@@ -90,6 +91,17 @@ def turn(answer: bytes | list[Any]) -> Turn:
         tuple(_closing(*fields) for fields in others if len(fields) > _LEASE),
         tuple((call.decode(), token.decode()) for call, token in preempted),
         None if due_in_ms == b"-1" else int(due_in_ms),
+    )
+
+
+def claim(due_in_ms: int, *told: bytes) -> Claim:
+    """Read the answer to ``claim``."""
+    calls, tokens = told[::2], told[1::2]
+    news = [(call.decode(), token.decode()) for call, token in zip(calls, tokens, strict=True)]
+    return Claim(
+        tuple((call, token) for call, token in news if token),
+        tuple(call for call, token in news if not token),
+        None if due_in_ms < 0 else due_in_ms,
     )
 
 

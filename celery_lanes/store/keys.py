@@ -25,10 +25,11 @@ KINDS = (
     "closing",  # ZSET: closing call by its lease's expiry, 0 = nobody's
     "idle",  # ZSET: worker by the time since when it waits for a call
     "workers",  # ZSET: worker by the time it was last seen
+    "holders",  # ZSET: holder of tickets by the lease clock's time it was last heard of
     "settled",  # ZSET: call by the time until which it is remembered
     "forbidden",  # ZSET: task id by the time until which it is closed as a broker brings it
     "dead",  # ZSET: record and envelope of a dead letter by the time it was closed
-    "meta",  # HASH: rules, counters, virtual time, buckets, last replies
+    "meta",  # HASH: rules, counters, virtual time, buckets, last replies, holders' news
 )
 
 

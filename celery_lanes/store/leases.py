@@ -13,12 +13,19 @@ DEAD_LETTER_MS = 7 * 86_400_000
 
 
 def extend(ledger: Ledger, worker: str, call: str, token: str) -> bool:
-    """Extend a lease, of a running or a closing call; false if it is not this worker's."""
+    """Extend a lease, of a running or a closing call; false if it is not this worker's.
+
+    Without a token: of a ticket, which may wait still.
+    """
     record = ledger.records.get(call)
-    if record is None or record.worker != worker or record.token != token:
+    if record is None:
         return False
-    held = ledger.closing if record.state is State.CLOSING else ledger.leases
-    held[call] = ledger.lease_now + ledger.lease_ttl_ms
+    is_ticket = not token and record.call.holder == worker
+    if is_ticket and record.state is State.WAITING:
+        return True
+    if not is_ticket and (record.worker != worker or record.token != token):
+        return False
+    ledger.extend(record)
     return True
 
 
@@ -57,6 +64,7 @@ def trim(ledger: Ledger) -> None:
         del ledger.workers[worker]
         ledger.replies.pop(worker, None)
         ledger.idle.pop(worker, None)
+    ledger.tickets.forget_holders(ledger.lease_now - FORGET_WORKER_MS, REAP_AT_ONCE)
     oldest = ledger.now - DEAD_LETTER_MS
     ledger.dead = [letter for letter in ledger.dead if letter[0] > oldest][-DEAD_LETTERS:]
 

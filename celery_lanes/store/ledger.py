@@ -17,10 +17,11 @@ from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.buckets import Buckets
 from celery_lanes.store.calls import Call, State
 from celery_lanes.store.rules import LaneRules, Scope
+from celery_lanes.store.tickets import Tickets
 
 PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100
-WAKE_TRIES = 10
+WAKE_TRIES, WAKE_AT_ONCE = 10, 10
 MINUTE_S = 60
 TIMES_KEPT, TIMES_APART_MS, LONGEST_MS = 31, 50, 2**32 - 1
 DEFAULT_MAX_LEASES = 5
@@ -58,6 +59,11 @@ class Record:
         """Give its place in the account's queue: higher priority first, then first come."""
         return (-self.call.priority, self.seq, self.call.id)
 
+    @property
+    def is_ticket(self) -> bool:
+        """Say whether no worker may run it, for its holder keeps the slot itself."""
+        return bool(self.call.holder)
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -93,6 +99,7 @@ class Ledger:
     workers: dict[str, int] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
     settled: dict[str, int] = field(default_factory=dict)
+    tickets: Tickets = field(init=False)
     forbidden: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[int, Record]] = field(default_factory=list)
     done: Counter[int] = field(default_factory=Counter)
@@ -100,8 +107,12 @@ class Ledger:
     timed_ms: int = 0
     acks_early: dict[str, bool] = field(default_factory=dict)
     seq: int = 0
+    coming_ms: int = 0
     ticked_ms: int | None = None
     frozen_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self.tickets = Tickets(self.publish)
 
     # -- readings ------------------------------------------------------------------------------
 
@@ -139,6 +150,11 @@ class Ledger:
         """Read the lease clock: it stands still while no verb could reach the store."""
         return self.now - self.frozen_ms
 
+    def is_gone(self, holder: str) -> bool:
+        """Say whether a holder has not been heard of for a lease: it must not be given slots."""
+        heard_ms = self.tickets.heard_ms.get(holder)
+        return heard_ms is None or self.lease_now - heard_ms > self.lease_ttl_ms
+
     def remembers(self, name: str) -> bool:
         """Say whether a call, or one that came with this arrival, has settled not long ago."""
         return self.settled.get(name, 0) > self.now
@@ -167,6 +183,7 @@ class Ledger:
     def park(self, record: Record) -> None:
         """Let a call wait at its place."""
         record.state = State.WAITING
+        self.tickets.waiting += record.is_ticket
         self.queue.put(record.account, record.place)
 
     def delay(self, record: Record, due_ms: int) -> None:
@@ -187,6 +204,10 @@ class Ledger:
     def lease(self, record: Record, worker: str, token: str) -> None:
         """Let a worker hold the call."""
         record.worker, record.token, record.granted_at_ms = worker, token, self.now
+        self.extend(record)
+
+    def extend(self, record: Record) -> None:
+        """Let the call's worker hold it for another while."""
         held = self.closing if record.state is State.CLOSING else self.leases
         held[record.call.id] = self.lease_now + self.lease_ttl_ms
 
@@ -225,12 +246,15 @@ class Ledger:
     def put_back(self, record: Record) -> None:
         """Let a call that ran wait again at its place, refunded."""
         self.recharge(record, 0)
+        if record.is_ticket:  # its holder gives it back, for nobody wants it any more
+            del self.records[record.call.id]
+            return
         record.since_ms = self.now
         self.park(record)
 
     def lose(self, record: Record) -> bool:
         """Deal with a call whose body died; true if it waits again."""
-        if record.is_early:
+        if record.is_early or record.is_ticket:
             self._give_up(record, Reason.LOST)
             return False
         if self._is_dead(record, Outcome.LOST):
@@ -243,8 +267,13 @@ class Ledger:
         if record.state is State.DELAYED:
             del self.delayed[record.call.id]
         else:
-            self.queue.remove(record.account, record.place)
+            self.stop_waiting(record)
         self.to_closing(record, reason)
+
+    def stop_waiting(self, record: Record) -> None:
+        """Take a call out of the queue that will not be granted."""
+        self.queue.remove(record.account, record.place)
+        self.tickets.waiting -= record.is_ticket
 
     def settle(self, record: Record) -> None:
         """Forget a call, but for its id, and that after a while."""
@@ -309,6 +338,10 @@ class Ledger:
     def to_closing(self, record: Record, reason: Reason) -> None:
         """Let a call wait for nothing but its result, which a worker will write."""
         record.state, record.reason = State.CLOSING, reason
+        if record.is_ticket:  # there is no result: its holder is told
+            del self.records[record.call.id]
+            self.tickets.tell(record.call.holder, record.call.id)
+            return
         self.closing[record.call.id] = 0
 
     # -- waking -----------------------------------------------------------------------------------
@@ -318,6 +351,11 @@ class Ledger:
         for _ in range(count):
             self._wake_one()
 
+    def note_coming(self) -> None:
+        """Note that a worker may be about to ask for calls: tickets must not pass them."""
+        if self.tickets.waiting:
+            self.coming_ms = self.now
+
     def _wake_one(self) -> None:
         for _ in range(WAKE_TRIES):
             if not self.idle:
@@ -325,6 +363,7 @@ class Ledger:
             worker = min(self.idle, key=lambda name: (self.idle[name], name))
             del self.idle[worker]
             if self.publish(worker):
+                self.note_coming()
                 return
 
     def due_in_ms(self, *others: float | None) -> int | None:

@@ -16,7 +16,7 @@ from threading import RLock
 from typing import Any
 
 from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
-from celery_lanes.store.attempts import Reaped, Reason, Release, Renewal, Turn
+from celery_lanes.store.attempts import Claim, Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
     Busy,
@@ -37,6 +37,7 @@ from celery_lanes.store.checks import (
     check_releases,
     check_rules,
     check_slots,
+    check_ticket_releases,
     check_wait,
 )
 from celery_lanes.store.ears import MemoryEar
@@ -48,14 +49,12 @@ from celery_lanes.store.leases import (
     take_back_unnamed,
     trim,
 )
-from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Record
 from celery_lanes.store.preemption import preempt
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.survey import survey
-from celery_lanes.store.turn import Wish, take_turn
-
-WAKE_AT_ONCE = 10
+from celery_lanes.store.turn import Wish, forget_news, serve_tickets, take_claim, take_turn
 
 
 def epoch_ms() -> int:
@@ -97,10 +96,13 @@ class MemoryStore:
             first_due = min(ledger.delayed.values(), default=None)
             verdicts = [_admit_one(lane, ledger, call, policy, max_wait_ms) for call in calls]
             is_sooner = min(ledger.delayed.values(), default=None) != first_due
-            is_parked = any(isinstance(verdict, Parked) for verdict in verdicts)
+            parked = [c for c, v in zip(calls, verdicts, strict=True) if isinstance(v, Parked)]
+            is_parked = any(not call.holder for call in parked)
             is_closing = any(isinstance(verdict, Cancelled) for verdict in verdicts)
-            is_news = is_parked or is_sooner
-            if is_news:
+            is_news, has_tickets = is_parked or is_sooner, any(call.holder for call in parked)
+            if has_tickets:
+                serve_tickets(ledger)
+            if is_news or has_tickets:
                 preempt(ledger)
             if is_closing or (is_news and ledger.free_slots):
                 ledger.wake()
@@ -153,14 +155,55 @@ class MemoryStore:
                 raise LaneNotConfigured
             return take_turn(ledger, wish)
 
+    def claim(
+        self,
+        lane: str,
+        *,
+        holder: str,
+        known: Sequence[tuple[str, str]] = (),
+        releases: Sequence[Release] = (),
+    ) -> Claim:
+        """Release, grant the tickets whose turn it is, and tell a holder of its own."""
+        check_ticket_releases(releases)
+        with self._open(lane) as ledger:
+            ledger.tick()
+            ledger.tickets.heard_ms[holder] = ledger.lease_now
+            forget_news(ledger, holder, known)
+            for release in releases:
+                ledger.release(release)
+            ledger.settle_down()
+            if ledger.rules is None:
+                raise LaneNotConfigured
+            return take_claim(ledger, holder, len(releases))
+
+    def withdraw(self, lane: str, *, holder: str, call: str) -> str | None:
+        """Take back a ticket that waits; if it has been granted, give its token."""
+        with self._open(lane) as ledger:
+            record = ledger.records.get(call)
+            if record is None or record.call.holder != holder:
+                return None
+            if record.state is State.RUNNING:
+                return record.token
+            ledger.stop_waiting(record)
+            del ledger.records[call]
+            ledger.settle_down()
+            serve_tickets(ledger)
+            ledger.wake(min(1, _takers(ledger)))
+            return None
+
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
         """Extend exactly the named leases; put back what the worker has not named for 5 s."""
         with self._open(lane) as ledger:
             ledger.tick()
-            ledger.workers[worker] = ledger.now
+            if worker in ledger.tickets.heard_ms:
+                ledger.tickets.heard_ms[worker] = ledger.lease_now
+            else:
+                ledger.workers[worker] = ledger.now
             lost = tuple(call for call, token in held if not extend(ledger, worker, call, token))
             put_back = take_back_unnamed(ledger, worker)
             ledger.settle_down()
+            if put_back:
+                serve_tickets(ledger)
             ledger.wake(min(put_back, WAKE_AT_ONCE))
             return Renewal(lost, put_back)
 
@@ -173,6 +216,7 @@ class MemoryStore:
             waits = reap_running(ledger)
             unheld = reap_closing(ledger)
             ledger.settle_down()
+            serve_tickets(ledger)
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
             return Reaped(put_back=sum(waits), closing=len(waits) - sum(waits))
 
@@ -197,13 +241,14 @@ class MemoryStore:
             return True
 
     def cancel_caller(self, lane: str, caller: str) -> int:
-        """Move a caller's waiting and delayed calls to closing."""
+        """Move a caller's waiting and delayed calls to closing: first the delayed ones."""
         with self._open(lane) as ledger:
-            cancelled = _cancel(
-                ledger, [r for r in ledger.records.values() if r.call.caller == caller]
-            )
-            ledger.wake(min(cancelled, 1))
-            return cancelled
+            mine = [r for r in ledger.records.values() if r.call.caller == caller]
+            pages = [[record for record in mine if record.state is State.DELAYED]]
+            waiting = [record for record in mine if record.state is State.WAITING]
+            accounts = [account_of(policy, caller) for policy in Policy]
+            pages += [[r for r in waiting if r.account == account] for account in accounts]
+            return sum(_cancel_page(ledger, page) for page in pages)
 
     def close(self, lane: str, *, call: str, token: str) -> bool:
         """Settle a closing call, its result being written."""
@@ -261,6 +306,7 @@ class MemoryStore:
             ledger.buckets.set_rules(rules)
             for _, rank, account in ledger.queue.aside:
                 ledger.queue.come_back(account, rank)  # its bucket may be another now
+            serve_tickets(ledger)
             ledger.wake(_takers(ledger))
 
     def set_max_concurrent(self, lane: str, slots: int | None) -> None:
@@ -269,12 +315,14 @@ class MemoryStore:
             check_slots(slots, least=0)
         with self._open(lane) as ledger:
             ledger.override = slots
+            serve_tickets(ledger)
             ledger.wake(_takers(ledger))
 
     def set_paused(self, lane: str, *, paused: bool) -> None:
         """Stop or resume grants."""
         with self._open(lane) as ledger:
             ledger.is_paused = paused
+            serve_tickets(ledger)
             ledger.wake(_takers(ledger))
 
     def snapshot(self, lane: str) -> Snapshot:
@@ -362,6 +410,9 @@ def _admit_one(
         return Delayed(call.due_ms)
     ahead = len(ledger.queue)
     ledger.park(record)
+    if call.holder:
+        ledger.tick()
+        ledger.tickets.heard_ms[call.holder] = ledger.lease_now
     return Parked(ahead)
 
 
@@ -388,7 +439,15 @@ def _cancel(ledger: Ledger, records: Iterable[Record]) -> int:
     for record in waiting:
         ledger.close_waiting(record, Reason.CANCELLED)
     ledger.settle_down()
+    if waiting:
+        serve_tickets(ledger)
     return len(waiting)
+
+
+def _cancel_page(ledger: Ledger, records: Iterable[Record]) -> int:
+    cancelled = _cancel(ledger, records)
+    ledger.wake(min(cancelled, 1))
+    return cancelled
 
 
 def _is_cancelled(record: Record) -> bool:

@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError
 
 from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
 from celery_lanes.store import codec, health
-from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
+from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
 from celery_lanes.store.checks import (
@@ -23,6 +23,7 @@ from celery_lanes.store.checks import (
     check_releases,
     check_rules,
     check_slots,
+    check_ticket_releases,
     check_wait,
     chunks,
 )
@@ -119,6 +120,31 @@ class RedisStore:
         if not answer:
             raise LaneNotConfigured
         return codec.turn(answer)
+
+    def claim(
+        self,
+        lane: str,
+        *,
+        holder: str,
+        known: Sequence[tuple[str, str]] = (),
+        releases: Sequence[Release] = (),
+    ) -> Claim:
+        """Release, grant the tickets whose turn it is, and tell a holder of its own."""
+        check_ticket_releases(releases)
+        checked_name(lane, "the lane's name")
+        *early, last = list(chunks(releases)) or [()]
+        for batch in early:
+            self._claim(lane, holder, (), batch)
+        answer = self._claim(lane, holder, known, last)
+        if not answer:
+            raise LaneNotConfigured
+        return codec.claim(*answer)
+
+    def withdraw(self, lane: str, *, holder: str, call: str) -> str | None:
+        """Take back a ticket that waits; if it has been granted, give its token."""
+        checked_name(lane, "the lane's name")
+        token = self._wire.run_waking("withdraw", lane, quoted(holder), call)
+        return token.decode() or None
 
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
         """Extend exactly the named leases; put back what the worker has not named for 5 s."""
@@ -267,6 +293,17 @@ class RedisStore:
         ends = [field for release in releases for field in codec.release_fields(release)]
         asked = (quoted(worker), request, self._token(), *wants)
         return self._wire.run_waking("next", lane, *asked, *ends)
+
+    def _claim(
+        self,
+        lane: str,
+        holder: str,
+        known: Sequence[tuple[str, str]],
+        releases: Sequence[Release],
+    ) -> Any:
+        names = [part for pair in known for part in pair]
+        ends = [field for release in releases for field in codec.release_fields(release)]
+        return self._wire.run_waking("claim", lane, quoted(holder), len(known), *names, *ends)
 
     def _renew(
         self, lane: str, worker: str, held: Sequence[tuple[str, str]], *, is_last: bool

@@ -145,6 +145,13 @@ def other_name(text: str, llm: str) -> str:
 
 
 @app.task
+def by_slot(url: str, key: str = "") -> str:
+    """Ask the observer in a slot of the lane, from a task that is none of the lane's."""
+    with lanes.slot("ollama/x", caller="by_slot"):
+        return ask("ollama/x", url, key)
+
+
+@app.task
 def sleep(model: str, seconds: float) -> str:
     """Sleep."""
     logger.info("begins to sleep")

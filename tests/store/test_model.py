@@ -48,6 +48,7 @@ from tests.store.clocked import (
 
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
+HOLDERS = ["h1", "h:2"]
 EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "100"))
 LEASE_TTL_MS = 10_000
 DEDUPE_TTL_MS = 60_000
@@ -55,7 +56,11 @@ DEDUPE_TTL_MS = 60_000
 callers = st.sampled_from(["", "ann", "bob", "a:b", "☃"])
 costs = st.sampled_from([1, 2.5, 7, 1000, 1e9])
 weights = st.sampled_from([1e-3, 0.5, 1, 3, 1e3])
+SERVES = {"next", "claim", "set_max_concurrent", "set_paused"}
+"""Verbs that always look whether a ticket may go; others do where they have changed something."""
+
 workers = st.sampled_from(WORKERS)
+holders = st.sampled_from(HOLDERS)
 buckets = st.none() | st.builds(
     Bucket,
     count=st.sampled_from([1, 3]),
@@ -86,6 +91,9 @@ class TwoStores(RuleBasedStateMachine):
         self.held = {}  # call -> (worker, token), as the workers believe
         self.closings = {}
         self.known, self.ended = set(), set()
+        self.wanted = {}  # ticket -> its holder, as the holders believe
+        self.slots = {}  # ticket -> (holder, token)
+        self.news = {holder: {} for holder in HOLDERS}
 
     @initialize(
         cap=st.integers(1, 4),
@@ -107,6 +115,7 @@ class TwoStores(RuleBasedStateMachine):
         self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
         self.lane_rules["preemption"] = preemption
         self.set_rules(cap, {})
+        self.served_at = self.clock()
 
     def teardown(self):
         if hasattr(self, "server"):
@@ -116,6 +125,8 @@ class TwoStores(RuleBasedStateMachine):
         """Ask both stores; they must say the same."""
         answer, theirs = (ask(store, verb, *args, **kwargs) for store in (self.memory, self.server))
         assert answer == theirs
+        if verb in SERVES:
+            self.served_at = self.clock()
         return answer
 
     @property
@@ -323,6 +334,7 @@ class TwoStores(RuleBasedStateMachine):
         token = self.held[call][1]
         is_ours = self.is_held(call, token, State.RUNNING)
         assert self.both("settle", call=call, token=token, cost=cost) == is_ours
+        self.served_at = None  # whose turn it is may have changed, and nobody has looked
 
     @rule(worker=workers, is_forgetful=st.booleans())
     def renew(self, worker, is_forgetful):
@@ -387,13 +399,118 @@ class TwoStores(RuleBasedStateMachine):
             assert self.both("bury", letter.call.id, letter.died_ms)
             assert not self.both("bury", letter.call.id, letter.died_ms)
 
+    @rule(
+        holder=holders,
+        batch=st.lists(
+            st.tuples(callers, costs, st.sampled_from([-1000, 0, 0, 1000])), min_size=1, max_size=3
+        ),
+        max_wait_ms=st.sampled_from([None, None, 0, 900]),
+        is_reply_lost=st.booleans(),
+    )
+    def want_slots(self, holder, batch, max_wait_ms, is_reply_lost):
+        calls = [
+            ticket_number(
+                next(self.ids), caller=caller, cost=cost, priority=priority, holder=holder
+            )
+            for caller, cost, priority in batch
+        ]
+        how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
+        before = self.both("snapshot").running
+        verdicts = self.both("admit", calls, **how)
+        if is_reply_lost:
+            self.both("admit", calls, **how)
+        for call, verdict in zip(calls, verdicts, strict=True):
+            if not isinstance(verdict, Busy) or call.id in self.ledger.records:
+                self.wanted[call.id] = holder
+        assert len(self.ledger.leases) <= max(self.ledger.cap, before)
+
+    @rule(
+        holder=holders,
+        ends=st.integers(0, 2),
+        outcome=st.sampled_from([Outcome.DONE, Outcome.FAILED, Outcome.BACK]),
+        cost=st.none() | st.sampled_from([0, 3, 5000]),
+        is_reply_lost=st.booleans(),
+    )
+    def claim(self, holder, ends, outcome, cost, is_reply_lost):
+        mine = [call for call, (owner, _) in sorted(self.slots.items()) if owner == holder][:ends]
+        releases = [Release(call, self.slots.pop(call)[1], outcome, cost) for call in mine]
+        ask = {"holder": holder, "known": sorted(self.news[holder].items()), "releases": releases}
+        before = self.both("snapshot").running
+        claim = self.both("claim", **ask)
+        if is_reply_lost:
+            told, claim = {*claim.granted, *claim.gone}, self.both("claim", **ask)
+            assert told <= {*claim.granted, *claim.gone}  # and what has been granted meanwhile
+        self.news[holder] = {**dict(claim.granted), **dict.fromkeys(claim.gone, "")}
+        for call, token in claim.granted:
+            assert self.wanted.pop(call) == holder, "granted twice, or to another"
+            assert self.is_held(call, token, State.RUNNING)
+            self.slots[call] = (holder, token)
+        for call in claim.gone:
+            self.wanted.pop(call, None)
+            self.slots.pop(call, None)
+        assert len(self.ledger.leases) <= max(self.ledger.cap, before)
+
+    @precondition(lambda self: self.wanted)
+    @rule(is_reply_lost=st.booleans(), is_owner=st.booleans())
+    def withdraw(self, is_reply_lost, is_owner):
+        call = min(self.wanted)
+        ask = {"holder": self.wanted[call] if is_owner else "w1", "call": call}
+        token = self.both("withdraw", **ask)
+        if is_reply_lost:
+            assert self.both("withdraw", **ask) == token
+        if not is_owner:
+            assert token is None
+        elif token is not None:
+            assert self.is_held(call, token, State.RUNNING)
+            self.slots[call] = (self.wanted.pop(call), token)
+            self.news[self.slots[call][0]][call] = token
+        else:
+            assert call not in self.ledger.records
+            del self.wanted[call]
+
+    @rule(holder=holders, is_forgetful=st.booleans())
+    def vouch(self, holder, is_forgetful):
+        """Renew what a holder has, and name what it waits for."""
+        held = [(call, token) for call, (owner, token) in self.slots.items() if owner == holder]
+        waiting = [(call, "") for call, owner in self.wanted.items() if owner == holder]
+        for call in self.both("renew", worker=holder, held=[*held[is_forgetful:], *waiting]).lost:
+            self.slots.pop(call, None)
+            self.wanted.pop(call, None)
+
+    @invariant()
+    def tickets_are_counted_and_no_worker_has_one(self):
+        if not hasattr(self, "memory"):
+            return
+        tickets = [record for record in self.ledger.records.values() if record.is_ticket]
+        waiting = [record for record in tickets if record.state is State.WAITING]
+        assert self.ledger.tickets.waiting == len(waiting)
+        assert all(r.worker == r.call.holder for r in tickets if r.state is State.RUNNING)
+        assert not {record.call.id for record in tickets} & set(self.held)
+        (meta,) = self.server._keys.of_lane(LANE, ("meta",))
+        lane = msgpack.unpackb(self.client.hget(meta, "lane") or b"\x80", unicode_errors="replace")
+        assert lane.get("tickets", 0) == len(waiting)
+
+    @invariant()
+    def no_ticket_waits_beside_a_free_slot_that_is_its_turn(self):
+        """It waits for a bucket, then: what has refilled since, its holder will ask for."""
+        if not hasattr(self, "memory") or not self.ledger.free_slots or self.served_at is None:
+            return
+        account, place = self.ledger.queue.first() or ("", (0, 0, ""))
+        record = self.ledger.records.get(place[2])
+        if record is not None and record.is_ticket:
+            buckets = self.ledger.buckets
+            lane_at = buckets.lane_ready_at(record.call.cost)
+            own_at = buckets.account_ready_at(account)
+            assert max(own_at, lane_at) > self.served_at
+
     @invariant()
     def snapshots_agree_and_every_call_is_accounted_for(self):
         if not hasattr(self, "memory"):
             return
         now = self.both("snapshot")
         alive = now.running + now.waiting + now.delayed + now.closing
-        assert alive == len(self.known - self.ended) == len(self.ledger.records)
+        tickets = sum(record.is_ticket for record in self.ledger.records.values())
+        assert alive == len(self.known - self.ended) + tickets == len(self.ledger.records)
 
     @invariant()
     def positions_agree(self):
@@ -474,12 +591,18 @@ def call_number(number, **fields):
     return Call(id=f"c{number}", task_id=f"t{number % 7}", **fields)
 
 
+def ticket_number(number, **fields):
+    return Call(id=f"q{number}", task_id=f"t{number % 7}", task="", **fields)
+
+
 def ask(store, verb, *args, **kwargs):
     """Ask one store; scripts note only once a second that a worker was heard of."""
     try:
         answer = getattr(store, verb)(LANE, *args, **kwargs)
         if verb == "dead_letters":  # those of one millisecond come in any order
             answer.sort(key=lambda letter: (-letter.died_ms, letter.call.id))
+        if verb == "claim":  # those that were cancelled together come in any order, too
+            answer = replace(answer, gone=tuple(sorted(answer.gone)))
         return replace(answer, workers=0) if isinstance(answer, (Snapshot, Standing)) else answer
     except (NotQueued, ValueError) as error:
         return repr(error)

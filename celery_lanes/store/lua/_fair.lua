@@ -86,12 +86,12 @@ local function come_back(aside)
 end
 
 -- Grants the first call of an account, whose start tag is "start" and whose second call is at
--- "after", if it has one; notes the charge in the record.
-local function take(r, name, start, place, after)
+-- "after", if it has one; notes the charge in the record. One that passes others over is no turn.
+local function take(r, name, start, place, after, is_passing)
   local rank, clock = rank_of(r), lane
   if rank then
     clock = clock_of(rank)
-    r.turn = note_turn(rank) or nil
+    r.turn = not is_passing and note_turn(rank) or nil
   end
   r.charge, r.weight, r.share = r.cost, weight_of(r.account), clock.weights
   if start > virtual_now(clock) then clock.served = clock.served + (start - virtual_now(clock)) end

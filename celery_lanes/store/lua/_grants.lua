@@ -1,6 +1,6 @@
 -- What a turn gives: closing calls to write, running calls to start; as in turn.py.
 
-local ASIDE_AT_ONCE = 100
+local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS = 100, 50, 100
 
 -- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms and
 -- the lengths of call, token, caller and envelope in one line; then these four.
@@ -82,35 +82,92 @@ local function start_call(r, worker, token)
   if r.victim then redis.call('ZADD', victims, r.priority, victim_name(r)) end
 end
 
--- Grants up to so many calls; gives them, what is told of them, and until when the lane's bucket
--- lets nothing pass.
-local function grant(worker, token, count, tries)
-  local ids, out = {}, {}
-  while #out < count do
+local function hand_over(r)
+  count_ticket(-1)
+  start_call(r, r.holder, ticket_token(r))
+  tell_holder(r)
+end
+
+-- Reads an account's first call: account, place, the place after it, record, envelope.
+local function first_of(name, rank)
+  local account = string.sub(name, 18)
+  local place, after = unpack(first_places(account, rank, 2))
+  local id = call_at(place, account)
+  local record, envelope = unpack(redis.call('HMGET', calls, 'r:' .. id, 'e:' .. id))
+  return account, place, after, cmsgpack.unpack(record), envelope
+end
+
+-- Finds the first ticket behind calls that no worker is there to run: none is idle, and none has been
+-- woken, or has asked, just now. The calls keep their tags, and so their turn. A promised slot is none to take so.
+local function ticket_behind()
+  if lane.promised or redis.call('ZCARD', idle) > 0 then return nil end
+  if math.abs(now - tonumber(redis.call('HGET', meta, 'coming') or 0)) < COMING_MS then return nil end
+  local found = redis.call('ZRANGE', ring, 0, PASSED_OVER - 1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local name, start, rank = found[i], found[i + 1], nil
+    if lane.levels then name, start, rank = string.sub(name, 9), tag_in(name), tonumber(start) end
+    local account = string.sub(name, 18)
+    if record_of(call_at(head(account, rank), account)).holder then return name, start, rank end
+  end
+end
+
+-- Grants up to so many calls to a worker, and to its holder each ticket before them, or after them
+-- with nobody before it for whom a worker is there; gives the calls, what is told of them, how many
+-- slots are left, and until when the lane's bucket lets nothing pass.
+local function grant(worker, token, wanted, free)
+  local ids, out, tries = {}, {}, wanted + ASIDE_AT_ONCE
+  while free > 0 and (#out < wanted or lane.tickets) do
     local name, start, rank = next_account()
     if not name then break end
+    local account, place, after, r, envelope = first_of(name, rank)
+    local is_passing = not r.holder and #out == wanted -- nobody asks for it
+    if is_passing and wanted > 0 then break end -- or soon: who has all it wanted may ask for more
+    if is_passing then
+      name, start, rank = ticket_behind()
+      if not name then break end
+      account, place, after, r, envelope = first_of(name, rank)
+    end
     tries = tries - 1
-    if tries < 0 then return ids, out, now end
-    local account = string.sub(name, 18)
-    local place, after = unpack(first_places(account, rank, 2))
-    local id = call_at(place, account)
-    local record, envelope = unpack(redis.call('HMGET', calls, 'r:' .. id, 'e:' .. id))
-    local r = cmsgpack.unpack(record)
+    if tries < 0 then return ids, out, free, now end
     local own = redis.call('HMGET', meta, 'rate:' .. account, 'full:' .. account, 'early:' .. r.task)
     local own_full = tonumber(own[2] or 0)
     local own_at, lane_at = ready_at(own[1], own_full, 1), lane_ready_at(r.cost)
-    if own_at > now then
+    if r.holder and is_gone(r.holder) then
+      stop_waiting(r)
+      forget(r)
+    elseif own_at > now then
       set_aside(account, rank, name, start, own_at)
     elseif lane_at > now then
-      return ids, out, lane_at
+      return ids, out, free, lane_at
     else
       if own[1] then redis.call('HSET', meta, 'full:' .. account, spent(own[1], own_full, 1)) end
       r.early = own[3] == '1'
-      take(r, name, tonumber(start), place, after)
-      start_call(r, worker, token)
-      ids[#ids + 1] = id
-      out[#out + 1] = told_grant(r, envelope)
+      take(r, name, tonumber(start), place, after, is_passing)
+      free = free - 1
+      if r.holder then
+        hand_over(r)
+      else
+        start_call(r, worker, token)
+        ids[#ids + 1] = r.id
+        out[#out + 1] = told_grant(r, envelope)
+      end
     end
   end
-  return ids, out, nil
+  return ids, out, free, nil
+end
+
+-- Grants the tickets whose turn it is, where no worker asks; gives until when the lane's bucket lets
+-- nothing pass. Every verb that may free a slot, or bring a ticket to the head, ends with it.
+local function serve_tickets()
+  if not lane.tickets or not rules.max_concurrent then return nil end
+  tick()
+  local _, _, _, blocked_until = grant(nil, nil, 0, free_slots())
+  return blocked_until
+end
+
+-- Says in how many ms something is due without anybody's doing; -1 = nothing.
+local function due_in_ms(due, blocked_until, room_at)
+  local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
+  local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge)
+  return soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
 end

@@ -3,6 +3,7 @@
 -- Neither writes the record.
 local function begin_to_wait(r)
   r.state = 'waiting'
+  if r.holder then count_ticket(1) end
   put(r)
 end
 
@@ -55,17 +56,6 @@ local function let_go(r)
   keep(r)
 end
 
-local function to_closing(r, reason)
-  r.state, r.reason = 'closing', reason
-  redis.call('ZADD', closing, 0, r.id)
-  keep(r)
-end
-
-local function close_waiting(r, reason)
-  if r.state == 'waiting' then remove(r) else redis.call('ZREM', delayed, r.id) end
-  to_closing(r, reason)
-end
-
 -- Deletes a call's record and envelope, and its task id's way to it.
 local function forget(r)
   local field = 't:' .. r.task_id
@@ -79,6 +69,27 @@ local function forget(r)
   redis.call('HSET', calls, field, cmsgpack.pack(ids))
 end
 
+-- A ticket has no result: its holder is told.
+local function to_closing(r, reason)
+  r.state, r.reason = 'closing', reason
+  if r.holder then
+    forget(r)
+    return tell_holder(r)
+  end
+  redis.call('ZADD', closing, 0, r.id)
+  keep(r)
+end
+
+local function stop_waiting(r)
+  remove(r)
+  if r.holder then count_ticket(-1) end
+end
+
+local function close_waiting(r, reason)
+  if r.state == 'waiting' then stop_waiting(r) else redis.call('ZREM', delayed, r.id) end
+  to_closing(r, reason)
+end
+
 local function settle(r)
   forget(r)
   local known_until = now + math.max(rules.dedupe_ttl, r.redelivery or 0)
@@ -86,8 +97,10 @@ local function settle(r)
   if r.arrival then redis.call('ZADD', settled, known_until, r.arrival) end
 end
 
+-- A ticket is not granted twice: its holder gives it back because nobody wants it any more.
 local function put_back(r)
   correct(r, 0)
+  if r.holder then return forget(r) end
   r.since = now
   park(r)
 end
@@ -104,7 +117,7 @@ end
 
 -- Deals with a call whose body died; true if it waits again.
 local function lose(r)
-  if r.early then
+  if r.early or r.holder then
     finish_charge(r)
     to_closing(r, 'lost')
     return false

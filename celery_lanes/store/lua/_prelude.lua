@@ -61,6 +61,11 @@ local function free_slots()
   return math.max(0, cap - redis.call('ZCARD', leases))
 end
 
+-- A worker may be about to ask for calls: tickets must not pass them.
+local function note_coming()
+  redis.call('HSET', meta, 'coming', now)
+end
+
 -- Wakes idle workers, those first that have waited longest. One that does not hear is gone; in a
 -- cluster the count of listeners is only this node's, so there "tries" is 1.
 local function wake(count)
@@ -68,7 +73,10 @@ local function wake(count)
     for _ = 1, tries do
       local worker = redis.call('ZPOPMIN', idle)[1]
       if not worker then return end
-      if redis.call('PUBLISH', channel .. worker, lane_name) > 0 then break end
+      if redis.call('PUBLISH', channel .. worker, lane_name) > 0 then
+        if lane.tickets then note_coming() end
+        break
+      end
     end
   end
 end

@@ -1,20 +1,21 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags marks delayed leases victims workers closing idle settled forbidden meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims workers closing idle holders settled forbidden meta
 -- ARGV: channel tries lane_name scope max_wait tells ...
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
 --   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. tells: 1 =
 --   say where the calls stand. Of each call: id, quoted task id, task, account, caller, priority, cost,
---   due_ms (0 = at once), flags (1: remember, 2: preemptible), redelivery_ms, arrival, envelope
--- USES: ring fair moves buckets preemption standing
+--   due_ms (0 = at once), flags (1: remember, 2: preemptible), redelivery_ms, arrival, holder ('' = a
+--   worker runs it), envelope
+-- USES: ring fair tickets moves buckets grants preemption standing
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
 --   'delayed' and when it is due, 'cancelled' (it was forbidden) and 0, 'busy' (refused) and
 --   'ahead:wait in ms', or 'duplicate' and its state. If it tells: {this string, {each call's facts}},
 --   see standing_of
 -- COST: O(calls log n); with max_wait, and again if it tells, of each call what position costs
 
-local FIELDS = 12
+local FIELDS = 13
 
 local function is_between(text, least, most)
   local number = tonumber(text)
@@ -65,6 +66,7 @@ local function new_call(i)
   if tonumber(ARGV[i + 8]) >= 2 then r.preemptible = true end
   if ARGV[i + 9] ~= '0' then r.redelivery = tonumber(ARGV[i + 9]) end
   if ARGV[i + 10] ~= '' then r.arrival = ARGV[i + 10] end
+  if ARGV[i + 11] ~= '' then r.holder = ARGV[i + 11] end
   return r
 end
 
@@ -82,7 +84,7 @@ local function refusal(r)
   return wait and wait > max_wait and string.format('busy %d:%d', ahead, wait)
 end
 
-local verdicts, standings, is_worth_waking, is_closing = {}, {}, false, false
+local verdicts, standings, is_worth_waking, is_closing, is_ticket = {}, {}, false, false, false
 for i = rest, #ARGV, FIELDS do
   local state, ids = state_of(ARGV[i], ARGV[i + 1], ARGV[i + 8] % 2 == 1, ARGV[i + 10])
   local verdict, due = state and 'duplicate ' .. state, tonumber(ARGV[i + 7])
@@ -99,15 +101,23 @@ for i = rest, #ARGV, FIELDS do
       verdict = max_wait and refusal(r)
     end
     if not verdict then
-      verdict, is_worth_waking = 'parked ' .. redis.call('ZCARD', queue), true
+      verdict = 'parked ' .. redis.call('ZCARD', queue)
       begin_to_wait(r)
+      if r.holder then
+        tick()
+        hear_of(r.holder)
+        is_ticket = true
+      else
+        is_worth_waking = true
+      end
     end
-    if r.state then keep_new(r, ARGV[i + 11], ids) end
+    if r.state then keep_new(r, ARGV[i + 12], ids) end
   end
   verdicts[#verdicts + 1] = verdict
   if tells == '1' then standings[#standings + 1] = standing_of(ARGV[i]) end
 end
-if is_worth_waking then preempt() end
+if is_ticket then serve_tickets() end
+if is_worth_waking or is_ticket then preempt() end
 save_lane()
 if is_closing or is_worth_waking and free_slots() > 0 then wake(1) end
 local told = table.concat(verdicts, ' ')

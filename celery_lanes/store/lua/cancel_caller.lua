@@ -2,11 +2,11 @@
 -- a lost reply left off.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases victims closing idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name caller state account at
 --   state: 'delayed' or 'waiting'. account: where the waiting ones are. at: '' for the first page,
 --   else what the page before has returned.
--- USES: ring fair moves
+-- USES: ring fair tickets moves buckets grants
 -- RETURNS: how many are cancelled, and where the next page begins, '' after the last
 -- COST: O(log n) for each of 100 calls
 
@@ -40,6 +40,7 @@ end
 if state == 'delayed' and #ids == PAGE then after = (tonumber(at) or 0) + PAGE - cancelled end
 
 settle_down()
+if cancelled > 0 then serve_tickets() end
 save_lane()
 wake(math.min(cancelled, 1))
 return { cancelled, tostring(after or '') }

@@ -1,12 +1,12 @@
 -- Writes a lane's rules; new weights and buckets hold for what waits already. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: queue ring tags marks refill leases idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
 -- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens preemption accounts ...
 --   version: names these rules; the same again change nothing. Times in ms; a bucket is
 --   "interval burst" or ''. preemption: '' or "min_runtime most fails". accounts: how many; of each name, weight, bucket; then of each task
 --   its name and 1 if it is acknowledged early.
--- USES: ring fair
+-- USES: ring fair tickets moves buckets grants
 -- RETURNS: 1
 -- COST: O(accounts x levels x log n)
 
@@ -78,5 +78,7 @@ for _, aside in ipairs(redis.call('ZRANGE', refill, 0, -1)) do
 end
 save_lane()
 load_lane()
+serve_tickets()
+save_lane()
 wake(takers())
 return 1

@@ -1,12 +1,12 @@
 -- Ends attempts, then gives a worker calls to start and results to write. All of it is atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers settled meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers holders settled meta
 -- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
--- USES: ring fair moves releases buckets grants preemption
+-- USES: ring fair tickets moves releases buckets grants preemption
 -- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
 --   them; if there are results to write or calls to stop, {that string, {call, token, reason,
 --   envelope}..., {call, token}...}; '' without rules
@@ -41,9 +41,11 @@ end
 
 local reply, due, blocked_until = last, nil, nil
 local grants_out, closings_out = {}, {}
-local free, unheld = free_slots(), redis.call('ZCOUNT', closing, 0, 0)
+local free, unheld = nil, redis.call('ZCOUNT', closing, 0, 0)
 if request <= last.request then
   due = first_due()
+  serve_tickets()
+  free = free_slots()
   if request < last.request then
     reply, wanted = { grants = {}, closings = {} }, 0
   else
@@ -61,8 +63,8 @@ else
   end
   reply = { request = request, token = token, seen = last.seen, grants = {}, closings = {} }
   if unheld > 0 then reply.closings, closings_out = hand_out(worker, token, closings) end
-  reply.grants, grants_out, blocked_until = grant(worker, token, math.min(wanted, free), wanted + ASIDE_AT_ONCE)
-  free, unheld = free - #grants_out, unheld - #closings_out
+  reply.grants, grants_out, free, blocked_until = grant(worker, token, wanted, free_slots())
+  unheld = unheld - #closings_out
 end
 local room_at, marked = preempt(), marked_of(worker)
 local is_idle = #reply.grants < wanted
@@ -73,7 +75,11 @@ local says_if_idle = reply.request and wanted > 0
 if last.idle and says_if_idle then redis.call('ZREM', idle, worker) end
 local is_grant_left = free > 0 and not is_idle and not blocked_until and redis.call('ZCARD', ring) > 0
 if unheld > 0 and (#reply.closings > 0 or not is_idle) or is_grant_left then wake(1) end
-if is_idle then redis.call('ZADD', idle, now, worker) end
+if is_idle then
+  redis.call('ZADD', idle, now, worker)
+elseif lane.tickets and wanted > 0 then
+  note_coming()
+end
 if reply.request then
   reply.blocked_until = blocked_until
   reply.idle = is_idle or last.idle and not says_if_idle
@@ -82,9 +88,6 @@ else
   save_lane()
 end
 
-local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
-local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge)
-local due_in = soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
-local told = string.format('%d\n', due_in) .. table.concat(grants_out)
+local told = string.format('%d\n', due_in_ms(due, blocked_until, room_at)) .. table.concat(grants_out)
 for _, found in ipairs(marked) do closings_out[#closings_out + 1] = found end
 return #closings_out == 0 and told or { told, unpack(closings_out) }

@@ -1,11 +1,12 @@
 -- Stops or resumes grants. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: queue leases idle meta
+-- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
 -- ARGV: channel tries lane_name is_wanted
 --   is_wanted: '1' or '0'
+-- USES: ring fair tickets moves buckets grants
 -- RETURNS: 1
--- COST: O(1)
+-- COST: O(1); O(log n) for each ticket that it lets go
 
 delete_first()
 if is_wanted == '1' then
@@ -14,5 +15,9 @@ else
   redis.call('HDEL', meta, 'paused')
 end
 load_lane()
+if lane.tickets then
+  serve_tickets()
+  save_lane()
+end
 wake(takers())
 return 1

@@ -2,10 +2,10 @@
 -- what is old. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks delayed leases victims closing idle workers settled dead meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers holders settled dead meta
 -- ARGV: channel tries lane_name
--- USES: ring fair moves
--- RETURNS: {put back, moved to closing, ms by which all leases were extended}
+-- USES: ring fair tickets moves buckets grants
+-- RETURNS: {put back, moved to closing or forgotten (tickets), ms by which all leases were extended}
 -- COST: O(log n + what it deals with), at most 500 of each kind
 
 local AT_ONCE = 500
@@ -23,6 +23,15 @@ local function forget_workers()
   end
 end
 
+-- By the lease clock, as they are heard of.
+local function forget_holders()
+  local before = now - lane.frozen - FORGET_WORKER_MS
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', holders, '-inf', before, 'LIMIT', 0, AT_ONCE)) do
+    redis.call('ZREM', holders, name)
+    redis.call('HDEL', meta, 'news:' .. name)
+  end
+end
+
 local extended = tick()
 if extended ~= 0 then
   save_lane()
@@ -31,6 +40,7 @@ end
 
 trim_settled(AT_ONCE)
 forget_workers()
+forget_holders()
 redis.call('ZREMRANGEBYSCORE', dead, '-inf', now - DEAD_LETTER_MS)
 redis.call('ZREMRANGEBYRANK', dead, 0, -DEAD_LETTERS - 1)
 
@@ -50,6 +60,7 @@ local unheld = expired(closing, '(0')
 for _, id in ipairs(unheld) do let_go(record_of(id)) end
 
 settle_down()
+serve_tickets()
 save_lane()
 wake(#lapsed + #unheld)
 return { waiting, #lapsed - waiting, 0 }

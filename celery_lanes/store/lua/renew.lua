@@ -2,10 +2,11 @@
 -- A lease's expiry tells when it was last named: those named in this call are fresh.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks delayed leases victims closing idle workers meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers holders meta
 -- ARGV: channel tries lane_name worker is_last ...
---   is_last: '0' if more names follow in another call; then of each lease: call, token
--- USES: ring fair moves
+--   is_last: '0' if more names follow in another call; then of each lease: call, token.
+--   A holder also names its tickets that wait, without a token.
+-- USES: ring fair tickets moves buckets grants
 -- RETURNS: {how many were put back, names of the calls whose lease is gone...}
 -- COST: O(named log n + leases that nobody has named for 5 s), 5,000 looked at, 500 put back
 
@@ -14,11 +15,17 @@ local UNNAMED_AFTER_MS, PAGE = 5000, 500
 delete_first()
 load_lane()
 tick()
-redis.call('ZADD', workers, now, worker)
+if redis.call('ZSCORE', holders, worker) then
+  hear_of(worker)
+else
+  redis.call('ZADD', workers, now, worker)
+end
 
 local function extend(id, token)
   local r = record_of(id)
-  if not r or r.worker ~= worker or r.token ~= token then return false end
+  local is_ticket = r and token == '' and r.holder == worker
+  if is_ticket and r.state == 'waiting' then return true end
+  if not is_ticket and (not r or r.worker ~= worker or r.token ~= token) then return false end
   redis.call('ZADD', r.state == 'closing' and closing or leases, now - lane.frozen + rules.lease_ttl, id)
   return true
 end
@@ -59,6 +66,7 @@ if is_last == '1' then
   end
 end
 settle_down()
+if answer[1] > 0 then serve_tickets() end
 save_lane()
 wake(answer[1])
 return answer

@@ -1,0 +1,111 @@
+"""Where a process asks for slots: it finds the lane, and whose and how urgent the wish is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from celery_lanes.admission import check_max_wait
+from celery_lanes.callinfo import said_here
+from celery_lanes.lane import checked_lane
+from celery_lanes.priority import checked, first_said
+from celery_lanes.slots.holder import Holder
+from celery_lanes.slots.slot import Keeper, Slot
+from celery_lanes.slots.ticket import Ticket
+from celery_lanes.store.attempts import Outcome
+from celery_lanes.store.calls import Call
+from celery_lanes.store.checks import check_calls
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+
+class Office:
+    """Gives an app's slots, by one holder for each process."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._holders: dict[int, Holder] = {}
+
+    def slot(
+        self,
+        model: str | None,
+        lane: str | None,
+        *,
+        caller: str | None,
+        priority: int | None,
+        max_wait_s: float | None,
+        cost: float,
+    ) -> Slot:
+        """Check a wish, and make it a slot to enter."""
+        check_max_wait(max_wait_s)
+        name = self._lane(model, lane)
+        info = self._lanes.sender.attribute(None, caller=caller)
+        urgency = first_said(checked(priority, "priority"), said_here().get("priority"))
+        call = Call(
+            id=info.nonce,
+            task_id=info.nonce,
+            task="",
+            caller=info.caller,
+            priority=urgency or 0,
+            cost=cost,
+        )
+        check_calls([call])
+        return Slot(self._keeper, self._ticket(name, call, max_wait_s))
+
+    def _ticket(self, lane: str, call: Call, max_wait_s: float | None) -> Ticket:
+        return Ticket(
+            lane=lane,
+            call=call,
+            policy=self._lanes.policy(lane),
+            scope=self._lanes.scope(lane),
+            lease_ttl_s=self._lanes.settings.lane(lane).lease_ttl_s,
+            max_wait_s=max_wait_s,
+        )
+
+    def _lane(self, model: str | None, lane: str | None) -> str:
+        settings = self._lanes.settings
+        if (model is None) == (lane is None):
+            raise ValueError('expected a model, slot("ollama/llama3.1:8b"), or slot(lane="ollama")')
+        if lane is not None:
+            return checked_lane(lane, settings, lambda: self._lanes.store)
+        provider, _, name = str(model).split(",", 1)[0].partition("/")
+        if not isinstance(model, str) or not (provider.strip() and name.strip()):
+            raise ValueError(
+                f'expected a model as "provider/model", got {model!r:.100}; a lane has a name:'
+                ' slot(lane="ollama")'
+            )
+        return settings.lane_for(model).lane
+
+    def _keeper(self) -> Keeper:
+        """Give this process's holder; a forked child makes its own."""
+        if not self._lanes.settings.enabled:
+            return _Nobody()
+        return self._holders.get(os.getpid()) or self._new_holder()
+
+    def _new_holder(self) -> Holder:
+        """Make a holder, unless another thread does; a lock might be inherited by a child."""
+        new = Holder(self._lanes.open_store, self._lanes)
+        holder = self._holders.setdefault(new.pid, new)
+        for pid in set(self._holders) - {holder.pid}:
+            if (parents := self._holders.pop(pid, None)) is not None:
+                parents.forsake()
+        if holder is not new:
+            new.forsake()
+        return holder
+
+
+class _Nobody:
+    """Where lanes are switched off, every slot is free."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def want(self, ticket: Ticket) -> None:
+        ticket.grant("")
+
+    def give_up(self, ticket: Ticket) -> None:
+        pass
+
+    def give_back(self, ticket: Ticket, outcome: Outcome, cost: float | None) -> None:  # noqa: ARG002
+        ticket.end()

@@ -1,0 +1,154 @@
+"""``lanes.slot(...)``: a slot of a lane for code that is no task."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as EndedTimeoutError
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol
+
+from typing_extensions import Self
+
+from celery_lanes.errors import LanesError
+from celery_lanes.slots.ticket import Ticket
+from celery_lanes.store.attempts import Outcome
+from celery_lanes.store.checks import check_real_cost
+
+RELEASE_PATIENCE_S = 1.0
+"""How long the end of a block waits for the store to hear of it: its process may end next."""
+
+
+class Keeper(Protocol):
+    """Who gets tickets their slots: the process's thread, or nobody with lanes switched off."""
+
+    pid: int
+
+    def want(self, ticket: Ticket) -> None:
+        """Ask for a slot: ``ticket.granted`` tells."""
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Wait no more; if the slot has just come, it goes back."""
+
+    def give_back(self, ticket: Ticket, outcome: Outcome, cost: float | None) -> None:
+        """Give a slot back: ``ticket.ended`` tells when the store knows."""
+
+
+class Slot:
+    """A slot, held inside ``with`` or ``async with``; for one block.
+
+    While the block runs, a thread of this process renews the slot's lease. If that is gone all the
+    same (the process was paused, or cut off from the store, for longer than ``lease_ttl``), the
+    slot is somebody else's: the block should end soon.
+    """
+
+    def __init__(self, keeper: Callable[[], Keeper], ticket: Ticket) -> None:
+        self.lane = ticket.lane
+        self.caller = ticket.call.caller
+        self._find_keeper, self._ticket = keeper, ticket
+        self._keeper: Keeper | None = None
+        self._is_held = self._is_async = False
+
+    def __repr__(self) -> str:
+        return f"Slot({self.lane!r}, caller={self.caller!r})"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease was gone before the slot was given back."""
+        return self._ticket.is_lost
+
+    def should_yield(self) -> bool:
+        """Say whether the block should end soon: its slot is lost."""
+        return self.is_lost
+
+    def release(self, cost: float | None = None) -> None:
+        """Give the slot back before the block ends; after that, nothing happens.
+
+        ``cost``: what it really cost, in the lane's unit, instead of the estimate. Inside
+        ``with``, it returns when the store knows, or after a second while the store is away.
+        """
+        if cost is not None:
+            check_real_cost(cost, self._ticket.call.id)
+        self._give_back(Outcome.DONE, cost)
+        if not self._is_async:
+            self._wait_until_ended()
+
+    def __enter__(self) -> Self:
+        """Wait for the slot.
+
+        Raises ``LaneBusy`` if it would wait, or has waited, longer than ``max_wait``;
+        ``WaitCancelled``; ``StoreUnavailable`` if the store is away to begin with.
+        """
+        keeper = self._begin()
+        try:
+            self._ticket.granted.result()
+        except BaseException:
+            keeper.give_up(self._ticket)
+            raise
+        self._is_held = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the slot back."""
+        self._give_back(_outcome(kind))
+        self._wait_until_ended()
+
+    async def __aenter__(self) -> Self:
+        """Wait for the slot in the running event loop; see ``__enter__``."""
+        self._is_async = True
+        keeper = self._begin()
+        try:
+            await asyncio.wrap_future(self._ticket.granted)
+        except BaseException:
+            keeper.give_up(self._ticket)
+            raise
+        self._is_held = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the slot back."""
+        self._give_back(_outcome(kind))
+        if self._keeper_here is not None:
+            with suppress(asyncio.TimeoutError):
+                ended = asyncio.wrap_future(self._ticket.ended)
+                await asyncio.wait_for(ended, RELEASE_PATIENCE_S)
+
+    def _begin(self) -> Keeper:
+        if self._keeper is not None:
+            raise LanesError("a slot is for one block; ask for another one: lanes.slot(...)")
+        self._keeper = self._find_keeper()
+        self._keeper.want(self._ticket)
+        return self._keeper
+
+    def _give_back(self, outcome: Outcome, cost: float | None = None) -> None:
+        if self._is_held and (keeper := self._keeper_here) is not None:
+            keeper.give_back(self._ticket, outcome, cost)
+        self._is_held = False
+
+    def _wait_until_ended(self) -> None:
+        if self._keeper_here is not None:
+            with suppress(EndedTimeoutError):
+                self._ticket.ended.result(RELEASE_PATIENCE_S)
+
+    @property
+    def _keeper_here(self) -> Keeper | None:
+        """Give the keeper, if this process has entered the block: a fork within holds nothing."""
+        keeper = self._keeper
+        return keeper if keeper is not None and keeper.pid == os.getpid() else None
+
+
+def _outcome(kind: type[BaseException] | None) -> Outcome:
+    """Tell the store how the block ended: the time of one that failed tells nothing."""
+    return Outcome.DONE if kind is None else Outcome.FAILED

@@ -1,0 +1,72 @@
+"""A lane as pydantic-ai's concurrency limiter; skipped where the extra is not installed."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from celery import Celery
+
+from celery_lanes.app import Lanes
+from celery_lanes.config import Settings
+from celery_lanes.errors import LaneBusy
+
+pytest.importorskip("pydantic_ai", reason="the extra pydantic-ai is not installed")
+
+
+@pytest.fixture
+def lanes() -> Lanes:
+    url = f"memory://{uuid.uuid4().hex}"
+    settings = {"store": {"url": url}, "lanes": {"ollama": {"max_concurrent": 2}}}
+    return Lanes(Celery(broker="memory://"), Settings.parse(settings))
+
+
+def test_requests_of_a_limited_model_hold_slots_of_the_lane(lanes):
+    from pydantic_ai import Agent
+    from pydantic_ai.messages import ModelResponse, TextPart
+    from pydantic_ai.models.concurrency import ConcurrencyLimitedModel
+    from pydantic_ai.models.function import FunctionModel
+
+    from celery_lanes.limiter import LaneLimiter
+
+    running = []
+
+    async def answer(messages, info) -> ModelResponse:
+        running.append(lanes.store.snapshot("ollama").running)
+        await asyncio.sleep(0.01)
+        return ModelResponse(parts=[TextPart("because")])
+
+    limiter = LaneLimiter(lanes, "ollama/x", caller="alice")
+    agent = Agent(ConcurrencyLimitedModel(FunctionModel(answer), limiter=limiter))
+
+    async def main() -> list[str]:
+        runs = await asyncio.gather(*(agent.run("why?") for _ in range(10)))
+        return [run.output for run in runs]
+
+    assert asyncio.run(main()) == ["because"] * 10
+    assert max(running) == 2
+    assert lanes.store.snapshot("ollama").running == 0
+
+
+def test_a_request_that_would_wait_too_long_raises(lanes):
+    from celery_lanes.limiter import LaneLimiter
+
+    limiter = LaneLimiter(lanes, "ollama/x", max_wait=0)
+
+    async def main() -> None:
+        await limiter.acquire("test")
+        await limiter.acquire("test")
+        with pytest.raises(LaneBusy):
+            await limiter.acquire("test")
+        limiter.release()
+        limiter.release()
+
+    asyncio.run(main())
+
+
+def test_odd_wishes_are_refused_when_the_limiter_is_made(lanes):
+    from celery_lanes.limiter import LaneLimiter
+
+    with pytest.raises(ValueError, match="expected max_wait to be a number of seconds"):
+        LaneLimiter(lanes, "ollama/x", max_wait=-1)
