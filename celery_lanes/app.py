@@ -117,7 +117,8 @@ class Lanes:
 
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
-        return Lane(checked_lane(name, self.settings, self.store), self.store)
+        known = checked_lane(name, self.settings, self.store)
+        return Lane(known, self.store, self.settings.lane(known))
 
     def submit(self, signature: Any, max_wait: float | None = None) -> Submission:
         """Publish a signature, and say in the same step where it stands and when it starts.

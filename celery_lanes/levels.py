@@ -46,6 +46,7 @@ class Levels:
     are_many: bool = False
     queues: dict[int, FairQueue] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
     passed: int = 0
     turn: int = HIGHEST
     promised: int = 0
@@ -80,6 +81,10 @@ class Levels:
             if at < rank
             for account in self.queues[at].in_order()
         ]
+
+    def count(self, account: str) -> int:
+        """Count an account's waiting calls."""
+        return sum(len(queue.waiting.get(account, ())) for queue in self.queues.values())
 
     def put(self, account: str, place: Place) -> None:
         """Let a call wait at its place in its level."""
@@ -129,6 +134,15 @@ class Levels:
         for queue in self.queues.values():
             queue.reweigh(account, weight)
 
+    def set_paused(self, account: str, *, is_paused: bool) -> None:
+        """Note that an account is to be set aside wherever it waits, or not any more."""
+        (self.paused.add if is_paused else self.paused.discard)(account)
+
+    def stand_anew(self, account: str) -> None:
+        """Let an account stand where it belongs at each level."""
+        for queue in self.queues.values():
+            queue.stand_anew(account)
+
     def forget_finishes(self, limit: int) -> None:
         """Drop tags that say nothing any more; where levels are many, what adds one does so."""
         if not self.are_many:
@@ -157,7 +171,7 @@ class Levels:
     def _queue(self, place: Place) -> FairQueue:
         rank = self.rank(place)
         if rank not in self.queues:
-            self.queues[rank] = FairQueue(weights=dict(self.weights))
+            self.queues[rank] = FairQueue(weights=dict(self.weights), paused=self.paused)
         return self.queues[rank]
 
     def _next(self, ready: list[int]) -> int:

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
-from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Standing
 
 MAX_BATCH = 500
@@ -31,7 +32,8 @@ class Snapshot:
 
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
     "lane", a caller counts once at each level. ``dead``: letters kept.
-    ``workers``: those heard of within ``lease_ttl_ms``.
+    ``workers``: those heard of within ``lease_ttl_ms``. ``rate``, ``tokens``: the lane's own
+    buckets, as they hold.
     """
 
     lane: str
@@ -46,6 +48,8 @@ class Snapshot:
     oldest_wait_ms: int
     done_last_minute: int
     workers: int
+    rate: Bucket | None
+    tokens: Bucket | None
 
 
 class Wakeups(Protocol):
@@ -161,13 +165,32 @@ class Store(Protocol):
         """Charge the caller what a running call really cost; the last word wins."""
 
     def configure(self, lane: str, rules: LaneRules) -> None:
-        """Write a lane's rules; a cap set by ``set_max_concurrent`` stays in force."""
+        """Write a lane's rules; what was set at run time stays in force."""
 
     def set_max_concurrent(self, lane: str, slots: int | None) -> None:
         """Change the cap for the whole cluster at once; ``None`` = as configured."""
 
     def set_paused(self, lane: str, *, paused: bool) -> None:
         """Stop or resume grants; running calls go on."""
+
+    def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
+        """Change a caller's share, 1e-3 to 1e3; ``None`` = as configured.
+
+        This and the next two keep something of a caller until it is as configured again; raise
+        ``StoreError`` for more than 1,000 callers of a lane. In a fifo lane they change nothing.
+        """
+
+    def set_rate(self, lane: str, caller: str, rate: Bucket | Unlimited | None) -> None:
+        """Change a caller's bucket of calls; ``None`` = as configured."""
+
+    def set_caller_paused(self, lane: str, caller: str, *, paused: bool) -> None:
+        """Stop or resume grants of a caller's calls; they wait aside and hold up nobody."""
+
+    def set_limit(self, lane: str, limit: Limit, bucket: Bucket | Unlimited | None) -> None:
+        """Change one of the lane's own buckets; ``None`` = as configured."""
+
+    def callers(self, lane: str) -> list[CallerStatus]:
+        """Read what holds for the callers that the rules name or that something was set of."""
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
+from typing import Any
 
 from celery_lanes.fairness import Charge, Place
 from celery_lanes.levels import Levels
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.buckets import Buckets
 from celery_lanes.store.calls import Call, State
+from celery_lanes.store.keys import quoted
+from celery_lanes.store.live import Live
 from celery_lanes.store.rules import LaneRules, Scope
 
 PROMOTE_AT_ONCE = 100
@@ -82,6 +85,7 @@ class Ledger:
     rules: LaneRules | None = None
     override: int | None = None
     is_paused: bool = False
+    live: Live = field(default_factory=Live)
     queue: Levels = field(default_factory=Levels)
     buckets: Buckets = field(default_factory=Buckets)
     records: dict[str, Record] = field(default_factory=dict)
@@ -108,7 +112,8 @@ class Ledger:
     @property
     def is_used(self) -> bool:
         """Say whether anything has been written to this lane, or it was only asked about."""
-        return bool(self.seq or self.rules or self.override is not None or self.is_paused)
+        is_steered = self.override is not None or self.is_paused or self.live
+        return bool(self.seq or self.rules or is_steered)
 
     @property
     def cap(self) -> int | None:
@@ -311,6 +316,30 @@ class Ledger:
         record.state, record.reason = State.CLOSING, reason
         self.closing[record.call.id] = 0
 
+    # -- settings ---------------------------------------------------------------------------------
+
+    def set_rules(self, rules: LaneRules) -> None:
+        """Take new rules, with effect on what waits; what was set at run time stays in force."""
+        dropped = [n for n in self.rules.callers if n not in rules.callers] if self.rules else []
+        self.rules = rules
+        for name in (*rules.callers, *dropped):
+            self._apply(name)
+        self.buckets.set_rules(rules, self.live, self.now)
+        for _, rank, account in self.queue.aside:
+            self.queue.come_back(account, rank)  # its bucket may be another now
+
+    def steer(self, caller: str, **change: Any) -> None:
+        """Set something of a caller, with effect on what waits."""
+        self.live.set_caller(caller, **change)
+        self._apply(caller)
+        self.buckets.set_rules(self.rules, self.live, self.now)
+        self.queue.stand_anew(quoted(caller))
+
+    def _apply(self, caller: str) -> None:
+        account = quoted(caller)
+        self.queue.reweigh(account, self.live.caller(caller, self.rules).weight)
+        self.queue.set_paused(account, is_paused=self.live.is_paused(caller))
+
     # -- waking -----------------------------------------------------------------------------------
 
     def wake(self, count: int = 1) -> None:
@@ -331,4 +360,5 @@ class Ledger:
         """Say in how long something will be due by itself, or at one of the other times."""
         times = [*self.delayed.values(), *(until for until, _, _ in self.queue.aside)]
         times += [at for at in others if at is not None]
-        return max(1, ceil(min(times) - self.now)) if times else None
+        soonest = min(times, default=inf)
+        return None if soonest == inf else max(1, ceil(soonest - self.now))

@@ -30,6 +30,19 @@ class Bucket:
     burst: float
 
 
+class Unlimited(Enum):
+    """Stands where a bucket may: there is none, whatever the settings say."""
+
+    UNLIMITED = "unlimited"
+
+
+class Limit(str, Enum):
+    """A lane's own buckets: of calls, and of cost."""
+
+    RATE = "rate"
+    TOKENS = "tokens"
+
+
 @dataclass(frozen=True, slots=True)
 class CallerRules:
     """A caller's weight (its share against others; 1e-3 to 1e3) and optional bucket of calls."""

@@ -33,8 +33,18 @@ from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
+from celery_lanes.store.keys import quoted
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
+from celery_lanes.store.rules import (
+    Bucket,
+    CallerRules,
+    LaneRules,
+    Limit,
+    Policy,
+    Preemption,
+    Scope,
+    Unlimited,
+)
 from celery_lanes.store.standing import Standing
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
@@ -166,6 +176,22 @@ class TwoStores(RuleBasedStateMachine):
     @rule(paused=st.booleans())
     def pause(self, paused):
         self.both("set_paused", paused=paused)
+
+    @rule(caller=callers, weight=st.none() | weights)
+    def set_weight(self, caller, weight):
+        self.both("set_weight", caller, weight)
+
+    @rule(caller=callers, rate=st.just(Unlimited.UNLIMITED) | buckets)
+    def set_rate(self, caller, rate):
+        self.both("set_rate", caller, rate)
+
+    @rule(caller=callers, paused=st.booleans())
+    def pause_caller(self, caller, paused):
+        self.both("set_caller_paused", caller, paused=paused)
+
+    @rule(limit=st.sampled_from(Limit), bucket=st.just(Unlimited.UNLIMITED) | buckets)
+    def set_limit(self, limit, bucket):
+        self.both("set_limit", limit, bucket)
 
     @rule(
         batch=st.lists(
@@ -396,6 +422,14 @@ class TwoStores(RuleBasedStateMachine):
         assert alive == len(self.known - self.ended) == len(self.ledger.records)
 
     @invariant()
+    def callers_agree_and_the_paused_start_nothing(self):
+        if not hasattr(self, "memory"):
+            return
+        held = {status.caller for status in self.both("callers") if status.paused}
+        waiting = {name for _, name in tags_of(self.ledger.queue, "ring")}
+        assert not waiting & {quoted(caller) for caller in held}
+
+    @invariant()
     def positions_agree(self):
         if not hasattr(self, "memory"):
             return
@@ -410,6 +444,7 @@ class TwoStores(RuleBasedStateMachine):
         assert self.standing("ring", skipped=17) == tags_of(queue, "ring")
         skipped = 4 if queue.are_many else 0
         assert self.standing("tags", skipped=skipped) == tags_of(queue, "finishes")
+        assert self.set_aside() == tags_of(queue, "aside")
 
     @invariant()
     def victims_agree_and_run(self):
@@ -459,6 +494,14 @@ class TwoStores(RuleBasedStateMachine):
                 for name, score in members
             }
         return {(0, name[skipped:].decode()): tag for name, tag in members}
+
+    def set_aside(self):
+        """Read who is set aside on the server, and until when."""
+        (key,) = self.server._keys.of_lane(LANE, ("refill",))
+        found = self.client.zrange(key, 0, -1, withscores=True)
+        if self.ledger.queue.are_many:
+            return {(int(name[:4]) - 1000, name[4:].decode()): until for name, until in found}
+        return {(0, name.decode()): until for name, until in found}
 
 
 def tags_of(levels, kind):

@@ -24,8 +24,17 @@ from importlib.resources import files
 from celery_lanes.store.keys import KINDS
 
 SHARED = (
-    "prelude", "ring", "fair", "moves", "releases", "buckets", "grants", "preemption", "standing",
-)  # fmt: skip
+    "prelude",
+    "ring",
+    "fair",
+    "moves",
+    "releases",
+    "buckets",
+    "grants",
+    "preemption",
+    "standing",
+    "steering",
+)
 """Each may use what stands before it."""
 
 SHARED_ARGUMENTS = ("channel", "tries", "lane_name")

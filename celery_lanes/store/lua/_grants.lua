@@ -63,11 +63,6 @@ local function forget_tags(limit)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end
 
-local function set_aside(account, rank, name, start, at)
-  leave(account, rank, name, start, start)
-  redis.call('ZADD', refill, at, aside_name(account, rank))
-end
-
 local function may_be_stopped(r)
   if not (rules.min_runtime and lane.levels and r.preemptible) then return false end
   return not r.turn and (r.preemptions or 0) < rules.max_preemptions

@@ -3,12 +3,12 @@
 -- verb: as a function of the server, this file is read once, and its variables outlive a call.
 -- Numbers go to redis.call as numbers: it writes all 17 digits, ".." only 14.
 
-local now, weights_known, clocks
+local now, weights_known, pauses_known, clocks
 
 local function begin()
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
-  weights_known = {}
+  weights_known, pauses_known = {}, {}
 end
 
 -- A script whose first write is a deletion may go on at maxmemory, even if there is nothing to delete.

@@ -161,15 +161,15 @@ end
 -- Says how many calls would go before one that is admitted now, and how many ms it would wait.
 local function wait_of(r)
   local own, others, cost = ahead_of(r)
-  local turn = not is_paused and turn_in(own + others)
+  local turn = not is_paused and not is_account_paused(r.account) and turn_in(own + others)
   if not turn then return own + others end
   return own + others, math.max(turn, buckets_pass_in(r, own, own + others, cost))
 end
 
 -- Gives the facts of a call that is here, else false: {state, {own and others' calls ahead, running,
 -- workers, ms until it is due, until its caller's rate, the lane's rate and the lane's tokens let it
--- pass, 1 if others' are at least so many, 1 in a fifo lane, 1 if paused, cap or -1}, ms that running
--- calls have run, last service times in 4 bytes each}
+-- pass, 1 if others' are at least so many, 1 in a fifo lane, 1 if paused, 1 if its caller is, cap or -1},
+-- ms that running calls have run, last service times in 4 bytes each}
 local function standing_of(id)
   local r = record_of(id)
   if not r then return false end
@@ -192,6 +192,7 @@ local function standing_of(id)
       beyond > 0 and 1 or 0,
       r.account == '*' and 1 or 0,
       is_paused and 1 or 0,
+      is_account_paused(r.account) and 1 or 0,
       cap or -1,
     },
     running_ms(),

@@ -1,7 +1,7 @@
 -- Parks calls, each once, and wakes one idle worker. The whole batch is atomic, and it is checked
 -- before the first write: an odd number in the middle would leave calls that are in no queue.
 --
--- KEYS: calls queue ring tags marks delayed leases victims workers closing idle settled forbidden meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims workers closing idle settled forbidden meta
 -- ARGV: channel tries lane_name scope max_wait tells ...
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
 --   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. tells: 1 =

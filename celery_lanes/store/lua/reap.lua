@@ -2,7 +2,7 @@
 -- what is old. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks delayed leases victims closing idle workers settled dead meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers settled dead meta
 -- ARGV: channel tries lane_name
 -- USES: ring fair moves
 -- RETURNS: {put back, moved to closing, ms by which all leases were extended}

@@ -2,7 +2,7 @@
 -- A lease's expiry tells when it was last named: those named in this call are fresh.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks delayed leases victims closing idle workers meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle workers meta
 -- ARGV: channel tries lane_name worker is_last ...
 --   is_last: '0' if more names follow in another call; then of each lease: call, token
 -- USES: ring fair moves

@@ -4,7 +4,7 @@
 -- KEYS: calls queue ring refill delayed leases closing workers dead meta
 -- USES: ring
 -- RETURNS: {cap or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
---   oldest wait in ms, done in the last minute, workers}
+--   oldest wait in ms, done in the last minute, workers, the lane's own buckets or ''}
 -- COST: O(callers waiting x log n), at most 1,000 of them
 
 local LOOKED_AT = 250
@@ -54,4 +54,6 @@ return {
   now - oldest,
   done,
   redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
+  rules.rate or '',
+  rules.tokens or '',
 }
