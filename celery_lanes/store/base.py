@@ -32,12 +32,16 @@ class Snapshot:
 
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
     "lane", a caller counts once at each level. ``dead``: letters kept.
+    ``max_concurrent``: as set or configured; ``effective``: what an adaptive lane makes of it now;
+    ``provider_wait_ms``: for how long nothing starts there, for the provider asked to wait.
     ``workers``: those heard of within ``lease_ttl_ms``. ``rate``, ``tokens``: the lane's own
     buckets, as they hold.
     """
 
     lane: str
     max_concurrent: int | None
+    effective: int | None
+    provider_wait_ms: int
     paused: bool
     running: int
     waiting: int
@@ -164,6 +168,13 @@ class Store(Protocol):
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
 
+    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+        """Say that a running call's provider was overloaded, and for how long it asked to wait.
+
+        Counts once for each attempt, and only in an adaptive lane. False if the token is not the
+        holder's.
+        """
+
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules; what was set at run time stays in force."""
 
@@ -171,7 +182,7 @@ class Store(Protocol):
         """Change the cap for the whole cluster at once; ``None`` = as configured."""
 
     def set_paused(self, lane: str, *, paused: bool) -> None:
-        """Stop or resume grants; running calls go on."""
+        """Stop or resume grants; running calls go on. To resume ends a provider's wait, too."""
 
     def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
         """Change a caller's share, 1e-3 to 1e3; ``None`` = as configured.

@@ -93,6 +93,11 @@ def check_wait(max_wait_ms: int | None) -> None:
         _check_number(max_wait_ms, 0, MAX_TIME_MS, "max_wait_ms", is_whole=True)
 
 
+def check_asked(wait_ms: int) -> None:
+    """Refuse what a provider cannot have asked to wait."""
+    _check_number(wait_ms, 0, MAX_TIME_MS, "wait_ms", is_whole=True)
+
+
 def check_page(limit: int, before_ms: int | None) -> None:
     """Refuse to read fewer dead letters than one, or more than one answer should hold."""
     _check_number(limit, 1, MAX_LETTERS, "the number of dead letters", is_whole=True)

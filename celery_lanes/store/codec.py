@@ -51,7 +51,8 @@ def rule_fields(rules: LaneRules) -> list[Argument]:
         for name, caller in rules.callers.items()
     ]
     limits = [bucket_field(rules.rate), bucket_field(rules.tokens), _preemption(rules.preemption)]
-    return [*times, *limits, len(callers), *(part for caller in callers for part in caller)]
+    given: list[Argument] = [*times, int(rules.adaptive), *limits, len(callers)]
+    return [*given, *(part for caller in callers for part in caller)]
 
 
 def bucket_field(bucket: Bucket | Unlimited | None) -> str:
@@ -155,10 +156,12 @@ def letter(died_ms: int, texts: list[bytes], *fields: Any) -> DeadLetter:
 
 def snapshot(lane: str, cap: int, paused: int, *facts: Any) -> Snapshot:
     """Read a reading of a lane."""
-    *counts, rate, tokens = facts
+    *counts, effective, provider_wait_ms, rate, tokens = facts
     return Snapshot(
         lane=lane,
         max_concurrent=None if cap < 0 else cap,
+        effective=None if effective < 0 else effective,
+        provider_wait_ms=provider_wait_ms,
         paused=bool(paused),
         rate=_bucket(rate),
         tokens=_bucket(tokens),
@@ -196,6 +199,7 @@ _FACTS = (
     "caller_rate_in_ms",
     "lane_rate_in_ms",
     "lane_tokens_in_ms",
+    "provider_wait_ms",
 )
 
 _COUNTS = (

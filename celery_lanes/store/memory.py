@@ -30,6 +30,7 @@ from celery_lanes.store.calls import (
     Verdict,
 )
 from celery_lanes.store.checks import (
+    check_asked,
     check_caller,
     check_calls,
     check_died,
@@ -253,6 +254,16 @@ class MemoryStore:
             ledger.recharge(record, max(1.0, cost))
             return True
 
+    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+        """Note that a running call's provider was overloaded, once for each attempt."""
+        check_asked(wait_ms)
+        with self._open(lane) as ledger:
+            record = ledger.records.get(call)
+            if record is None or record.state is not State.RUNNING or record.token != token:
+                return False
+            ledger.report(record, wait_ms)
+            return True
+
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""
         check_rules(rules)
@@ -276,6 +287,8 @@ class MemoryStore:
         """Stop or resume grants."""
         with self._open(lane) as ledger:
             ledger.is_paused = paused
+            if not paused:
+                ledger.learned.wait_ms = 0
             ledger.wake(_takers(ledger))
 
     def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
@@ -450,7 +463,9 @@ def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
     minute = ledger.now // 1000 - 59
     return Snapshot(
         lane=lane,
-        max_concurrent=ledger.cap,
+        max_concurrent=ledger.ceiling,
+        effective=ledger.cap,
+        provider_wait_ms=ledger.learned.left_ms(ledger.now),
         paused=ledger.is_paused,
         running=len(ledger.leases),
         waiting=len(ledger.queue),

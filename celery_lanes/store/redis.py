@@ -17,6 +17,7 @@ from celery_lanes.store.attempts import Reaped, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
 from celery_lanes.store.checks import (
+    check_asked,
     check_caller,
     check_calls,
     check_died,
@@ -186,6 +187,12 @@ class RedisStore:
         check_real_cost(cost, call)
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("settle", lane, call, token, repr(cost)))
+
+    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+        """Note that a running call's provider was overloaded, once for each attempt."""
+        check_asked(wait_ms)
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run("report", lane, call, token, wait_ms))
 
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""

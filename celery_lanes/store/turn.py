@@ -111,6 +111,7 @@ def _start(ledger: Ledger, first: tuple[str, Place], wish: Wish) -> None:
     ledger.buckets.spend(account, record.call.cost, ledger.now)
     record.state = State.RUNNING
     record.attempts += 1
+    record.is_reported = False
     record.is_early = ledger.acks_early.get(record.call.task, False)
     record.is_victim = may_be_stopped(ledger, record)
     ledger.lease(record, wish.worker, wish.token)

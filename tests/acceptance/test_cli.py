@@ -109,7 +109,7 @@ def test_a_snapshot_is_written_out_in_full():
     snapshot = Snapshot(
         lane="größe", max_concurrent=2, paused=True, running=1, waiting=2, delayed=3, closing=4,
         dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
-        rate=None, tokens=None,
+        rate=None, tokens=None, effective=1, provider_wait_ms=2000,
     )  # fmt: skip
 
     written = json.loads(to_json([snapshot]))
@@ -243,6 +243,22 @@ def test_set_refuses_what_is_no_number_of_slots(shell, slots):
 
     assert shown.exit_code == 2
     assert 'expected a positive integer or "default"' in shown.stderr
+
+
+def test_status_shows_what_an_adaptive_lane_has_learned(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=8, adaptive=True))
+    park(shell, "ollama", "a")
+    (grant,) = shell.store.next("ollama", worker="w1", request=1, want=1).grants
+    shell.store.report("ollama", call=grant.call, token=grant.token, wait_ms=90_400)
+
+    shown = shell("status").output
+    told = next(lane for lane in json.loads(shell("status", "--json").output) if lane["running"])
+
+    row = next(line for line in shown.splitlines() if "ollama" in line)
+    assert row.split()[1] == "4/8"
+    assert "asked to wait 1m 30s" in row or "asked to wait 1m 29s" in row
+    assert (told["max_concurrent"], told["effective"]) == (8, 4)
+    assert 80_000 < told["provider_wait_ms"] <= 90_400
 
 
 def test_pause_and_resume(shell):

@@ -102,11 +102,11 @@ class TwoStores(RuleBasedStateMachine):
         max_leases=st.integers(1, 3),
         policy=st.sampled_from(Policy),
         scope=st.sampled_from(Scope),
-        rate=buckets,
-        tokens=buckets,
+        limits=st.fixed_dictionaries({"rate": buckets, "tokens": buckets}),
         preemption=preemption,
+        adaptive=st.booleans(),
     )
-    def start(self, cap, max_leases, policy, scope, rate, tokens, preemption):
+    def start(self, cap, max_leases, policy, scope, limits, preemption, adaptive):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
@@ -114,8 +114,8 @@ class TwoStores(RuleBasedStateMachine):
         self.server._token = lambda: f"token{next(theirs)}"
         self.server._wire.speak(self.dialect)
         self.policy, self.scope = policy, Scope.LANE if self.has_levels else scope
-        self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
-        self.lane_rules["preemption"] = preemption
+        self.lane_rules = {"max_leases": max_leases, **limits}
+        self.lane_rules |= {"preemption": preemption, "adaptive": adaptive}
         self.set_rules(cap, {})
 
     def teardown(self):
@@ -164,9 +164,10 @@ class TwoStores(RuleBasedStateMachine):
         callers=st.dictionaries(callers, rules_of_callers, max_size=3),
         rate=buckets,
         preemption=preemption,
+        adaptive=st.sampled_from([True, True, True, False]),
     )
-    def configure(self, cap, callers, rate, preemption):
-        self.lane_rules |= {"rate": rate, "preemption": preemption}
+    def configure(self, cap, callers, rate, preemption, adaptive):
+        self.lane_rules |= {"rate": rate, "preemption": preemption, "adaptive": adaptive}
         self.set_rules(cap, callers)
 
     @rule(slots=st.none() | st.integers(0, 5))
@@ -349,6 +350,21 @@ class TwoStores(RuleBasedStateMachine):
         token = self.held[call][1]
         is_ours = self.is_held(call, token, State.RUNNING)
         assert self.both("settle", call=call, token=token, cost=cost) == is_ours
+
+    @precondition(lambda self: self.held)
+    @rule(
+        wait_ms=st.sampled_from([0, 0, 0, 30, 2_000, 2**40]),
+        is_ended=st.booleans(),
+        data=st.data(),
+    )
+    def report(self, wait_ms, is_ended, data):
+        call = data.draw(st.sampled_from(sorted(self.held)))
+        worker, token = self.held[call]
+        is_ours = self.is_held(call, token, State.RUNNING)
+        assert self.both("report", call=call, token=token, wait_ms=wait_ms) == is_ours
+        if is_ended:
+            end = {"outcome": Outcome.FAILED, "cost": None, "ends": 1}
+            self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
 
     @rule(worker=workers, is_forgetful=st.booleans())
     def renew(self, worker, is_forgetful):

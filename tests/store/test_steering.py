@@ -117,7 +117,10 @@ def test_cancel_works_on_the_calls_of_a_paused_caller(lane):
 
 def test_the_calls_of_a_paused_caller_are_before_nobody_and_say_why_they_wait(lane):
     lane.configure()
-    lane.park("ann", times=5, task_id="theirs")
+    lane.park("ann", times=6, task_id="theirs")
+    done = lane.take()
+    lane.clock.sleep_ms(60)
+    lane.release(done)  # so that a lane knows how long its calls take
     lane.turn(1)
     pause(lane)
     lane.park("ann", task_id="late")

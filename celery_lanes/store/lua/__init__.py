@@ -28,6 +28,7 @@ SHARED = (
     "ring",
     "fair",
     "moves",
+    "adapting",
     "releases",
     "buckets",
     "grants",

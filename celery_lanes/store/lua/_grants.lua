@@ -71,7 +71,7 @@ end
 local function start_call(r, worker, token)
   lane.rate_full = spent(rules.rate, lane.rate_full, 1)
   lane.tokens_full = spent(rules.tokens, lane.tokens_full, r.cost)
-  r.state, r.attempts = 'running', (r.attempts or 0) + 1
+  r.state, r.attempts, r.reported = 'running', (r.attempts or 0) + 1, nil
   r.victim = may_be_stopped(r) or nil
   lease(r, worker, token)
   if r.victim then redis.call('ZADD', victims, r.priority, victim_name(r)) end

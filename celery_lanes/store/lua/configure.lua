@@ -3,10 +3,10 @@
 --
 -- FLAGS: allow-oom
 -- KEYS: queue ring tags marks refill leases idle meta
--- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens preemption accounts ...
---   version: names these rules; the same again change nothing. Times in ms; a bucket is as in
---   _buckets.lua, or ''. preemption: '' or "min_runtime most fails". accounts: how many; of each name,
---   weight, bucket; then of each task its name and 1 if it is acknowledged early.
+-- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl adaptive rate tokens preemption accounts ...
+--   version: names these rules; the same again change nothing. Times in ms; adaptive is 1 or 0; a
+--   bucket is as in _buckets.lua, or ''. preemption: '' or "min_runtime most fails". accounts: how many;
+--   of each name, weight, bucket; then of each task its name and 1 if it is acknowledged early.
 -- USES: ring fair buckets steering
 -- RETURNS: 1
 -- COST: O(accounts x levels x log n)
@@ -41,7 +41,11 @@ rules = {
   min_runtime = tonumber(min_runtime),
   max_preemptions = tonumber(most),
   fails_preempted = fails == '1' or nil,
+  adaptive = adaptive == '1' or nil,
 }
+if not rules.adaptive then
+  lane.learned, lane.successes, lane.cut, lane.wait = nil, nil, nil, nil
+end
 hold_limits(old, given, steered)
 note_accounts(given, steered)
 redis.call('HSET', meta, 'rules', cmsgpack.pack(rules), 'given', cmsgpack.pack(given))

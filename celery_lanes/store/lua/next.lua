@@ -6,7 +6,7 @@
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
--- USES: ring fair moves releases buckets grants preemption
+-- USES: ring fair moves adapting releases buckets grants preemption
 -- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
 --   them; if there are results to write or calls to stop, {that string, {call, token, reason,
 --   envelope}..., {call, token}...}; '' without rules
@@ -83,7 +83,8 @@ else
 end
 
 local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
-local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge)
+local waited = lane.wait and provider_wait() > 0 and lane.wait or math.huge
+local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge, waited)
 local due_in = soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
 local told = string.format('%d\n', due_in) .. table.concat(grants_out)
 for _, found in ipairs(marked) do closings_out[#closings_out + 1] = found end

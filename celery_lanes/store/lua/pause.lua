@@ -1,4 +1,4 @@
--- Stops or resumes grants. Atomic.
+-- Stops or resumes grants; to resume ends a provider's wait, too. Atomic.
 --
 -- FLAGS: allow-oom
 -- KEYS: queue leases idle meta
@@ -14,5 +14,9 @@ else
   redis.call('HDEL', meta, 'paused')
 end
 load_lane()
+if lane.wait and is_wanted == '0' then
+  lane.wait = nil
+  save_lane()
+end
 wake(takers())
 return 1
