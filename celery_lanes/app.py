@@ -28,13 +28,12 @@ from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
-from celery_lanes.store.calls import Call, Verdict
+from celery_lanes.store.calls import Call, Verdict, fitting
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.submission import Submission, submit
 from celery_lanes.task import lane_task
-from celery_lanes.worker.prelude import fitting
 from celery_lanes.worker.step import LanesStep
 
 logger = get_logger(__name__)

@@ -168,7 +168,7 @@ class FairQueue:
         """Change a weight, also for what waits already."""
         if account in self.ring:
             self.total_weight += weight - self.weight(account)
-        self.weights[account] = weight
+        keep_weight(self.weights, account, weight)
 
     def forget_finishes(self, limit: int) -> None:
         """Drop tags that say nothing any more, the oldest first, up to a limit."""
@@ -199,6 +199,13 @@ class FairQueue:
             self.finishes[account] = max(0.0, self.finishes[account] + difference)
         elif difference > 0:
             self.finishes[account] = self.time.now + difference
+
+
+def keep_weight(weights: dict[str, float], account: str, weight: float) -> None:
+    """Note an account's weight; nothing is kept of the usual one."""
+    weights[account] = weight
+    if weight == 1:
+        del weights[account]
 
 
 def starts_before(tag: float, *, start: float, step: float) -> int:

@@ -10,6 +10,7 @@ from celery_lanes import durations
 from celery_lanes.config import Settings
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.base import Snapshot, Store
+from celery_lanes.store.calls import fitting
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.rules import Bucket, Limit, Policy, Unlimited
 from celery_lanes.tables import LaneSettings
@@ -57,8 +58,8 @@ class Lane:
 
         ``burst``: how many it lets through at once; what the settings say, else 1.
         """
-        bucket = _bucket(rate, burst or self._settings.burst or 1)
-        self._store.set_limit(self.name, Limit.RATE, bucket)
+        most = self._settings.burst or 1 if burst is None else burst
+        self._store.set_limit(self.name, Limit.RATE, _bucket(rate, most))
 
     def set_tokens(self, tokens: str | None) -> None:
         """Change the limit in cost: "100k/m", as much at once; "" and ``None`` as above."""
@@ -75,7 +76,7 @@ class Lane:
                 f"lane {self.name} is fifo: all its callers share one queue, so none of them can"
                 " be steered apart; pause the lane, or cancel what waits of the caller"
             )
-        return LaneCaller(self.name, name, self._store)
+        return LaneCaller(self.name, fitting(name), self._store)
 
 
 class LaneCaller:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from celery_lanes.fairness import Charge, FairQueue, Place
+from celery_lanes.fairness import Charge, FairQueue, Place, keep_weight
 from celery_lanes.priority import MOST
 
 TURN_EVERY = 20
@@ -130,7 +130,7 @@ class Levels:
 
     def reweigh(self, account: str, weight: float) -> None:
         """Change a weight, also for what waits already."""
-        self.weights[account] = weight
+        keep_weight(self.weights, account, weight)
         for queue in self.queues.values():
             queue.reweigh(account, weight)
 

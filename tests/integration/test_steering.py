@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from celery_lanes.errors import ConfigError
+from celery_lanes.store.calls import fitting
 from celery_lanes.store.standing import Hold
 from tests.integration.conftest import until
 
@@ -89,6 +90,14 @@ def test_a_lanes_own_rate_holds_all_back_until_it_is_faster(make_shop, observer)
     lane.set_rate("1000/s")
 
     assert [result.get(timeout=20) for result in results] == ["ann"] * 4
+
+
+def test_a_name_that_is_too_long_is_the_one_under_which_a_broker_brought_its_calls(shop):
+    lane = shop.tasks.lanes.lane("ollama")
+
+    lane.caller("x" * 300).pause()
+
+    assert [caller.caller for caller in lane.callers()] == [fitting("x" * 300)]
 
 
 @pytest.mark.parametrize("rate", ["fast", 60, "0/m"])

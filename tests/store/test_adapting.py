@@ -250,6 +250,16 @@ def test_a_call_says_that_it_waits_for_the_provider_and_when_it_starts(full):
     assert busy.wait_ms > 20_000
 
 
+def test_a_call_for_which_a_slot_is_free_waits_as_long_as_the_provider_asked(lane):
+    lane.configure(8, adaptive=True)
+    lane.park()
+    report(lane, lane.take(), wait_ms=30_000)
+
+    (busy,) = lane.admit(lane.call(), max_wait_ms=10_000)
+
+    assert 20_000 < busy.wait_ms <= 30_000
+
+
 @pytest.mark.parametrize("wait_ms", [-1, 1.5, 2**53, True])
 def test_an_odd_wait_is_refused(full, wait_ms):
     lane, grants = full
