@@ -6,6 +6,7 @@ import pytest
 
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.rules import Preemption, Scope
 from celery_lanes.store.standing import Hold
 
 
@@ -258,6 +259,21 @@ def test_a_call_for_which_a_slot_is_free_waits_as_long_as_the_provider_asked(lan
     (busy,) = lane.admit(lane.call(), max_wait_ms=10_000)
 
     assert 20_000 < busy.wait_ms <= 30_000
+
+
+def test_nobody_is_stopped_for_a_call_that_may_not_start_yet(lane):
+    lane.scope = Scope.LANE
+    lane.configure(2, adaptive=True, preemption=Preemption(min_runtime_ms=0))
+    lane.park(times=2, preemptible=True)
+    grants = lane.turn(2).grants
+    report(lane, grants[0], wait_ms=60_000)
+    lane.release(grants[0])
+    lane.park(priority=9)
+    assert lane.turn(1).preempted == ()
+
+    lane.store.set_paused(lane.lane, paused=False)
+
+    assert lane.turn(1).preempted == ((grants[1].call, grants[1].token),)
 
 
 @pytest.mark.parametrize("wait_ms", [-1, 1.5, 2**53, True])
