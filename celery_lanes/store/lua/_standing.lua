@@ -168,8 +168,9 @@ end
 
 -- Gives the facts of a call that is here, else false: {state, {own and others' calls ahead, running,
 -- workers, ms until it is due, until its caller's rate, the lane's rate and the lane's tokens let it
--- pass, until its provider wants calls, 1 if others' are at least so many, 1 in a fifo lane, 1 if paused, 1 if its caller is, cap or -1},
--- ms that running calls have run, last service times in 4 bytes each}
+-- pass, until its provider wants calls, 1 if others' are at least so many, 1 in a fifo lane, 1 if
+-- paused, 1 if its caller is, cap or -1}, ms that running calls have run, last service times in 4
+-- bytes each}
 local function standing_of(id)
   local r = record_of(id)
   if not r then return false end
