@@ -15,7 +15,7 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
-from celery_lanes.callinfo import HEADER
+from celery_lanes.callinfo import held_by
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
@@ -28,14 +28,14 @@ from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.slots.office import Office
 from celery_lanes.slots.slot import Slot
+from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
-from celery_lanes.store.calls import Call, Verdict
+from celery_lanes.store.calls import Call, Verdict, fitting
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.submission import Submission, submit
 from celery_lanes.task import lane_task
-from celery_lanes.worker.prelude import fitting
 from celery_lanes.worker.step import LanesStep
 
 logger = get_logger(__name__)
@@ -119,7 +119,8 @@ class Lanes:
 
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
-        return Lane(checked_lane(name, self.settings, lambda: self.store), self.store)
+        known = checked_lane(name, self.settings, lambda: self.store)
+        return Lane(known, self.store, self.settings.lane(known))
 
     @cached_property
     def _office(self) -> Office:
@@ -276,14 +277,35 @@ class Lanes:
 
         The estimate stands if that fails.
         """
-        header = getattr(request, HEADER, None) or {}
-        if "token" not in header or self.settings.lane(header["lane"]).cost != "tokens":
+        held = held_by(request)
+        if held is None or self.settings.lane(held.lane).cost != "tokens":
             return
-        lane, call, token = header["lane"], header["nonce"], header["token"]
+        call, token = held.call, held.token
         try:
-            self.store.settle(lane, call=call, token=token, cost=max(1.0, float(cost)))
+            self.store.settle(held.lane, call=call, token=token, cost=max(1.0, float(cost)))
         except StoreError as error:
             logger.warning("celery_lanes: the real cost of %s is not charged: %s", call, error)
+
+    def overloaded(self, request: Any, *, retry_after: float | None = None) -> None:
+        """Say that a running call's provider refused it for being busy: 429, 503, 529.
+
+        In a lane with ``adaptive = true`` it halves the cap; with ``retry_after``, nothing starts
+        in the lane for so many seconds, up to 10 minutes. Elsewhere it does nothing. A call says so
+        once for each attempt; ``generate`` does it by itself. If the store is away, so be it.
+
+        Args:
+            request: the task's own, ``self.request``.
+            retry_after: seconds that the provider asked to wait, if it did.
+        """
+        held = held_by(request)
+        if held is None or not self.settings.lane(held.lane).adaptive:
+            return
+        call, token = held.call, held.token
+        wait_ms = round(min(max(0.0, retry_after or 0.0) * 1000, MAX_PROVIDER_WAIT_MS))
+        try:
+            self.store.report(held.lane, call=call, token=token, wait_ms=wait_ms)
+        except StoreError as error:
+            logger.warning("celery_lanes: nobody learns that %s met an overload: %s", call, error)
 
     def is_own_broker(self, connection: Any) -> bool:
         """Whether a connection leads to the app's own broker; another's messages are not ours."""

@@ -16,6 +16,21 @@ HEADER = "lanes"
 _ATTRIBUTE = "__call_info__"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A call that runs in a lane, as the store knows it: its nonce, and its lease's token."""
+
+    lane: str
+    call: str
+    token: str
+
+
+def held_by(request: object) -> Held | None:
+    """Read which lease a task's own request runs under; ``None`` outside a lane."""
+    header = getattr(request, HEADER, None) or {}
+    return Held(header["lane"], header["nonce"], header["token"]) if "token" in header else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallInfo:
     """The attribution of one call, as it rides in the task headers.

@@ -153,6 +153,7 @@ class Settings(Table):
             lease_ttl_ms=round(settings.lease_ttl_s * 1000),
             max_leases=settings.max_leases,
             dedupe_ttl_ms=round(settings.dedupe_ttl_s * 1000),
+            adaptive=settings.adaptive,
             rate=settings.rate,
             tokens=settings.tokens,
             preemption=_preemption(settings),

@@ -42,6 +42,14 @@ def bucket(text: object, *, burst: float | None = None) -> Bucket:
     return Bucket(count, int(_UNIT_S[unit] * 1000), count if burst is None else burst)
 
 
+def written_rate(rate: Bucket) -> str:
+    """Write a bucket as ``bucket`` reads it: "60/m"."""
+    period_s = rate.period_ms / 1000
+    unit = next((unit for unit, unit_s in _UNIT_S.items() if unit_s == period_s), None)
+    scale = next((s for s in ("M", "k") if rate.count and rate.count % _SCALE[s] == 0), "")
+    return f"{rate.count / _SCALE[scale]:g}{scale}/{unit or written(period_s)}"
+
+
 def written(seconds: float) -> str:
     """Write seconds as ``duration_s`` reads them: 90 -> "1m30s"."""
     left_ms = round(seconds * 1000)

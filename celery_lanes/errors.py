@@ -141,6 +141,11 @@ class ProviderError(LanesError):
         return status
 
     @property
+    def is_overload(self) -> bool:
+        """Whether the provider is only busy: 429 that is no matter of credit, 503, or 529."""
+        return isinstance(self, RateLimited) or self.status in _BUSY
+
+    @property
     def retry_after_s(self) -> float | None:
         """How many seconds the provider asked to wait, if it did."""
         seconds: float | None = self.args[2]
@@ -151,6 +156,9 @@ class ProviderError(LanesError):
         """The provider's name for the request, if it gave one."""
         name: str | None = self.args[3]
         return name
+
+
+_BUSY = (503, 529)
 
 
 class TransientError(ProviderError):

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 
 Place = tuple[int, int, str]
 """(minus priority, sequence number, call): sorts as the calls of an account are served."""
@@ -77,11 +77,13 @@ class FairQueue:
     """All waiting calls of a lane, or of one of its levels, by account.
 
     An account with waiting calls is in the ring (by start tag) or set aside (by the time its
-    bucket refills); ``finishes`` holds F of those that are not in the ring.
+    bucket refills; for ever, if it is one of the ``paused``); ``finishes`` holds F of those that
+    are not in the ring.
     """
 
     time: VirtualTime = field(default_factory=VirtualTime)
     weights: dict[str, float] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
     waiting: dict[str, list[Place]] = field(default_factory=dict)
     ring: dict[str, float] = field(default_factory=dict)
     aside: dict[str, float] = field(default_factory=dict)
@@ -151,15 +153,22 @@ class FairQueue:
         self.aside[account] = until_ms
 
     def come_back(self, account: str) -> None:
-        """Return an account that was set aside to the ring."""
+        """Return an account that was set aside to the ring, if it is not paused."""
         del self.aside[account]
         self._enter(account)
+
+    def stand_anew(self, account: str) -> None:
+        """Let an account stand where it belongs, after a change of its bucket or its pause."""
+        if account in self.aside:
+            self.come_back(account)
+        elif account in self.ring and account in self.paused:
+            self.set_aside(account, inf)
 
     def reweigh(self, account: str, weight: float) -> None:
         """Change a weight, also for what waits already."""
         if account in self.ring:
             self.total_weight += weight - self.weight(account)
-        self.weights[account] = weight
+        keep_weight(self.weights, account, weight)
 
     def forget_finishes(self, limit: int) -> None:
         """Drop tags that say nothing any more, the oldest first, up to a limit."""
@@ -171,6 +180,9 @@ class FairQueue:
         return self.ring[account], self.waiting[account][0][1]
 
     def _enter(self, account: str) -> None:
+        if account in self.paused:
+            self.aside[account] = inf
+            return
         self.ring[account] = self.start(account)
         self.finishes.pop(account, None)
         self.total_weight += self.weight(account)
@@ -187,6 +199,13 @@ class FairQueue:
             self.finishes[account] = max(0.0, self.finishes[account] + difference)
         elif difference > 0:
             self.finishes[account] = self.time.now + difference
+
+
+def keep_weight(weights: dict[str, float], account: str, weight: float) -> None:
+    """Note an account's weight; nothing is kept of the usual one."""
+    weights[account] = weight
+    if weight == 1:
+        del weights[account]
 
 
 def starts_before(tag: float, *, start: float, step: float) -> int:
@@ -208,3 +227,10 @@ def ready_at(full_at: float, *, interval_ms: float, burst: float, cost: float) -
 def spent(full_at: float, now: float, *, interval_ms: float, cost: float) -> float:
     """Say when a bucket is full again after ``cost`` has passed."""
     return max(full_at, now) + cost * interval_ms
+
+
+def rescaled(full_at: float, now: float, *, was_ms: float, is_ms: float) -> float:
+    """Say when a bucket is full again whose interval changes: what is missing refills anew."""
+    if full_at <= now or was_ms == is_ms:
+        return full_at
+    return now + (full_at - now) * (is_ms / was_ms)

@@ -6,21 +6,28 @@ import difflib
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 
+from celery_lanes import durations
 from celery_lanes.config import Settings
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.base import Snapshot, Store
+from celery_lanes.store.calls import fitting
+from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.rules import Bucket, Limit, Policy, Unlimited
+from celery_lanes.tables import LaneSettings
 
 
 class Lane:
     """A lane that the settings or the store know; ``lanes.lane("ollama")`` gives it.
 
-    What it changes is in force at once, also for what waits already. Every method may raise
+    What it changes is in force at once, also for what waits already, and until it is taken back:
+    workers that start with other settings do not change it. Every method may raise
     ``StoreUnavailable``; then it may or may not have happened, and may be repeated.
     """
 
-    def __init__(self, name: str, store: Store) -> None:
+    def __init__(self, name: str, store: Store, settings: LaneSettings) -> None:
         self.name = name
         self._store = store
+        self._settings = settings
 
     def __repr__(self) -> str:
         return f"Lane({self.name!r})"
@@ -46,6 +53,63 @@ class Lane:
         """Start calls again."""
         self._store.set_paused(self.name, paused=False)
 
+    def set_rate(self, rate: str | None, *, burst: int | None = None) -> None:
+        """Change the limit in calls: "60/m"; "" for none, ``None`` for what the settings say.
+
+        ``burst``: how many it lets through at once; what the settings say, else 1.
+        """
+        most = self._settings.burst or 1 if burst is None else burst
+        self._store.set_limit(self.name, Limit.RATE, _bucket(rate, most))
+
+    def set_tokens(self, tokens: str | None) -> None:
+        """Change the limit in cost: "100k/m", as much at once; "" and ``None`` as above."""
+        self._store.set_limit(self.name, Limit.TOKENS, _bucket(tokens, None))
+
+    def callers(self) -> list[CallerStatus]:
+        """Read what holds for the callers that the settings name or that something was set of."""
+        return self._store.callers(self.name)
+
+    def caller(self, name: str) -> LaneCaller:
+        """Give a caller to steer. Raises ``ConfigError`` in a fifo lane."""
+        if self._settings.policy is Policy.FIFO:
+            raise ConfigError(
+                f"lane {self.name} is fifo: all its callers share one queue, so none of them can"
+                " be steered apart; pause the lane, or cancel what waits of the caller"
+            )
+        return LaneCaller(self.name, fitting(name), self._store)
+
+
+class LaneCaller:
+    """One caller in one lane; ``lane.caller("alice")`` gives it. As of a lane, at once.
+
+    What is set of up to 1,000 callers of a lane is kept until it is taken back; ``StoreError`` for
+    more.
+    """
+
+    def __init__(self, lane: str, name: str, store: Store) -> None:
+        self.lane = lane
+        self.name = name
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"LaneCaller({self.lane!r}, {self.name!r})"
+
+    def set_weight(self, weight: float | None) -> None:
+        """Change its share: 0.001 to 1000, or ``None`` for what the settings say."""
+        self._store.set_weight(self.lane, self.name, weight)
+
+    def set_rate(self, rate: str | None, *, burst: int = 1) -> None:
+        """Change its own limit: "60/m"; "" for none, ``None`` for what the settings say."""
+        self._store.set_rate(self.lane, self.name, _bucket(rate, burst))
+
+    def pause(self) -> None:
+        """Start no more calls of it; those that run go on, new ones are accepted, others pass."""
+        self._store.set_caller_paused(self.lane, self.name, paused=True)
+
+    def resume(self) -> None:
+        """Start its calls again."""
+        self._store.set_caller_paused(self.lane, self.name, paused=False)
+
 
 def checked_lane(name: str, settings: Settings, store: Callable[[], Store]) -> str:
     """Refuse, with the nearest names, a lane that neither the settings nor the store have.
@@ -62,6 +126,19 @@ def checked_lane(name: str, settings: Settings, store: Callable[[], Store]) -> s
     if name not in known:
         raise ConfigError(f"there is no lane {name!r}; {_hint(name, known)}")
     return name
+
+
+def _bucket(rate: str | None, burst: int | None) -> Bucket | Unlimited | None:
+    if rate is None:
+        return None
+    if rate == "":
+        return Unlimited.UNLIMITED
+    try:
+        return durations.bucket(rate, burst=burst)
+    except ValueError:
+        raise ValueError(
+            f'expected a rate such as "60/m" or "100k/h", or "" for none, got {rate!r}'
+        ) from None
 
 
 def _hint(name: str, known: Collection[str]) -> str:

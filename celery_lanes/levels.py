@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from celery_lanes.fairness import Charge, FairQueue, Place
+from celery_lanes.fairness import Charge, FairQueue, Place, keep_weight
 from celery_lanes.priority import MOST
 
 TURN_EVERY = 20
@@ -46,6 +46,7 @@ class Levels:
     are_many: bool = False
     queues: dict[int, FairQueue] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
     passed: int = 0
     turn: int = HIGHEST
     promised: int = 0
@@ -80,6 +81,10 @@ class Levels:
             if at < rank
             for account in self.queues[at].in_order()
         ]
+
+    def count(self, account: str) -> int:
+        """Count an account's waiting calls."""
+        return sum(len(queue.waiting.get(account, ())) for queue in self.queues.values())
 
     def put(self, account: str, place: Place) -> None:
         """Let a call wait at its place in its level."""
@@ -134,9 +139,18 @@ class Levels:
 
     def reweigh(self, account: str, weight: float) -> None:
         """Change a weight, also for what waits already."""
-        self.weights[account] = weight
+        keep_weight(self.weights, account, weight)
         for queue in self.queues.values():
             queue.reweigh(account, weight)
+
+    def set_paused(self, account: str, *, is_paused: bool) -> None:
+        """Note that an account is to be set aside wherever it waits, or not any more."""
+        (self.paused.add if is_paused else self.paused.discard)(account)
+
+    def stand_anew(self, account: str) -> None:
+        """Let an account stand where it belongs at each level."""
+        for queue in self.queues.values():
+            queue.stand_anew(account)
 
     def forget_finishes(self, limit: int) -> None:
         """Drop tags that say nothing any more; where levels are many, what adds one does so."""
@@ -166,7 +180,7 @@ class Levels:
     def _queue(self, place: Place) -> FairQueue:
         rank = self.rank(place)
         if rank not in self.queues:
-            self.queues[rank] = FairQueue(weights=dict(self.weights))
+            self.queues[rank] = FairQueue(weights=dict(self.weights), paused=self.paused)
         return self.queues[rank]
 
     def _next(self, ready: list[int]) -> int:

@@ -132,7 +132,11 @@ _WHY: dict[Hold, Callable[[Standing], str]] = {
     Hold.CLOSING: lambda _: "it will not run; its result is being written",
     Hold.DELAYED: lambda s: f"it is due in {rounded(s.due_in_ms / 1000)}",
     Hold.PAUSED: lambda _: "the lane is paused",
+    Hold.CALLER_PAUSED: lambda _: "its caller is paused",
     Hold.NO_WORKER: lambda _: "no worker serves the lane",
+    Hold.PROVIDER_WAIT: lambda s: (
+        f"the provider asked to wait for {rounded(s.provider_wait_ms / 1000)}"
+    ),
     Hold.CALLER_RATE: lambda _: "its caller's rate is used up",
     Hold.LANE_RATE: lambda _: "the lane's rate is used up",
     Hold.LANE_TOKENS: lambda _: "the lane's tokens are used up",

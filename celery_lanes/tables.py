@@ -163,6 +163,8 @@ class LaneSettings(Table):
         rate: wall-clock limit in calls; "" takes an inherited one away.
         tokens: wall-clock limit in cost, as much as one period's at once.
         lease_ttl_s: how long a silent worker keeps its slots.
+        adaptive: whether the cap follows what the provider bears: halved when it is overloaded,
+            raised again step by step; and whether the lane waits when the provider asks it to.
         acks: what becomes of a call whose worker dies: it runs again ("late"), ends as lost
             ("early"), or as its task's ``acks_late`` says ("task").
         max_leases: how many lost workers make a call a dead letter.
@@ -198,6 +200,7 @@ class LaneSettings(Table):
     rate: Bucket | None = Field(default=None, description=_A_RATE)
     tokens: Bucket | None = Field(default=None, description=_A_RATE)
     lease_ttl_s: Seconds = Field(default=30.0, alias="lease_ttl", description=_A_DURATION)
+    adaptive: bool = Field(default=False, description="true or false")
     acks: Literal["task", "late", "early"] = Field(
         default="task", description='"task", "late" or "early"'
     )

@@ -11,7 +11,7 @@ from celery import shared_task
 from pydantic import ValidationError
 
 from celery_lanes.callinfo import CallInfo
-from celery_lanes.errors import BadRequest, SpecError
+from celery_lanes.errors import BadRequest, ProviderError, SpecError
 from celery_lanes.llm import cost
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
@@ -80,9 +80,13 @@ def generate(
     deadline_s = _timeout_s(self, timeout_s, target.provider)
     info = CallInfo.from_request(self.request) or CallInfo()
     began_at = time.monotonic()
-    reply = target.generate(
-        asked, timeout_s=deadline_s, idempotency_key=info.nonce or self.request.id
-    )
+    try:
+        reply = target.generate(
+            asked, timeout_s=deadline_s, idempotency_key=info.nonce or self.request.id
+        )
+    except ProviderError as error:
+        _report(self, error)
+        raise
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
@@ -154,6 +158,13 @@ def _settle(task: Any, spent: int) -> None:
     lanes = getattr(task.app, "lanes", None)
     if lanes is not None:
         lanes.settle(task.request, spent)
+
+
+def _report(task: Any, error: ProviderError) -> None:
+    """Let the lane know that the provider is busy, if the app has lanes."""
+    lanes = getattr(task.app, "lanes", None)
+    if lanes is not None and error.is_overload:
+        lanes.overloaded(task.request, retry_after=error.retry_after_s)
 
 
 def _result(reply: Reply, info: CallInfo, run_s: float) -> dict[str, Any]:

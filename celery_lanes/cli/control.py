@@ -21,6 +21,23 @@ def set_slots(lanes: Lanes, lane: str, slots: int | None) -> str:
     return f"{lane}: at most {slots} at once (configured: {configured})"
 
 
+def set_rate(lanes: Lanes, lane: str, rate: str | None) -> str:
+    """Change a lane's limit in calls; ``None`` goes back to the file's."""
+    lanes.lane(lane).set_rate(rate)
+    return f"{lane}: rate {limit_words(rate)}"
+
+
+def set_tokens(lanes: Lanes, lane: str, tokens: str | None) -> str:
+    """Change a lane's limit in cost; ``None`` goes back to the file's."""
+    lanes.lane(lane).set_tokens(tokens)
+    return f"{lane}: tokens {limit_words(tokens)}"
+
+
+def limit_words(rate: str | None) -> str:
+    """Write a limit as it was given."""
+    return "as configured" if rate is None else rate or "none"
+
+
 def pause(lanes: Lanes, lane: str) -> str:
     """Stop a lane's grants."""
     paused = lanes.lane(lane)

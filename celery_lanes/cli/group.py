@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_lanes.cli import control, dead, status, where
+from celery_lanes import durations
+from celery_lanes.cli import callers, control, dead, status, where
 from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
-from celery_lanes.store.checks import MAX_SLOTS
+from celery_lanes.store.checks import MAX_SLOTS, check_weight
 from celery_lanes.store.leases import DEAD_LETTERS
 
 if TYPE_CHECKING:
@@ -32,6 +34,43 @@ class Slots(click.ParamType[int | None]):
         if str(value).isascii() and str(value).isdigit() and 1 <= int(value) <= MAX_SLOTS:
             return int(value)
         return self.fail(f'expected a positive integer or "default", got {value!r}', param, ctx)
+
+
+class Weight(click.ParamType[float | None]):
+    """A weight, or "default" for what the file says."""
+
+    name = "W|default"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | None:
+        """Read it; ``None`` is the default."""
+        if value == "default":
+            return None
+        try:
+            check_weight("", weight := float(value))
+        except ValueError:
+            self.fail(f'expected a number, 0.001 to 1000, or "default", got {value!r}', param, ctx)
+        return weight
+
+
+class Rate(click.ParamType[str | None]):
+    """A rate, "none", or "default" for what the file says."""
+
+    name = "RATE|none|default"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | None:
+        """Read it; ``None`` is the default, "" is none."""
+        if value in {"default", "none"}:
+            return None if value == "default" else ""
+        try:
+            durations.bucket(value)
+        except ValueError:
+            words = 'a rate such as "60/m", "none" or "default"'
+            self.fail(f"expected {words}, got {value!r}", param, ctx)
+        return str(value)
 
 
 @click.group(cls=LanesGroup, epilog=EXIT_CODES)
@@ -66,36 +105,96 @@ def _route(ctx: click.Context, /, model: str, task: str | None) -> None:
 
 @lanes.command(name="set")
 @click.argument("lane")
-@click.option(
-    "--max", "slots", metavar="N|default", type=Slots(), required=True,
-    help="Calls at once, cluster-wide.",
-)  # fmt: skip
+@click.option("--max", "slots", metavar="N|default", type=Slots(),
+              help="Calls at once, cluster-wide.")  # fmt: skip
+@click.option("--rate", metavar="RATE|none|default", type=Rate(),
+              help='Limit in calls, such as "60/m".')  # fmt: skip
+@click.option("--tokens", metavar="RATE|none|default", type=Rate(),
+              help='Limit in cost, such as "100k/m".')  # fmt: skip
+@click.option("--caller", metavar="NAME", help="Change this caller's weight and rate instead.")
+@click.option("--weight", metavar="W|default", type=Weight(), help="Share of the caller.")
 @click.pass_context
-def _set(ctx: click.Context, /, lane: str, slots: int | None) -> None:
-    """Change the cap of LANE for all workers.
+def _set(ctx: click.Context, /, lane: str, caller: str | None, **_: Any) -> None:
+    """Change the limits of LANE, or of one caller in it, for all workers.
 
     At once, for what waits already, too; "default" goes back to the file's.
     """
-    click.echo(control.set_slots(_lanes(ctx), lane, slots))
+    found, given = _lanes(ctx), _given(ctx)
+    lines = _CALLER_CHANGES if caller is not None else _LANE_CHANGES
+    if not given or not given.keys() <= lines.keys():
+        raise click.UsageError(
+            "expected --max, --rate or --tokens, or with --caller: --weight or --rate"
+        )
+    whose = (lane,) if caller is None else (lane, caller)
+    for name, value in given.items():
+        click.echo(lines[name](found, *whose, value))
+
+
+_LANE_CHANGES: dict[str, Callable[..., str]] = {
+    "slots": control.set_slots,
+    "rate": control.set_rate,
+    "tokens": control.set_tokens,
+}
+_CALLER_CHANGES: dict[str, Callable[..., str]] = {
+    "weight": callers.set_weight,
+    "rate": callers.set_rate,
+}
+
+
+def _given(ctx: click.Context) -> dict[str, Any]:
+    """Give the options that stand on the command line; "default" is one, and is ``None``."""
+    by_user = click.core.ParameterSource.COMMANDLINE
+    changes = {*_LANE_CHANGES, *_CALLER_CHANGES}
+    return {
+        n: v
+        for n, v in ctx.params.items()
+        if n in changes and ctx.get_parameter_source(n) is by_user
+    }
 
 
 @lanes.command(name="pause")
 @click.argument("lane")
+@click.option("--caller", metavar="NAME", help="Pause only this caller's calls.")
 @click.pass_context
-def _pause(ctx: click.Context, /, lane: str) -> None:
+def _pause(ctx: click.Context, /, lane: str, caller: str | None) -> None:
     """Start no more calls of LANE.
 
     Those that run go on, and new ones are accepted.
     """
-    click.echo(control.pause(_lanes(ctx), lane))
+    found = _lanes(ctx)
+    if caller is None:
+        click.echo(control.pause(found, lane))
+    else:
+        click.echo(callers.pause(found, lane, caller))
 
 
 @lanes.command(name="resume")
 @click.argument("lane")
+@click.option("--caller", metavar="NAME", help="Resume this caller, which was paused.")
 @click.pass_context
-def _resume(ctx: click.Context, /, lane: str) -> None:
+def _resume(ctx: click.Context, /, lane: str, caller: str | None) -> None:
     """Start calls of LANE again."""
-    click.echo(control.resume(_lanes(ctx), lane))
+    found = _lanes(ctx)
+    if caller is None:
+        click.echo(control.resume(found, lane))
+    else:
+        click.echo(callers.resume(found, lane, caller))
+
+
+@lanes.command(name="callers")
+@click.argument("lane")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+@click.pass_context
+def _callers(ctx: click.Context, /, lane: str, *, as_json: bool) -> None:
+    """Show weight, rate and waiting calls of the callers of LANE.
+
+    Those that the file names, and those that something was set of.
+    """
+    found = callers.read(_lanes(ctx), lane)
+    if as_json:
+        click.echo(callers.to_json(found))
+    else:
+        status.print_table(callers.table(found), is_plain=ctx.obj.no_color)
 
 
 @lanes.command(name="cancel")

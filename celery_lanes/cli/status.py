@@ -61,16 +61,17 @@ def _with_cap(lanes: Lanes, snapshot: Snapshot) -> Snapshot:
     """Show the file's cap of a lane that no worker has brought to the store yet."""
     if snapshot.max_concurrent is not None:
         return snapshot
-    return replace(snapshot, max_concurrent=lanes.settings.lane(snapshot.lane).max_concurrent)
+    slots = lanes.settings.lane(snapshot.lane).max_concurrent
+    return replace(snapshot, max_concurrent=slots, effective=slots)
 
 
 def _cells(snapshot: Snapshot) -> dict[str, Text]:
     """Write the row; what is empty is nothing worth a column."""
-    is_full = snapshot.max_concurrent is not None and snapshot.running >= snapshot.max_concurrent
+    is_full = snapshot.effective is not None and snapshot.running >= snapshot.effective
     oldest = rounded(snapshot.oldest_wait_ms / 1000) if snapshot.waiting else "-"
     return {
         "lane": Text(snapshot.lane),
-        "cap": Text(str(snapshot.max_concurrent)),
+        "cap": _cap(snapshot),
         "running": Text(str(snapshot.running), style="green" if is_full else ""),
         "waiting": Text(str(snapshot.waiting)),
         "oldest": Text(oldest),
@@ -82,14 +83,25 @@ def _cells(snapshot: Snapshot) -> dict[str, Text]:
     }
 
 
+def _cap(snapshot: Snapshot) -> Text:
+    """Write the cap; of a lane that has learned to keep below it, 3/8."""
+    if snapshot.effective == snapshot.max_concurrent:
+        return Text(str(snapshot.max_concurrent))
+    return Text(f"{snapshot.effective}/{snapshot.max_concurrent}", style="yellow")
+
+
 def _state(snapshot: Snapshot) -> Text:
     if snapshot.paused:
         return Text("paused", style="bold yellow")
     if snapshot.waiting and not snapshot.workers:
         return Text("no worker", style="bold red")
+    if snapshot.provider_wait_ms:
+        wait = rounded(snapshot.provider_wait_ms / 1000)
+        return Text(f"asked to wait {wait}", style="yellow")
     return Text("")
 
 
 def _is_busy(snapshot: Snapshot) -> bool:
     counts = (snapshot.running, snapshot.waiting, snapshot.delayed, snapshot.closing, snapshot.dead)
-    return any(counts) or snapshot.paused or bool(snapshot.done_last_minute)
+    is_held = snapshot.paused or snapshot.provider_wait_ms
+    return any(counts) or bool(is_held or snapshot.done_last_minute)

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
-from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Standing
 
 MAX_BATCH = 500
@@ -31,11 +32,16 @@ class Snapshot:
 
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
     "lane", a caller counts once at each level. ``dead``: letters kept.
-    ``workers``: those heard of within ``lease_ttl_ms``.
+    ``max_concurrent``: as set or configured; ``effective``: what an adaptive lane makes of it now;
+    ``provider_wait_ms``: for how long nothing starts there, for the provider asked to wait.
+    ``workers``: those heard of within ``lease_ttl_ms``. ``rate``, ``tokens``: the lane's own
+    buckets, as they hold.
     """
 
     lane: str
     max_concurrent: int | None
+    effective: int | None
+    provider_wait_ms: int
     paused: bool
     running: int
     waiting: int
@@ -46,6 +52,8 @@ class Snapshot:
     oldest_wait_ms: int
     done_last_minute: int
     workers: int
+    rate: Bucket | None
+    tokens: Bucket | None
 
 
 class Wakeups(Protocol):
@@ -183,14 +191,40 @@ class Store(Protocol):
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
 
+    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+        """Say that a running call's provider was overloaded, and for how long it asked to wait.
+
+        Counts once for each attempt, and only in an adaptive lane. False if the token is not the
+        holder's.
+        """
+
     def configure(self, lane: str, rules: LaneRules) -> None:
-        """Write a lane's rules; a cap set by ``set_max_concurrent`` stays in force."""
+        """Write a lane's rules; what was set at run time stays in force."""
 
     def set_max_concurrent(self, lane: str, slots: int | None) -> None:
         """Change the cap for the whole cluster at once; ``None`` = as configured."""
 
     def set_paused(self, lane: str, *, paused: bool) -> None:
-        """Stop or resume grants; running calls go on."""
+        """Stop or resume grants; running calls go on. To resume ends a provider's wait, too."""
+
+    def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
+        """Change a caller's share, 1e-3 to 1e3; ``None`` = as configured.
+
+        This and the next two keep something of a caller until it is as configured again; raise
+        ``StoreError`` for more than 1,000 callers of a lane. In a fifo lane they change nothing.
+        """
+
+    def set_rate(self, lane: str, caller: str, rate: Bucket | Unlimited | None) -> None:
+        """Change a caller's bucket of calls; ``None`` = as configured."""
+
+    def set_caller_paused(self, lane: str, caller: str, *, paused: bool) -> None:
+        """Stop or resume grants of a caller's calls; they wait aside and hold up nobody."""
+
+    def set_limit(self, lane: str, limit: Limit, bucket: Bucket | Unlimited | None) -> None:
+        """Change one of the lane's own buckets; ``None`` = as configured."""
+
+    def callers(self, lane: str) -> list[CallerStatus]:
+        """Read what holds for the callers that the rules name or that something was set of."""
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

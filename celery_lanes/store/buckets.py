@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from celery_lanes.fairness import ready_at, spent
+from celery_lanes.fairness import ready_at, rescaled, spent
 from celery_lanes.store.keys import quoted
-from celery_lanes.store.rules import Bucket, LaneRules
+from celery_lanes.store.live import Live
+from celery_lanes.store.rules import Bucket, LaneRules, Limit
 
 RATE, TOKENS = " rate", " tokens"
 """Names of the lane's own buckets; a quoted account has no space in it."""
@@ -19,12 +20,20 @@ class Buckets:
     by_name: dict[str, Bucket] = field(default_factory=dict)
     full_at: dict[str, float] = field(default_factory=dict)
 
-    def set_rules(self, rules: LaneRules) -> None:
-        """Take new rules; what has been spent stays spent."""
-        buckets = {quoted(name): caller.rate for name, caller in rules.callers.items()}
-        self.full_at = {n: at for n, at in self.full_at.items() if n in {RATE, TOKENS, *buckets}}
-        buckets |= {RATE: rules.rate, TOKENS: rules.tokens}
-        self.by_name = {name: bucket for name, bucket in buckets.items() if bucket is not None}
+    def set_rules(self, rules: LaneRules | None, live: Live, now: int) -> None:
+        """Take what holds now; what has been spent stays spent, and refills at the new rate."""
+        buckets = {quoted(name): live.caller(name, rules).rate for name in live.names(rules)}
+        buckets[RATE] = live.limit(Limit.RATE, rules)
+        buckets[TOKENS] = live.limit(Limit.TOKENS, rules)
+        held = {name: bucket for name, bucket in buckets.items() if bucket is not None}
+        self.full_at = {
+            name: rescaled(
+                at, now, was_ms=_interval_ms(self.by_name[name]), is_ms=_interval_ms(held[name])
+            )
+            for name, at in self.full_at.items()
+            if name in held
+        }
+        self.by_name = held
 
     def account_ready_at(self, account: str) -> float:
         """Say when the account's own bucket lets one call pass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -94,6 +95,14 @@ class Busy:
 
 
 Verdict = Parked | Delayed | Cancelled | Duplicate | Busy
+
+
+def fitting(caller: str) -> str:
+    """Shorten a caller name that the store would refuse; distinct names stay distinct."""
+    raw = caller.encode(errors="backslashreplace")
+    if len(raw) <= MAX_CALLER_BYTES:
+        return raw.decode()
+    return f"{raw[:200].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from celery_lanes.priority import LEAST, MOST
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import MAX_BATCH
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
-from celery_lanes.store.rules import Bucket, LaneRules
+from celery_lanes.store.rules import Bucket, LaneRules, Limit, Unlimited
 
 MAX_COST = 1e9
 MAX_TIME_MS = 2**52
@@ -60,9 +60,26 @@ def check_rules(rules: LaneRules) -> None:
         _check_number(rules.preemption.min_runtime_ms, 0, MAX_TIME_MS, "min_runtime_ms")
         _check_number(rules.preemption.most, 0, 1_000_000, "max_preemptions")
     for caller, caller_rules in rules.callers.items():
-        _check_caller(caller)
-        _check_number(caller_rules.weight, 1e-3, 1e3, f"the weight of caller {caller!r}")
-        _check_bucket(caller_rules.rate, f"the rate of caller {caller!r}")
+        check_weight(caller, caller_rules.weight)
+        check_rate(caller, caller_rules.rate)
+
+
+def check_weight(caller: str, weight: float | None) -> None:
+    """Refuse a weight that would starve somebody; ``None`` = as configured."""
+    check_caller(caller)
+    if weight is not None:
+        _check_number(weight, 1e-3, 1e3, f"the weight of caller {caller!r}")
+
+
+def check_rate(caller: str, rate: Bucket | Unlimited | None) -> None:
+    """Refuse an odd bucket of a caller."""
+    check_caller(caller)
+    _check_bucket(rate, f"the rate of caller {caller!r}")
+
+
+def check_limit(limit: Limit, bucket: Bucket | Unlimited | None) -> None:
+    """Refuse an odd bucket of a lane."""
+    _check_bucket(bucket, Limit(limit).value)
 
 
 def check_slots(slots: int, *, least: int) -> None:
@@ -74,6 +91,11 @@ def check_wait(max_wait_ms: int | None) -> None:
     """Refuse a longest wait that is no time."""
     if max_wait_ms is not None:
         _check_number(max_wait_ms, 0, MAX_TIME_MS, "max_wait_ms", is_whole=True)
+
+
+def check_asked(wait_ms: int) -> None:
+    """Refuse what a provider cannot have asked to wait."""
+    _check_number(wait_ms, 0, MAX_TIME_MS, "wait_ms", is_whole=True)
 
 
 def check_page(limit: int, before_ms: int | None) -> None:
@@ -88,11 +110,20 @@ def check_died(died_ms: int) -> None:
     _check_number(died_ms, 0, MAX_TIME_MS, "the time of death", is_whole=True)
 
 
+def check_caller(caller: str) -> None:
+    """Refuse a caller's name that is too long to keep."""
+    size = len(caller.encode())
+    if size > MAX_CALLER_BYTES:
+        raise ValueError(
+            f"expected a caller of up to {MAX_CALLER_BYTES} bytes, got {size}: {caller[:40]!r}"
+        )
+
+
 def _check_call(call: Call) -> None:
     if not call.id:
         raise ValueError("expected a call to have an id, got ''")
     _ = call.id.encode(), call.task_id.encode(), call.task.encode(), call.arrival.encode()
-    _check_caller(call.caller)
+    check_caller(call.caller)
     _check_number(call.cost, 1, MAX_COST, f"the cost of call {call.id!r}")
     _check_number(call.due_ms, 0, MAX_TIME_MS, f"due_ms of call {call.id!r}", is_whole=True)
     if call.holder and (call.due_ms or call.redelivery_ms):
@@ -111,16 +142,8 @@ def check_ticket_releases(releases: Sequence[Release]) -> None:
             raise ValueError(f"expected a ticket to end done, failed or back, got {release}")
 
 
-def _check_caller(caller: str) -> None:
-    size = len(caller.encode())
-    if size > MAX_CALLER_BYTES:
-        raise ValueError(
-            f"expected a caller of up to {MAX_CALLER_BYTES} bytes, got {size}: {caller[:40]!r}"
-        )
-
-
-def _check_bucket(bucket: Bucket | None, what: str) -> None:
-    if bucket is None:
+def _check_bucket(bucket: Bucket | Unlimited | None, what: str) -> None:
+    if not isinstance(bucket, Bucket):
         return
     _check_number(bucket.count, 1e-9, 1e12, f"{what}: count")
     _check_number(bucket.period_ms, 1, MAX_TIME_MS, f"{what}: period_ms")

@@ -23,7 +23,8 @@ from celery_lanes.store.calls import (
 )
 from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.line import Argument
-from celery_lanes.store.rules import Bucket, LaneRules, Policy, Preemption
+from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.rules import Bucket, LaneRules, Policy, Preemption, Unlimited
 from celery_lanes.store.standing import Standing
 
 
@@ -47,15 +48,43 @@ def rule_fields(rules: LaneRules) -> list[Argument]:
     """Write a lane's rules."""
     times = [rules.max_concurrent, rules.lease_ttl_ms, rules.max_leases, rules.dedupe_ttl_ms]
     callers = [
-        (quoted(name), repr(caller.weight), _bucket_field(caller.rate))
+        (quoted(name), repr(caller.weight), bucket_field(caller.rate))
         for name, caller in rules.callers.items()
     ]
-    limits = [_bucket_field(rules.rate), _bucket_field(rules.tokens), _preemption(rules.preemption)]
-    return [*times, *limits, len(callers), *(part for caller in callers for part in caller)]
+    limits = [bucket_field(rules.rate), bucket_field(rules.tokens), _preemption(rules.preemption)]
+    given: list[Argument] = [*times, int(rules.adaptive), *limits, len(callers)]
+    return [*given, *(part for caller in callers for part in caller)]
 
 
-def _bucket_field(bucket: Bucket | None) -> str:
-    return "" if bucket is None else f"{bucket.period_ms / bucket.count!r} {bucket.burst!r}"
+def bucket_field(bucket: Bucket | Unlimited | None) -> str:
+    """Write a bucket; of ``None`` an empty text."""
+    if not isinstance(bucket, Bucket):
+        return "" if bucket is None else "-"
+    interval_ms = bucket.period_ms / bucket.count
+    return f"{interval_ms!r} {bucket.burst!r} {bucket.count!r} {bucket.period_ms}"
+
+
+def _bucket(field: bytes) -> Bucket | None:
+    if not field:
+        return None
+    _, burst, count, period_ms = field.split()
+    return Bucket(float(count), int(period_ms), float(burst))
+
+
+def caller_status(account: bytes, *fields: bytes, waiting: int) -> CallerStatus:
+    """Read what holds for a caller."""
+    weight, rate, *own = fields
+    return CallerStatus(
+        caller=unquote(account.decode()),
+        weight=float(weight),
+        rate=_bucket(rate),
+        paused=bool(own[-1]),
+        live=tuple(name for name, is_set in zip(_STEERED, own, strict=True) if is_set),
+        waiting=waiting,
+    )
+
+
+_STEERED = ("weight", "rate", "paused")
 
 
 def _preemption(rules: Preemption | None) -> str:
@@ -137,12 +166,17 @@ def letter(died_ms: int, texts: list[bytes], *fields: Any) -> DeadLetter:
     return DeadLetter(message, attempts, Outcome(reason), died_ms)
 
 
-def snapshot(lane: str, cap: int, paused: int, *counts: int) -> Snapshot:
+def snapshot(lane: str, cap: int, paused: int, *facts: Any) -> Snapshot:
     """Read a reading of a lane."""
+    *counts, effective, provider_wait_ms, rate, tokens = facts
     return Snapshot(
         lane=lane,
         max_concurrent=None if cap < 0 else cap,
+        effective=None if effective < 0 else effective,
+        provider_wait_ms=provider_wait_ms,
         paused=bool(paused),
+        rate=_bucket(rate),
+        tokens=_bucket(tokens),
         **dict(zip(_COUNTS, counts, strict=True)),
     )
 
@@ -151,13 +185,14 @@ def standing(
     lane: str, state: bytes, facts: list[int], running_ms: list[int], served_ms: bytes
 ) -> Standing:
     """Read where a call stands."""
-    *counts, is_at_least, is_fifo, paused, cap = facts
+    *counts, is_at_least, is_fifo, paused, caller_paused, cap = facts
     return Standing(
         lane=lane,
         state=State(state.decode()),
         is_at_least=bool(is_at_least),
         is_fifo=bool(is_fifo),
         paused=bool(paused),
+        caller_paused=bool(caller_paused),
         max_concurrent=None if cap < 0 else cap,
         running_ms=tuple(running_ms),
         served_ms=struct.unpack(f">{len(served_ms) // 4}I", served_ms),
@@ -176,6 +211,7 @@ _FACTS = (
     "caller_rate_in_ms",
     "lane_rate_in_ms",
     "lane_tokens_in_ms",
+    "provider_wait_ms",
 )
 
 _COUNTS = (

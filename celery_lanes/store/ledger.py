@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
+from typing import Any
 
 from celery_lanes.fairness import Charge, Place
 from celery_lanes.levels import Levels
+from celery_lanes.store.adapting import Learned
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.buckets import Buckets
 from celery_lanes.store.calls import Call, State
+from celery_lanes.store.keys import quoted
+from celery_lanes.store.live import Live
 from celery_lanes.store.rules import LaneRules, Scope
 from celery_lanes.store.tickets import Tickets
 
@@ -44,6 +48,7 @@ class Record:
     attempts: int = 0
     losses: int = 0
     preemptions: int = 0
+    is_reported: bool = False
     is_early: bool = False
     is_victim: bool = False
     is_marked: bool = False
@@ -88,6 +93,8 @@ class Ledger:
     rules: LaneRules | None = None
     override: int | None = None
     is_paused: bool = False
+    live: Live = field(default_factory=Live)
+    learned: Learned = field(default_factory=Learned)
     queue: Levels = field(default_factory=Levels)
     buckets: Buckets = field(default_factory=Buckets)
     records: dict[str, Record] = field(default_factory=dict)
@@ -119,11 +126,17 @@ class Ledger:
     @property
     def is_used(self) -> bool:
         """Say whether anything has been written to this lane, or it was only asked about."""
-        return bool(self.seq or self.rules or self.override is not None or self.is_paused)
+        is_steered = self.override is not None or self.is_paused or self.live
+        return bool(self.seq or self.rules or is_steered)
 
     @property
     def cap(self) -> int | None:
-        """Give the cap in force, if one is known."""
+        """Give the cap in force, if one is known: an adaptive lane may have learned a lower one."""
+        return self.learned.in_force(self.ceiling)
+
+    @property
+    def ceiling(self) -> int | None:
+        """Give the cap that was set, or that the rules say."""
         if self.override is not None:
             return self.override
         return self.rules.max_concurrent if self.rules else None
@@ -139,9 +152,14 @@ class Ledger:
         return self.rules.dedupe_ttl_ms if self.rules else DEFAULT_DEDUPE_TTL_MS
 
     @property
+    def starts_nothing(self) -> bool:
+        """Say whether the lane is paused, by somebody or by its provider."""
+        return self.is_paused or self.learned.left_ms(self.now) > 0
+
+    @property
     def free_slots(self) -> int:
         """Count the slots that a grant could take; 1 while no cap is known."""
-        if self.is_paused:
+        if self.starts_nothing:
             return 0
         return 1 if self.cap is None else max(0, self.cap - len(self.leases))
 
@@ -231,6 +249,7 @@ class Ledger:
         match release.outcome:
             case Outcome.DONE:
                 self._note_time(record)
+                self._note_success(record)
                 self._finish(record, release.cost)
             case Outcome.FAILED:
                 self._finish(record, release.cost)
@@ -291,11 +310,30 @@ class Ledger:
         self.queue.correct(record.account, record.charge, cost)
         self.buckets.correct(difference)
 
+    def report(self, record: Record, wait_ms: int) -> None:
+        """Note that a running call's provider was overloaded, once for each attempt."""
+        if record.is_reported or self.rules is None or not self.rules.adaptive:
+            return
+        record.is_reported = True
+        self.learned.note_overload(record.granted_at_ms, self.now, self.ceiling)
+        self.learned.note_wait(wait_ms, self.now)
+
     def _note_time(self, record: Record) -> None:
         """Keep how long a call held its slot; where many calls end, some of them tell enough."""
         if abs(self.now - self.timed_ms) >= TIMES_APART_MS:
             self.times_ms.append(min(max(0, self.now - record.granted_at_ms), LONGEST_MS))
             self.timed_ms = self.now
+
+    def _note_success(self, record: Record) -> None:
+        if self.rules is None or self.ceiling is None or record.is_reported:
+            return
+        self.learned.note_success(
+            record.granted_at_ms,
+            self.now,
+            running=len(self.leases) + 1,
+            ceiling=self.ceiling,
+            usual=self.rules.max_concurrent,
+        )
 
     def _finish(self, record: Record, cost: float | None) -> None:
         if cost is not None:
@@ -344,6 +382,32 @@ class Ledger:
             return
         self.closing[record.call.id] = 0
 
+    # -- settings ---------------------------------------------------------------------------------
+
+    def set_rules(self, rules: LaneRules) -> None:
+        """Take new rules, with effect on what waits; what was set at run time stays in force."""
+        dropped = [n for n in self.rules.callers if n not in rules.callers] if self.rules else []
+        self.rules = rules
+        if not rules.adaptive:
+            self.learned = Learned()
+        for name in (*rules.callers, *dropped):
+            self._apply(name)
+        self.buckets.set_rules(rules, self.live, self.now)
+        for _, rank, account in self.queue.aside:
+            self.queue.come_back(account, rank)  # its bucket may be another now
+
+    def steer(self, caller: str, **change: Any) -> None:
+        """Set something of a caller, with effect on what waits."""
+        self.live.set_caller(caller, **change)
+        self._apply(caller)
+        self.buckets.set_rules(self.rules, self.live, self.now)
+        self.queue.stand_anew(quoted(caller))
+
+    def _apply(self, caller: str) -> None:
+        account = quoted(caller)
+        self.queue.reweigh(account, self.live.caller(caller, self.rules).weight)
+        self.queue.set_paused(account, is_paused=self.live.is_paused(caller))
+
     # -- waking -----------------------------------------------------------------------------------
 
     def wake(self, count: int = 1) -> None:
@@ -370,4 +434,7 @@ class Ledger:
         """Say in how long something will be due by itself, or at one of the other times."""
         times = [*self.delayed.values(), *(until for until, _, _ in self.queue.aside)]
         times += [at for at in others if at is not None]
-        return max(1, ceil(min(times) - self.now)) if times else None
+        if left_ms := self.learned.left_ms(self.now):
+            times.append(self.now + left_ms)
+        soonest = min(times, default=inf)
+        return None if soonest == inf else max(1, ceil(soonest - self.now))

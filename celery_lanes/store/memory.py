@@ -30,15 +30,20 @@ from celery_lanes.store.calls import (
     Verdict,
 )
 from celery_lanes.store.checks import (
+    check_asked,
+    check_caller,
     check_calls,
     check_died,
+    check_limit,
     check_page,
+    check_rate,
     check_real_cost,
     check_releases,
     check_rules,
     check_slots,
     check_ticket_releases,
     check_wait,
+    check_weight,
 )
 from celery_lanes.store.ears import MemoryEar
 from celery_lanes.store.keys import account_of, checked_name, quoted, random_token
@@ -50,8 +55,9 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Record
+from celery_lanes.store.live import NOTHING, CallerStatus
 from celery_lanes.store.preemption import preempt
-from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.survey import survey
 from celery_lanes.store.turn import Wish, forget_news, serve_tickets, take_claim, take_turn
@@ -293,6 +299,16 @@ class MemoryStore:
             ledger.recharge(record, max(1.0, cost))
             return True
 
+    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+        """Note that a running call's provider was overloaded, once for each attempt."""
+        check_asked(wait_ms)
+        with self._open(lane) as ledger:
+            record = ledger.records.get(call)
+            if record is None or record.state is not State.RUNNING or record.token != token:
+                return False
+            ledger.report(record, wait_ms)
+            return True
+
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""
         check_rules(rules)
@@ -301,11 +317,7 @@ class MemoryStore:
             rules = replace(rules, acks_early={})
             if rules == ledger.rules:
                 return
-            _reweigh(ledger, rules)
-            ledger.rules = rules
-            ledger.buckets.set_rules(rules)
-            for _, rank, account in ledger.queue.aside:
-                ledger.queue.come_back(account, rank)  # its bucket may be another now
+            ledger.set_rules(rules)
             serve_tickets(ledger)
             ledger.wake(_takers(ledger))
 
@@ -322,8 +334,45 @@ class MemoryStore:
         """Stop or resume grants."""
         with self._open(lane) as ledger:
             ledger.is_paused = paused
+            if not paused:
+                ledger.learned.wait_ms = 0
             serve_tickets(ledger)
             ledger.wake(_takers(ledger))
+
+    def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
+        """Change a caller's share."""
+        check_weight(caller, weight)
+        self._steer(lane, caller, weight=weight)
+
+    def set_rate(self, lane: str, caller: str, rate: Bucket | Unlimited | None) -> None:
+        """Change a caller's bucket of calls."""
+        check_rate(caller, rate)
+        self._steer(lane, caller, rate=rate)
+
+    def set_caller_paused(self, lane: str, caller: str, *, paused: bool) -> None:
+        """Stop or resume grants of a caller's calls."""
+        check_caller(caller)
+        self._steer(lane, caller, paused=paused)
+
+    def _steer(self, lane: str, caller: str, **change: Any) -> None:
+        with self._open(lane) as ledger:
+            ledger.steer(caller, **change)
+            serve_tickets(ledger)
+            ledger.wake(_takers(ledger))
+
+    def set_limit(self, lane: str, limit: Limit, bucket: Bucket | Unlimited | None) -> None:
+        """Change one of the lane's own buckets."""
+        check_limit(limit, bucket)
+        with self._open(lane) as ledger:
+            ledger.live.set_limit(limit, bucket)
+            ledger.buckets.set_rules(ledger.rules, ledger.live, ledger.now)
+            serve_tickets(ledger)
+            ledger.wake(_takers(ledger))
+
+    def callers(self, lane: str) -> list[CallerStatus]:
+        """Read what holds for callers that are named or steered."""
+        with self._open(lane) as ledger:
+            return [_status(ledger, caller) for caller in ledger.live.names(ledger.rules)]
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""
@@ -454,13 +503,16 @@ def _is_cancelled(record: Record) -> bool:
     return record.state is State.CLOSING and record.reason is Reason.CANCELLED
 
 
-def _reweigh(ledger: Ledger, rules: LaneRules) -> None:
-    """Write the callers' weights; one that is not named any more has weight 1 again."""
-    for name, caller in rules.callers.items():
-        ledger.queue.reweigh(quoted(name), caller.weight)
-    for name in ledger.rules.callers if ledger.rules else ():
-        if name not in rules.callers:
-            ledger.queue.reweigh(quoted(name), 1.0)
+def _status(ledger: Ledger, caller: str) -> CallerStatus:
+    holds, live = ledger.live.caller(caller, ledger.rules), ledger.live.callers.get(caller, NOTHING)
+    return CallerStatus(
+        caller=caller,
+        weight=holds.weight,
+        rate=holds.rate,
+        paused=live.paused,
+        live=live.names,
+        waiting=ledger.queue.count(quoted(caller)),
+    )
 
 
 def _takers(ledger: Ledger) -> int:
@@ -472,7 +524,9 @@ def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
     minute = ledger.now // 1000 - 59
     return Snapshot(
         lane=lane,
-        max_concurrent=ledger.cap,
+        max_concurrent=ledger.ceiling,
+        effective=ledger.cap,
+        provider_wait_ms=ledger.learned.left_ms(ledger.now),
         paused=ledger.is_paused,
         running=len(ledger.leases),
         waiting=len(ledger.queue),
@@ -483,4 +537,6 @@ def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
         oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
         done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
+        rate=ledger.live.limit(Limit.RATE, ledger.rules),
+        tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
     )

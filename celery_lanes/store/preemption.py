@@ -31,7 +31,7 @@ def may_be_stopped(ledger: Ledger, record: Record) -> bool:
 
 def preempt(ledger: Ledger) -> float | None:
     """Mark what must make room now; say when something else may have to, if that can be told."""
-    if ledger.rules is None or ledger.rules.preemption is None or ledger.is_paused:
+    if ledger.rules is None or ledger.rules.preemption is None or ledger.starts_nothing:
         return None
     if not (ledger.queue.are_many and ledger.queue.ready):
         return None

@@ -5,32 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha1
+from operator import attrgetter
 from typing import Any
 
 from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
-from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
+from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued, StoreError
 from celery_lanes.store import codec, health
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
 from celery_lanes.store.checks import (
+    check_asked,
+    check_caller,
     check_calls,
     check_died,
+    check_limit,
     check_page,
+    check_rate,
     check_real_cost,
     check_releases,
     check_rules,
     check_slots,
     check_ticket_releases,
     check_wait,
+    check_weight,
     chunks,
 )
 from celery_lanes.store.ears import RedisEar
 from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
 from celery_lanes.store.line import Argument
-from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.live import MAX_LIVE_CALLERS, CallerStatus, too_many
+from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.wire import Client, Wire
 
@@ -207,6 +214,12 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("settle", lane, call, token, repr(cost)))
 
+    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+        """Note that a running call's provider was overloaded, once for each attempt."""
+        check_asked(wait_ms)
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run("report", lane, call, token, wait_ms))
+
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""
         check_rules(rules)
@@ -227,6 +240,34 @@ class RedisStore:
         """Stop or resume grants."""
         self._note_lane(lane)
         self._wire.run_waking("pause", lane, int(paused))
+
+    def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
+        """Change a caller's share."""
+        check_weight(caller, weight)
+        self._steer(lane, caller, "weight", "" if weight is None else repr(weight))
+
+    def set_rate(self, lane: str, caller: str, rate: Bucket | Unlimited | None) -> None:
+        """Change a caller's bucket of calls."""
+        check_rate(caller, rate)
+        self._steer(lane, caller, "rate", codec.bucket_field(rate))
+
+    def set_caller_paused(self, lane: str, caller: str, *, paused: bool) -> None:
+        """Stop or resume grants of a caller's calls."""
+        check_caller(caller)
+        self._steer(lane, caller, "paused", "1" if paused else "")
+
+    def set_limit(self, lane: str, limit: Limit, bucket: Bucket | Unlimited | None) -> None:
+        """Change one of the lane's own buckets."""
+        check_limit(limit, bucket)
+        self._note_lane(lane)
+        self._wire.run_waking("limit", lane, Limit(limit).value, codec.bucket_field(bucket))
+
+    def callers(self, lane: str) -> list[CallerStatus]:
+        """Read what holds for callers that are named or steered."""
+        checked_name(lane, "the lane's name")
+        told = self._wire.run("callers", lane)
+        statuses = [codec.caller_status(*fields, waiting=count) for *fields, count in told]
+        return sorted(statuses, key=attrgetter("caller"))
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""
@@ -270,6 +311,12 @@ class RedisStore:
             total += int(cancelled)
             if not at:
                 return total
+
+    def _steer(self, lane: str, caller: str, what: str, value: str) -> None:
+        self._note_lane(lane)
+        change = (quoted(caller), what, value, MAX_LIVE_CALLERS)
+        if not self._wire.run_waking("steer", lane, *change):
+            raise StoreError(too_many())
 
     def _note_lane(self, lane: str) -> None:
         checked_name(lane, "the lane's name")

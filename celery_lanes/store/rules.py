@@ -30,6 +30,19 @@ class Bucket:
     burst: float
 
 
+class Unlimited(Enum):
+    """Stands where a bucket may: there is none, whatever the settings say."""
+
+    UNLIMITED = "unlimited"
+
+
+class Limit(str, Enum):
+    """A lane's own buckets: of calls, and of cost."""
+
+    RATE = "rate"
+    TOKENS = "tokens"
+
+
 @dataclass(frozen=True, slots=True)
 class CallerRules:
     """A caller's weight (its share against others; 1e-3 to 1e3) and optional bucket of calls."""
@@ -62,6 +75,7 @@ class LaneRules:
         lease_ttl_ms: how long a silent worker keeps its leases.
         max_leases: how many lost leases make a call a dead letter.
         dedupe_ttl_ms: how long a settled call is remembered, at least.
+        adaptive: whether overloads of the provider lower the cap for a while; see ``adapting``.
         rate: bucket of calls for the whole lane.
         tokens: bucket of cost for the whole lane.
         callers: weights and rates by caller name; others have weight 1 and no rate.
@@ -74,6 +88,7 @@ class LaneRules:
     lease_ttl_ms: int = 30_000
     max_leases: int = 5
     dedupe_ttl_ms: int = 120_000
+    adaptive: bool = False
     rate: Bucket | None = None
     tokens: Bucket | None = None
     callers: Mapping[str, CallerRules] = field(default_factory=dict)

@@ -22,9 +22,10 @@ class Hold(str, Enum):
     """What holds a call up; if there are several, the first of these.
 
     RUNNING, CLOSING: nothing, it does not wait any more. DELAYED: it is not due yet. PAUSED: the
-    lane starts nothing. NO_WORKER: none was heard of within ``lease_ttl``, or none has brought the
-    lane's settings yet. CALLER_RATE, LANE_RATE, LANE_TOKENS: a bucket lets it pass later than the
-    slots would. NOTHING: a slot is free for it, and it starts as soon as a worker has room, of
+    lane starts nothing. CALLER_PAUSED: it starts nothing of its caller. NO_WORKER: none was heard
+    of within ``lease_ttl``, or none has brought the lane's settings yet. PROVIDER_WAIT: the
+    provider asked to wait. CALLER_RATE, LANE_RATE, LANE_TOKENS: a bucket lets it pass later than
+    the slots would. NOTHING: a slot is free for it, and it starts as soon as a worker has room, of
     which the store knows nothing. SHARE: calls of other callers have their turn first. CAP: all
     slots are busy, and at most calls of its own caller go before it.
     """
@@ -33,7 +34,9 @@ class Hold(str, Enum):
     CLOSING = "closing"
     DELAYED = "delayed"
     PAUSED = "paused"
+    CALLER_PAUSED = "caller_paused"
     NO_WORKER = "no_worker"
+    PROVIDER_WAIT = "provider_wait"
     CALLER_RATE = "caller_rate"
     LANE_RATE = "lane_rate"
     LANE_TOKENS = "lane_tokens"
@@ -56,7 +59,9 @@ class Standing:
             counted.
         is_fifo: all callers share one queue.
         paused: the lane starts nothing.
-        max_concurrent: slots; ``None`` if no worker has brought the lane's settings yet.
+        caller_paused: the lane starts nothing of its caller.
+        max_concurrent: slots in force; ``None`` if no worker has brought the lane's settings yet.
+        provider_wait_ms: for how long the lane starts nothing, for its provider asked to wait.
         running: live leases of the lane.
         workers: those heard of within ``lease_ttl``.
         due_in_ms: until a delayed call may start.
@@ -75,7 +80,9 @@ class Standing:
     is_at_least: bool
     is_fifo: bool
     paused: bool
+    caller_paused: bool
     max_concurrent: int | None
+    provider_wait_ms: int
     running: int
     workers: int
     due_in_ms: int
@@ -101,11 +108,11 @@ class Standing:
 
         What runs takes as long as the quicker quarter, or the slower; those ahead take the mean.
 
-        ``None`` if it has started or nobody can tell: the lane is paused or has no slots, no worker
-        is there, or no call of it has ended well yet.
+        ``None`` if it has started or nobody can tell: the lane or the caller is paused, the lane
+        has no slots, no worker is there, or no call of it has ended well yet.
         """
         low_ms, high_ms = self._turn_in_ms(1, most_ms=0), self._turn_in_ms(3, self._longest)
-        is_known = self.is_waiting and self.workers and not self.paused
+        is_known = self.is_waiting and self.workers and not self._is_paused
         if not is_known or low_ms is None or high_ms is None:
             return None
         least = max(self.due_in_ms, *self._buckets.values())
@@ -118,7 +125,7 @@ class Standing:
         ``None`` if nobody can tell. Whether a worker is there is not asked.
         """
         turn_in_ms = self._turn_in_ms(2, self._longest)
-        if self.paused or turn_in_ms is None:
+        if self._is_paused or turn_in_ms is None:
             return None
         return max(turn_in_ms, *self._buckets.values())
 
@@ -130,12 +137,18 @@ class Standing:
             Hold.CLOSING: self.state is State.CLOSING,
             Hold.DELAYED: self.due_in_ms > 0,
             Hold.PAUSED: self.paused,
+            Hold.CALLER_PAUSED: self.caller_paused,
             Hold.NO_WORKER: not self.workers or self.max_concurrent is None,
+            Hold.PROVIDER_WAIT: self.provider_wait_ms > 0,
             self._slowest: self._is_held_by_bucket,
             Hold.NOTHING: self.ahead < self._free,
             Hold.SHARE: self.others_ahead > 0,
         }
         return next((hold for hold, holds in is_so.items() if holds), Hold.CAP)
+
+    @property
+    def _is_paused(self) -> bool:
+        return self.paused or self.caller_paused
 
     @property
     def _free(self) -> int:
@@ -161,10 +174,11 @@ class Standing:
         """Say in how long a slot is free for it, by a quartile of what the calls may take.
 
         Slots serve in waves, ahead / slots of them; in the last one it takes the slot that so many
-        of the running calls leave before. More may run than there are slots now.
+        of the running calls leave before. More may run than there are slots now. Waves begin when
+        the provider wants calls again.
         """
         if self.ahead < self._free:
-            return 0
+            return self.provider_wait_ms
         service_ms, slots = self._quartile(quartile), self.max_concurrent
         if not slots or service_ms is None:
             return None
@@ -172,9 +186,9 @@ class Standing:
         turn_in_ms = floor(waves * self._mean_ms(waves * slots, quartile)) if waves else 0
         number += self.running - slots
         if number < 0:
-            return turn_in_ms
+            return turn_in_ms + self.provider_wait_ms
         left = sorted(_left_ms(ran, service_ms, most_ms) for ran in self.running_ms)
-        return turn_in_ms + left[number * len(left) // self.running]
+        return turn_in_ms + max(left[number * len(left) // self.running], self.provider_wait_ms)
 
     def _mean_ms(self, calls: int, quartile: int) -> float:
         """Say how long so many calls take on average, by those that have ended.

@@ -49,6 +49,8 @@ def survey(lane: str, ledger: Ledger, record: Record) -> Standing:
         is_at_least=ahead.beyond > 0,
         is_fifo=record.account == EVERYBODY,
         paused=ledger.is_paused,
+        provider_wait_ms=ledger.learned.left_ms(ledger.now),
+        caller_paused=record.account in ledger.queue.paused,
         max_concurrent=ledger.cap,
         running=len(ledger.leases),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),

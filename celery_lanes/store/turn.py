@@ -217,6 +217,7 @@ def _start(
     ledger.buckets.spend(account, record.call.cost, ledger.now)
     record.state = State.RUNNING
     record.attempts += 1
+    record.is_reported = False
     record.is_early = ledger.acks_early.get(record.call.task, False)
     record.is_victim = may_be_stopped(ledger, record)
     ledger.lease(record, worker, token)

@@ -41,6 +41,10 @@ class Answer:
     cuts: bool = False
 
 
+BUSY = Answer(status=429, body={"error": {"message": "too many requests at once"}})
+"""What is answered when more are inside than the stub bears."""
+
+
 class Server(ThreadingHTTPServer):
     """Listens for a stub, which says what is answered."""
 
@@ -101,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self._written(asked, answer)
         status, seen = None, self._seen(asked)
         start_s = self.server.stub.enter()
+        if start_s is None:
+            self.server.stub.refuse(status=BUSY.status, **seen)
+            self._send(BUSY)
+            return
         try:
             is_mute = answer.hangs and answer.events is None
             time_s = None if is_mute else self.server.stub.service_s(dict(asked.body))

@@ -36,7 +36,10 @@ class Record:
 
 
 class Observer:
-    """Counts who is inside, and for how long how many were; safe between threads."""
+    """Counts who is inside, and for how long how many were; safe between threads.
+
+    ``bears``: so many at once; who comes while they are inside is refused. ``None`` = any number.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -45,6 +48,7 @@ class Observer:
         self._log: list[Record] = []
         self._inside = 0
         self._highest = 0
+        self.bears: int | None = None
 
     @property
     def inside(self) -> int:
@@ -80,10 +84,18 @@ class Observer:
             if not self._changed.wait_for(is_so, timeout_s):
                 raise TimeoutError(f"not so within {timeout_s} s; {self._inside} inside")
 
-    def enter(self) -> float:
-        """Count a request; returns when it began."""
+    def enter(self) -> float | None:
+        """Count a request; gives when it began, or ``None`` if it is refused."""
         with self._changed:
-            return self._count(1)
+            is_full = self.bears is not None and self._inside >= self.bears
+            return None if is_full else self._count(1)
+
+    def refuse(self, **seen: Any) -> None:
+        """Log a request that never was inside."""
+        with self._changed:
+            now_s = time.monotonic()
+            self._log.append(Record(start_s=now_s, end_s=now_s, **seen))
+            self._changed.notify_all()
 
     def leave(self, start_s: float, **seen: Any) -> None:
         """Log a request that has ended."""

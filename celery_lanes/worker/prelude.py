@@ -21,7 +21,7 @@ from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import due_ms
 from celery_lanes.priority import clamped, first_said, preemptible_of, priority_of
-from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
+from celery_lanes.store.calls import Call, fitting
 from celery_lanes.store.checks import check_calls
 from celery_lanes.worker.malformed import MALFORMED
 
@@ -112,14 +112,6 @@ def derived_id(message: Message, meta: Any) -> str:
     deaths = sum(int(letter.get("count", 1)) for letter in letters)
     retries, nesting = meta.get("retries") or 0, meta.get("replaced_task_nesting") or 0
     return f"{_text(meta['id'])}.{retries}.{nesting}.{deaths}.{zlib.crc32(body):08x}"
-
-
-def fitting(caller: str) -> str:
-    """Shorten a caller name that the store would refuse; distinct names stay distinct."""
-    raw = caller.encode(errors="backslashreplace")
-    if len(raw) <= MAX_CALLER_BYTES:
-        return raw.decode()
-    return f"{raw[:200].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
 
 
 def _text(value: object) -> str:

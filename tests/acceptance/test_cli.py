@@ -23,7 +23,7 @@ from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
-from celery_lanes.store.rules import LaneRules, Policy
+from celery_lanes.store.rules import Bucket, LaneRules, Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,7 @@ def test_a_snapshot_is_written_out_in_full():
     snapshot = Snapshot(
         lane="größe", max_concurrent=2, paused=True, running=1, waiting=2, delayed=3, closing=4,
         dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
+        rate=None, tokens=None, effective=1, provider_wait_ms=2000,
     )  # fmt: skip
 
     written = json.loads(to_json([snapshot]))
@@ -178,12 +179,86 @@ def test_set_changes_the_cap_and_default_takes_it_back(shell):
     assert shell.store.snapshot("ollama").max_concurrent in {None, 3}
 
 
+def test_set_changes_a_lanes_own_limits(shell):
+    changed = shell("set", "ollama", "--rate", "60/m", "--tokens", "100k/h")
+    now = shell.store.snapshot("ollama")
+    back = shell("set", "ollama", "--rate", "default", "--tokens", "none")
+
+    assert changed.output == "ollama: rate 60/m\nollama: tokens 100k/h\n"
+    assert (now.rate, now.tokens) == (Bucket(60, 60_000, 1), Bucket(1e5, 3_600_000, 1e5))
+    assert back.output == "ollama: rate as configured\nollama: tokens none\n"
+    assert shell.store.snapshot("ollama").rate is None
+
+
+def test_a_caller_is_steered_shown_and_given_back(shell):
+    park(shell, "ollama", "a", "b")
+
+    changed = shell("set", "ollama", "--caller", "alice", "--weight", "3", "--rate", "60/m")
+    paused = shell("pause", "ollama", "--caller", "alice")
+    row = shell("callers", "ollama").output.strip().splitlines()[-1]
+    (told,) = json.loads(shell("callers", "ollama", "--json").output)
+    resumed = shell("resume", "ollama", "--caller", "alice")
+    back = shell("set", "ollama", "--caller", "alice", "--weight", "default", "--rate", "default")
+
+    assert changed.output == "ollama: alice weight 3\nollama: alice rate 60/m\n"
+    assert paused.output == "ollama: alice paused; 2 waiting\n"
+    assert row.split() == ["alice", "3", "60/m", "2", "weight,", "rate,", "paused", "paused"]
+    assert (told["caller"], told["weight"], told["paused"]) == ("alice", 3, True)
+    assert told["rate"] == {"count": 60, "period_ms": 60_000, "burst": 1}
+    assert resumed.output == "ollama: alice resumed\n"
+    assert back.output.count("as configured") == 2
+    assert json.loads(shell("callers", "ollama", "--json").output) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--caller", "alice"],
+        ["--caller", "alice", "--max", "2"],
+        ["--caller", "alice", "--weight", "0"],
+        ["--weight", "2"],
+        ["--rate", "fast"],
+    ],
+    ids=" ".join,
+)
+def test_what_set_cannot_do_is_a_usage_error(shell, words):
+    shown = shell("set", "ollama", *words)
+
+    assert shown.exit_code == 2
+    assert "expected" in shown.stderr
+    assert shell.store.callers("ollama") == []
+
+
+def test_a_caller_of_a_fifo_lane_is_refused(shell):
+    shown = shell("pause", "gpu-imagine", "--caller", "alice")
+
+    assert shown.exit_code == 2
+    assert "gpu-imagine is fifo: all its callers share one queue" in shown.stderr
+
+
 @pytest.mark.parametrize("slots", ["0", "-1", "many", "1.5", "1000001", "²"])
 def test_set_refuses_what_is_no_number_of_slots(shell, slots):
     shown = shell("set", "ollama", f"--max={slots}")
 
     assert shown.exit_code == 2
     assert 'expected a positive integer or "default"' in shown.stderr
+
+
+def test_status_shows_what_an_adaptive_lane_has_learned(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=8, adaptive=True))
+    park(shell, "ollama", "a")
+    (grant,) = shell.store.next("ollama", worker="w1", request=1, want=1).grants
+    shell.store.report("ollama", call=grant.call, token=grant.token, wait_ms=90_400)
+
+    shown = shell("status").output
+    told = next(lane for lane in json.loads(shell("status", "--json").output) if lane["running"])
+
+    row = next(line for line in shown.splitlines() if "ollama" in line)
+    assert row.split()[1] == "4/8"
+    assert "asked to wait 1m 30s" in row or "asked to wait 1m 29s" in row
+    assert (told["max_concurrent"], told["effective"]) == (8, 4)
+    assert 80_000 < told["provider_wait_ms"] <= 90_400
 
 
 def test_pause_and_resume(shell):

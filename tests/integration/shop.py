@@ -125,6 +125,12 @@ def total(numbers: list[float], model: str = "ollama/x") -> float:
     return sum(numbers)
 
 
+@app.task(bind=True)
+def refused(self, model: str, retry_after: float | None = None) -> None:
+    """Be refused by a provider that the plugin does not know."""
+    lanes.overloaded(self.request, retry_after=retry_after)
+
+
 @app.task
 def noted(request: object, exc: object, traceback: object, path: str = "") -> None:
     """Note whose call failed, as an errback."""

@@ -33,8 +33,18 @@ from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
+from celery_lanes.store.keys import quoted
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
+from celery_lanes.store.rules import (
+    Bucket,
+    CallerRules,
+    LaneRules,
+    Limit,
+    Policy,
+    Preemption,
+    Scope,
+    Unlimited,
+)
 from celery_lanes.store.standing import Standing
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
@@ -100,11 +110,11 @@ class TwoStores(RuleBasedStateMachine):
         max_leases=st.integers(1, 3),
         policy=st.sampled_from(Policy),
         scope=st.sampled_from(Scope),
-        rate=buckets,
-        tokens=buckets,
+        limits=st.fixed_dictionaries({"rate": buckets, "tokens": buckets}),
         preemption=preemption,
+        adaptive=st.booleans(),
     )
-    def start(self, cap, max_leases, policy, scope, rate, tokens, preemption):
+    def start(self, cap, max_leases, policy, scope, limits, preemption, adaptive):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
@@ -112,8 +122,8 @@ class TwoStores(RuleBasedStateMachine):
         self.server._token = lambda: f"token{next(theirs)}"
         self.server._wire.speak(self.dialect)
         self.policy, self.scope = policy, Scope.LANE if self.has_levels else scope
-        self.lane_rules = {"max_leases": max_leases, "rate": rate, "tokens": tokens}
-        self.lane_rules["preemption"] = preemption
+        self.lane_rules = {"max_leases": max_leases, **limits}
+        self.lane_rules |= {"preemption": preemption, "adaptive": adaptive}
         self.set_rules(cap, {})
         self.served_at = self.clock()
 
@@ -165,9 +175,10 @@ class TwoStores(RuleBasedStateMachine):
         callers=st.dictionaries(callers, rules_of_callers, max_size=3),
         rate=buckets,
         preemption=preemption,
+        adaptive=st.sampled_from([True, True, True, False]),
     )
-    def configure(self, cap, callers, rate, preemption):
-        self.lane_rules |= {"rate": rate, "preemption": preemption}
+    def configure(self, cap, callers, rate, preemption, adaptive):
+        self.lane_rules |= {"rate": rate, "preemption": preemption, "adaptive": adaptive}
         self.set_rules(cap, callers)
 
     @rule(slots=st.none() | st.integers(0, 5))
@@ -177,6 +188,22 @@ class TwoStores(RuleBasedStateMachine):
     @rule(paused=st.booleans())
     def pause(self, paused):
         self.both("set_paused", paused=paused)
+
+    @rule(caller=callers, weight=st.none() | weights)
+    def set_weight(self, caller, weight):
+        self.both("set_weight", caller, weight)
+
+    @rule(caller=callers, rate=st.just(Unlimited.UNLIMITED) | buckets)
+    def set_rate(self, caller, rate):
+        self.both("set_rate", caller, rate)
+
+    @rule(caller=callers, paused=st.booleans())
+    def pause_caller(self, caller, paused):
+        self.both("set_caller_paused", caller, paused=paused)
+
+    @rule(limit=st.sampled_from(Limit), bucket=st.just(Unlimited.UNLIMITED) | buckets)
+    def set_limit(self, limit, bucket):
+        self.both("set_limit", limit, bucket)
 
     @rule(
         batch=st.lists(
@@ -335,6 +362,21 @@ class TwoStores(RuleBasedStateMachine):
         is_ours = self.is_held(call, token, State.RUNNING)
         assert self.both("settle", call=call, token=token, cost=cost) == is_ours
         self.served_at = None  # whose turn it is may have changed, and nobody has looked
+
+    @precondition(lambda self: self.held)
+    @rule(
+        wait_ms=st.sampled_from([0, 0, 0, 30, 2_000, 2**40]),
+        is_ended=st.booleans(),
+        data=st.data(),
+    )
+    def report(self, wait_ms, is_ended, data):
+        call = data.draw(st.sampled_from(sorted(self.held)))
+        worker, token = self.held[call]
+        is_ours = self.is_held(call, token, State.RUNNING)
+        assert self.both("report", call=call, token=token, wait_ms=wait_ms) == is_ours
+        if is_ended:
+            end = {"outcome": Outcome.FAILED, "cost": None, "ends": 1}
+            self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
 
     @rule(worker=workers, is_forgetful=st.booleans())
     def renew(self, worker, is_forgetful):
@@ -513,6 +555,14 @@ class TwoStores(RuleBasedStateMachine):
         assert alive == len(self.known - self.ended) + tickets == len(self.ledger.records)
 
     @invariant()
+    def callers_agree_and_the_paused_start_nothing(self):
+        if not hasattr(self, "memory"):
+            return
+        held = {status.caller for status in self.both("callers") if status.paused}
+        waiting = {name for _, name in tags_of(self.ledger.queue, "ring")}
+        assert not waiting & {quoted(caller) for caller in held}
+
+    @invariant()
     def positions_agree(self):
         if not hasattr(self, "memory"):
             return
@@ -527,6 +577,7 @@ class TwoStores(RuleBasedStateMachine):
         assert self.standing("ring", skipped=17) == tags_of(queue, "ring")
         skipped = 4 if queue.are_many else 0
         assert self.standing("tags", skipped=skipped) == tags_of(queue, "finishes")
+        assert self.set_aside() == tags_of(queue, "aside")
 
     @invariant()
     def victims_agree_and_run(self):
@@ -576,6 +627,14 @@ class TwoStores(RuleBasedStateMachine):
                 for name, score in members
             }
         return {(0, name[skipped:].decode()): tag for name, tag in members}
+
+    def set_aside(self):
+        """Read who is set aside on the server, and until when."""
+        (key,) = self.server._keys.of_lane(LANE, ("refill",))
+        found = self.client.zrange(key, 0, -1, withscores=True)
+        if self.ledger.queue.are_many:
+            return {(int(name[:4]) - 1000, name[4:].decode()): until for name, until in found}
+        return {(0, name.decode()): until for name, until in found}
 
 
 def tags_of(levels, kind):

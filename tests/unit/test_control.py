@@ -13,10 +13,9 @@ from celery.app.control import Control
 from celery_lanes import Lanes, Settings
 from celery_lanes.control import LaneControl
 from celery_lanes.errors import AlreadyStarted, NotQueued
-from celery_lanes.store.calls import Call
+from celery_lanes.store.calls import Call, fitting
 from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.store.standing import Hold
-from celery_lanes.worker.prelude import fitting
 
 MEMORY = {"broker_url": "memory://", "result_backend": "cache+memory://"}
 

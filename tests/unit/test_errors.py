@@ -57,3 +57,20 @@ def test_the_tree_in_the_docstring_names_every_error():
     missing = [cls.__name__ for cls in every_error() if cls.__name__ not in errors.__doc__]
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("error", "is_overload"),
+    [
+        (errors.RateLimited("slow down", 429), True),
+        (errors.RateLimited("slow down"), True),
+        (errors.TransientError("overloaded", 529), True),
+        (errors.TransientError("busy", 503), True),
+        (errors.TransientError("broken", 500), False),
+        (errors.TransientError("no answer"), False),
+        (errors.QuotaExhausted("no credit", 429), False),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{getattr(value, 'status', '')}",
+)
+def test_a_provider_that_is_only_busy_is_overloaded(error, is_overload):
+    assert error.is_overload is is_overload

@@ -15,9 +15,10 @@ def reading(**facts):
     """A call that waits for the only slot, in a lane where each call takes a second."""
     usual = {
         "lane": "ollama", "state": State.WAITING, "own_ahead": 0, "others_ahead": 0,
-        "is_at_least": False, "is_fifo": False, "paused": False, "max_concurrent": 1, "running": 1,
-        "workers": 1, "due_in_ms": 0, "caller_rate_in_ms": 0, "lane_rate_in_ms": 0,
-        "lane_tokens_in_ms": 0, "running_ms": (0,), "served_ms": (1000,) * 5,
+        "is_at_least": False, "is_fifo": False, "paused": False, "caller_paused": False,
+        "max_concurrent": 1, "running": 1, "workers": 1, "due_in_ms": 0,
+        "caller_rate_in_ms": 0, "lane_rate_in_ms": 0, "lane_tokens_in_ms": 0, "provider_wait_ms": 0,
+        "running_ms": (0,), "served_ms": (1000,) * 5,
     }  # fmt: skip
     return Standing(**{**usual, **facts})
 
@@ -51,6 +52,11 @@ def reading(**facts):
             id="only-some-of-the-running-were-looked-at",
         ),
         pytest.param({"state": State.DELAYED, "due_in_ms": 5000}, 5000, id="due-later"),
+        pytest.param(
+            {"running": 0, "running_ms": (), "provider_wait_ms": 7000}, 7000, id="provider-waits"
+        ),
+        pytest.param({"provider_wait_ms": 700}, 1000, id="what-runs-ends-later-than-the-wait"),
+        pytest.param({"own_ahead": 2, "provider_wait_ms": 7000}, 9000, id="waves-after-the-wait"),
         pytest.param({"caller_rate_in_ms": 7000, "lane_rate_in_ms": 4000}, 7000, id="buckets"),
     ],
 )
@@ -62,6 +68,7 @@ def test_a_call_starts_when_its_slot_is_free_and_nothing_else_holds_it(facts, st
     "facts",
     [
         {"paused": True},
+        {"caller_paused": True},
         {"workers": 0},
         {"max_concurrent": None},
         {"max_concurrent": 0, "running": 0, "running_ms": ()},
@@ -115,7 +122,9 @@ IN_ORDER = [
     (Hold.RUNNING, {"state": State.RUNNING}),
     (Hold.DELAYED, {"due_in_ms": 1}),
     (Hold.PAUSED, {"paused": True}),
+    (Hold.CALLER_PAUSED, {"caller_paused": True}),
     (Hold.NO_WORKER, {"workers": 0}),
+    (Hold.PROVIDER_WAIT, {"provider_wait_ms": 1}),
     (Hold.LANE_TOKENS, {"lane_tokens_in_ms": 9999}),
     (Hold.SHARE, {"others_ahead": 1}),
     (Hold.CAP, {"own_ahead": 1}),

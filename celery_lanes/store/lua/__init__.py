@@ -24,8 +24,8 @@ from importlib.resources import files
 from celery_lanes.store.keys import KINDS
 
 SHARED = (
-    "prelude", "ring", "fair", "tickets", "moves", "releases", "buckets", "grants", "preemption",
-    "standing",
+    "prelude", "ring", "fair", "tickets", "moves", "adapting", "releases", "buckets", "grants",
+    "preemption", "standing", "steering",
 )  # fmt: skip
 """Each may use what stands before it."""
 

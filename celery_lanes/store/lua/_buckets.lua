@@ -1,14 +1,23 @@
 -- Wall-clock buckets (GCRA), as in fairness.py: of the lane, and of some callers.
--- A bucket is kept as "interval burst": ms for one unit to refill, units at most.
+-- A bucket is kept as "interval burst count period": ms for one unit to refill, units at most; then what
+-- the interval was made of, for people to read.
 local function ready_at(bucket, full_at, cost)
   if not bucket then return 0 end
-  local interval, burst = string.match(bucket, '^(%S+) (%S+)$')
+  local interval, burst = string.match(bucket, '^(%S+) (%S+)')
   return full_at - (burst - math.min(cost, burst)) * interval
 end
 
 local function spent(bucket, full_at, cost)
   if not bucket then return full_at end
   return math.max(full_at, now) + cost * string.match(bucket, '^%S+')
+end
+
+-- When a bucket is full again that takes the place of another: what is missing refills anew.
+local function rescaled(full_at, old, bucket)
+  if not bucket then return 0 end
+  local was, is = old and tonumber(string.match(old, '^%S+')), tonumber(string.match(bucket, '^%S+'))
+  if not was or full_at <= now or was == is then return full_at end
+  return now + (full_at - now) * (is / was)
 end
 
 local function lane_ready_at(cost)

@@ -1,11 +1,18 @@
 -- Weighted fair queueing, step by step as in fairness.py, where it is explained; ranks as in _ring.lua.
 
+local function learn(account)
+  local weight, paused = unpack(redis.call('HMGET', meta, 'weight:' .. account, 'paused:' .. account))
+  weights_known[account], pauses_known[account] = tonumber(weight or 1), paused
+end
+
 local function weight_of(account)
   if not rules.has_accounts then return 1 end
-  if not weights_known[account] then
-    weights_known[account] = tonumber(redis.call('HGET', meta, 'weight:' .. account) or 1)
-  end
+  if not weights_known[account] then learn(account) end
   return weights_known[account]
+end
+
+local function is_account_paused(account)
+  return rules.has_accounts and weight_of(account) and pauses_known[account]
 end
 
 local function place_of(r)
@@ -20,7 +27,15 @@ local function virtual_now(clock)
   return clock.served + clock.serving
 end
 
+-- An account that is set aside, as "refill" has it.
+local function aside_name(account, rank)
+  return rank and ranked(rank, account) or account
+end
+
 local function enter(account, rank, place)
+  if is_account_paused(account) then
+    return redis.call('ZADD', refill, '+inf', aside_name(account, rank))
+  end
   local clock, finish = clock_of(rank), finish_of(account, rank)
   if finish then untag(account, rank, finish) end
   join(account, rank, ring_name(account, place), math.max(virtual_now(clock), tonumber(finish or 0)))
@@ -55,11 +70,6 @@ local function put(r)
   end
 end
 
--- An account that is set aside, as "refill" has it.
-local function aside_name(account, rank)
-  return rank and ranked(rank, account) or account
-end
-
 -- Takes a call out that will not be granted.
 local function remove(r)
   local place, rank = place_of(r), rank_of(r)
@@ -76,6 +86,11 @@ local function remove(r)
     redis.call('ZREM', refill, aside_name(r.account, rank))
   end
   if rank then forget_passed(rank) end
+end
+
+local function set_aside(account, rank, name, start, at)
+  leave(account, rank, name, start, start)
+  redis.call('ZADD', refill, at, aside_name(account, rank))
 end
 
 local function come_back(aside)

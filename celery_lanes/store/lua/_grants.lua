@@ -63,11 +63,6 @@ local function forget_tags(limit)
   if #past > 0 then redis.call('ZREM', tags, unpack(past)) end
 end
 
-local function set_aside(account, rank, name, start, at)
-  leave(account, rank, name, start, start)
-  redis.call('ZADD', refill, at, aside_name(account, rank))
-end
-
 local function may_be_stopped(r)
   if not (rules.min_runtime and lane.levels and r.preemptible) then return false end
   return not r.turn and (r.preemptions or 0) < rules.max_preemptions
@@ -76,7 +71,7 @@ end
 local function start_call(r, worker, token)
   lane.rate_full = spent(rules.rate, lane.rate_full, 1)
   lane.tokens_full = spent(rules.tokens, lane.tokens_full, r.cost)
-  r.state, r.attempts = 'running', (r.attempts or 0) + 1
+  r.state, r.attempts, r.reported = 'running', (r.attempts or 0) + 1, nil
   r.victim = may_be_stopped(r) or nil
   lease(r, worker, token)
   if r.victim then redis.call('ZADD', victims, r.priority, victim_name(r)) end
@@ -168,6 +163,7 @@ end
 -- Says in how many ms something is due without anybody's doing; -1 = nothing.
 local function due_in_ms(due, blocked_until, room_at)
   local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
-  local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge)
+  local waited = lane.wait and provider_wait() > 0 and lane.wait or math.huge
+  local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge, waited)
   return soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
 end

@@ -53,7 +53,7 @@ end
 
 -- Marks what must make room now; gives when something else may have to, if that can be told.
 local function preempt()
-  if not rules.min_runtime or is_paused or not lane.levels or redis.call('ZCARD', ring) == 0 then return nil end
+  if not rules.min_runtime or starts_nothing() or not lane.levels or redis.call('ZCARD', ring) == 0 then return nil end
   local lane_at = lane_ready_at(1)
   if lane_at > now then return lane_at end
   while #(lane.marks or {}) < MARKS do

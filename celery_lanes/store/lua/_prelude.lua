@@ -3,12 +3,12 @@
 -- verb: as a function of the server, this file is read once, and its variables outlive a call.
 -- Numbers go to redis.call as numbers: it writes all 17 digits, ".." only 14.
 
-local now, weights_known, clocks
+local now, weights_known, pauses_known, clocks
 
 local function begin()
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
-  weights_known = {}
+  weights_known, pauses_known = {}, {}
 end
 
 -- A script whose first write is a deletion may go on at maxmemory, even if there is nothing to delete.
@@ -18,7 +18,14 @@ end
 
 -- What the verbs change of a lane (its clocks and counters), and what configure.lua has written.
 -- Each is one field, packed: a call has to be quick, and msgpack keeps every bit of a number.
-local lane, rules, cap, is_paused, loaded
+local lane, rules, ceiling, cap, is_paused, loaded
+
+local MAX_PROVIDER_WAIT = 600000
+
+-- The cap in force: an adaptive lane may have learned a lower one than was set or configured.
+local function note_cap()
+  cap = ceiling and lane.learned and math.min(ceiling, lane.learned) or ceiling
+end
 
 -- Gives back what else of "meta" was asked for.
 local function load_lane(...)
@@ -29,7 +36,8 @@ local function load_lane(...)
   clocks = lane.levels and {} or nil
   rules = found[2] and cmsgpack.unpack(found[2])
     or { lease_ttl = 30000, max_leases = 5, dedupe_ttl = 120000 }
-  cap, is_paused = tonumber(found[3]) or rules.max_concurrent, found[4]
+  ceiling, is_paused = tonumber(found[3]) or rules.max_concurrent, found[4]
+  note_cap()
   return found[5]
 end
 
@@ -54,9 +62,20 @@ local function keep(r)
   redis.call('HSET', calls, 'r:' .. r.id, cmsgpack.pack(r))
 end
 
+-- For how many ms the provider wants no calls; a clock that jumped back ends it.
+local function provider_wait()
+  local left = (lane.wait or 0) - now
+  return left > 0 and left <= MAX_PROVIDER_WAIT and left or 0
+end
+
+-- Whether the lane is paused, by somebody or by its provider.
+local function starts_nothing()
+  return is_paused or lane.wait and provider_wait() > 0
+end
+
 -- Slots that a grant could take; 1 while no cap is known.
 local function free_slots()
-  if is_paused then return 0 end
+  if starts_nothing() then return 0 end
   if not cap then return 1 end
   return math.max(0, cap - redis.call('ZCARD', leases))
 end

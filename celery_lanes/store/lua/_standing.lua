@@ -143,33 +143,34 @@ end
 -- runs the median; nil if nobody can tell.
 local function turn_in(ahead)
   local running, served = redis.call('ZCARD', leases), served_ms()
-  if ahead < (cap or 0) - running then return 0 end
+  if ahead < (cap or 0) - running then return provider_wait() end
   if not cap or cap < 1 or #served == 0 then return nil end
   local service, longest = served[math.floor((#served - 1) / 2) + 1], served[#served]
   local total, number = 0, ahead % cap + running - cap
   for _, ms in ipairs(served) do total = total + ms end
   local waves = math.floor(math.floor(ahead / cap) * (total / #served))
-  if number < 0 then return waves end
+  if number < 0 then return waves + provider_wait() end
   local left = running_ms()
   for i, ran in ipairs(left) do
     left[i] = ran <= service and service - ran or math.max(0, longest - ran)
   end
   table.sort(left)
-  return waves + left[math.floor(number * #left / running) + 1]
+  return waves + math.max(left[math.floor(number * #left / running) + 1], provider_wait())
 end
 
 -- Says how many calls would go before one that is admitted now, and how many ms it would wait.
 local function wait_of(r)
   local own, others, cost = ahead_of(r)
-  local turn = not is_paused and turn_in(own + others)
+  local turn = not is_paused and not is_account_paused(r.account) and turn_in(own + others)
   if not turn then return own + others end
   return own + others, math.max(turn, buckets_pass_in(r, own, own + others, cost))
 end
 
 -- Gives the facts of a call that is here, else false: {state, {own and others' calls ahead, running,
 -- workers, ms until it is due, until its caller's rate, the lane's rate and the lane's tokens let it
--- pass, 1 if others' are at least so many, 1 in a fifo lane, 1 if paused, cap or -1}, ms that running
--- calls have run, last service times in 4 bytes each}
+-- pass, until its provider wants calls, 1 if others' are at least so many, 1 in a fifo lane, 1 if
+-- paused, 1 if its caller is, cap or -1}, ms that running calls have run, last service times in 4
+-- bytes each}
 local function standing_of(id)
   local r = record_of(id)
   if not r then return false end
@@ -189,9 +190,11 @@ local function standing_of(id)
       by_caller,
       by_rate,
       by_tokens,
+      provider_wait(),
       beyond > 0 and 1 or 0,
       r.account == '*' and 1 or 0,
       is_paused and 1 or 0,
+      is_account_paused(r.account) and 1 or 0,
       cap or -1,
     },
     running_ms(),

@@ -1,12 +1,13 @@
--- Writes a lane's rules; new weights and buckets hold for what waits already. Atomic.
+-- Writes a lane's rules; new weights and buckets hold for what waits already, but for what was set of
+-- them at run time. Atomic.
 --
 -- FLAGS: allow-oom
 -- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
--- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl rate tokens preemption accounts ...
---   version: names these rules; the same again change nothing. Times in ms; a bucket is
---   "interval burst" or ''. preemption: '' or "min_runtime most fails". accounts: how many; of each name, weight, bucket; then of each task
---   its name and 1 if it is acknowledged early.
--- USES: ring fair tickets moves buckets grants
+-- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl adaptive rate tokens preemption accounts ...
+--   version: names these rules; the same again change nothing. Times in ms; adaptive is 1 or 0; a
+--   bucket is as in _buckets.lua, or ''. preemption: '' or "min_runtime most fails". accounts: how many;
+--   of each name, weight, bucket; then of each task its name and 1 if it is acknowledged early.
+-- USES: ring fair tickets moves buckets grants steering
 -- RETURNS: 1
 -- COST: O(accounts x levels x log n)
 
@@ -19,41 +20,15 @@ for i = last + 1, #ARGV, 2 do
 end
 if rules.version == version then return 1 end
 
--- The first call of an account from a rank on: its rank, if there are any, and its place.
-local function first_from(account, rank)
-  local least = rank and string.format('[%s:%04d:', account, rank) or '[' .. account .. ':'
-  local place = redis.call('ZRANGEBYLEX', queue, least, '(' .. account .. ';', 'LIMIT', 0, 1)[1]
-  return place and lane.levels and tonumber(string.sub(place, #account + 2, #account + 5)), place
-end
-
-local function reweigh(account, weight)
-  local rank, place = first_from(account)
-  while place do
-    if start_of(account, rank, ring_name(account, place)) then
-      local clock = clock_of(rank)
-      clock.weights = clock.weights + (weight - weight_of(account))
-    end
-    if not rank then return end
-    rank, place = first_from(account, rank + 1)
-  end
-end
-
-local kept, names = {}, {}
+local old, before, steered = rules, given_settings(), steered_settings()
+local given = { rate = rate, tokens = tokens, names = {}, callers = {} }
 for i = rest, last, 3 do
-  reweigh(ARGV[i], tonumber(ARGV[i + 1]))
-  kept[ARGV[i]] = true
-  names[#names + 1] = ARGV[i]
+  given.names[#given.names + 1] = ARGV[i]
+  given.callers[ARGV[i]] = { weight = ARGV[i + 1], rate = ARGV[i + 2] ~= '' and ARGV[i + 2] or nil }
 end
-for _, account in ipairs(cmsgpack.unpack(redis.call('HGET', meta, 'accounts') or cmsgpack.pack({}))) do
-  redis.call('HDEL', meta, 'rate:' .. account)
-  if not kept[account] then
-    reweigh(account, 1)
-    redis.call('HDEL', meta, 'weight:' .. account, 'full:' .. account)
-  end
-end
-for i = rest, last, 3 do
-  redis.call('HSET', meta, 'weight:' .. ARGV[i], ARGV[i + 1])
-  if ARGV[i + 2] ~= '' then redis.call('HSET', meta, 'rate:' .. ARGV[i], ARGV[i + 2]) end
+for _, account in ipairs(given.names) do apply(account, given, steered) end
+for _, account in ipairs(before.names) do
+  if not given.callers[account] then apply(account, given, steered) end
 end
 
 local min_runtime, most, fails = string.match(preemption, '^(%d+) (%d+) (%d)$')
@@ -63,16 +38,18 @@ rules = {
   lease_ttl = tonumber(lease_ttl),
   max_leases = tonumber(max_leases),
   dedupe_ttl = tonumber(dedupe_ttl),
-  rate = rate ~= '' and rate or nil,
-  tokens = tokens ~= '' and tokens or nil,
-  has_accounts = #names > 0,
   min_runtime = tonumber(min_runtime),
   max_preemptions = tonumber(most),
   fails_preempted = fails == '1' or nil,
+  adaptive = adaptive == '1' or nil,
 }
-redis.call('HSET', meta, 'rules', cmsgpack.pack(rules), 'accounts', cmsgpack.pack(names))
+if not rules.adaptive then
+  lane.learned, lane.successes, lane.cut, lane.wait = nil, nil, nil, nil
+end
+hold_limits(old, given, steered)
+note_accounts(given, steered)
+redis.call('HSET', meta, 'rules', cmsgpack.pack(rules), 'given', cmsgpack.pack(given))
 
-weights_known = {}
 for _, aside in ipairs(redis.call('ZRANGE', refill, 0, -1)) do
   come_back(aside) -- its bucket may be another now
 end

@@ -6,7 +6,7 @@
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
 --   Then of each release: call, token, outcome, real cost ('' = unknown).
--- USES: ring fair tickets moves releases buckets grants preemption
+-- USES: ring fair tickets moves adapting releases buckets grants preemption
 -- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
 --   them; if there are results to write or calls to stop, {that string, {call, token, reason,
 --   envelope}..., {call, token}...}; '' without rules

@@ -1,4 +1,4 @@
--- Stops or resumes grants. Atomic.
+-- Stops or resumes grants; to resume ends a provider's wait, too. Atomic.
 --
 -- FLAGS: allow-oom
 -- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
@@ -15,9 +15,8 @@ else
   redis.call('HDEL', meta, 'paused')
 end
 load_lane()
-if lane.tickets then
-  serve_tickets()
-  save_lane()
-end
+if lane.wait and is_wanted == '0' then lane.wait = nil end
+serve_tickets()
+save_lane()
 wake(takers())
 return 1

@@ -3,8 +3,9 @@
 -- FLAGS: no-writes
 -- KEYS: calls queue ring refill delayed leases closing workers dead meta
 -- USES: ring
--- RETURNS: {cap or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
---   oldest wait in ms, done in the last minute, workers}
+-- RETURNS: {cap as set or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
+--   oldest wait in ms, done in the last minute, workers, cap in force or -1, ms that
+--   the provider wants no calls, the lane's own buckets or ''}
 -- COST: O(callers waiting x log n), at most 1,000 of them
 
 local LOOKED_AT = 250
@@ -43,7 +44,7 @@ for _, aside in ipairs(redis.call('ZRANGE', refill, 0, LOOKED_AT - 1)) do
 end
 
 return {
-  cap or -1,
+  ceiling or -1,
   is_paused and 1 or 0,
   redis.call('ZCARD', leases),
   redis.call('ZCARD', queue),
@@ -54,4 +55,8 @@ return {
   now - oldest,
   done,
   redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
+  cap or -1,
+  provider_wait(),
+  rules.rate or '',
+  rules.tokens or '',
 }

@@ -17,10 +17,14 @@ from celery_lanes.llm.reply import Reply
 
 
 class Lanes:
-    """Keeps what it is told to settle."""
+    """Keeps what it is told."""
 
     def __init__(self):
         self.settled = []
+        self.overloads = []
+
+    def overloaded(self, request, *, retry_after):
+        self.overloads.append((request.id, retry_after))
 
     def settle(self, request, cost):
         self.settled.append((request.id, cost))
@@ -29,18 +33,18 @@ class Lanes:
 @pytest.fixture
 def generate(monkeypatch, completion):
     """The task in an app of its own; ``generate.sent`` is what went out."""
-    sent = []
+    sent, answers = [], []
 
     def answer(request):
         sent.append(request)
-        return httpx.Response(200, json=completion)
+        return answers.pop() if answers else httpx.Response(200, json=completion)
 
     registry = Registry({"LLM_M1": "openai://k@llm.test/v1"}, transport=httpx.MockTransport(answer))
     monkeypatch.setattr(tasks, "registry", registry)
     with Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False) as app:
         app.lanes = Lanes()
         task = app.tasks["celery_lanes.generate"]
-        task.sent = sent
+        task.sent, task.answers = sent, answers
         yield task
 
 
@@ -89,6 +93,30 @@ def test_an_app_without_lanes_generates_as_well(generate):
     del generate.app.lanes
 
     assert generate.apply(("m1/small", "hi")).get()["text"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("status", "overloads"),
+    [(429, [("t1", 7)]), (529, [("t1", 7)]), (500, []), (400, [])],
+    ids=str,
+)
+def test_a_provider_that_is_busy_is_reported_and_its_error_raised(generate, status, overloads):
+    answer = httpx.Response(status, json={}, headers={"Retry-After": "7"})
+    generate.answers.append(answer)
+
+    with pytest.raises(errors.ProviderError) as caught:
+        generate.apply(("m1/small", "hi"), task_id="t1").get()
+
+    assert caught.value.status == status
+    assert generate.app.lanes.overloads == overloads
+
+
+def test_a_refusal_without_lanes_is_the_providers_error(generate):
+    del generate.app.lanes
+    generate.answers.append(httpx.Response(429, json={}))
+
+    with pytest.raises(errors.RateLimited):
+        generate.apply(("m1/small", "hi")).get()
 
 
 def test_messages_and_parameters_are_sent(generate):

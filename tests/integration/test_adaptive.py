@@ -1,0 +1,98 @@
+"""Lanes that adapt to a provider which bears only so much: a real server answers 429."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_lanes.errors import RateLimited
+from celery_lanes.store.standing import Hold
+from celery_lanes.tasks import generate
+from celery_lanes.testing.llm_stub import Answer
+from tests.integration.conftest import until
+
+BEARS = 4
+ADAPTIVE = "[lanes.ollama]\nmax_concurrent = 12\nadaptive = true"
+
+
+def ask(shop, times=1):
+    send = shop.tasks.app.send_task
+    return [send(generate.name, ("ollama/x", f"{n}")) for n in range(times)]
+
+
+def work(shop, observer, **options):
+    return shop.worker(pool="threads", env={"LLM_OLLAMA": observer.dsn}, **options)
+
+
+def refusals(observer):
+    return [record for record in observer.log if record.status == 429]
+
+
+@pytest.mark.alone
+def test_the_cap_settles_near_what_the_provider_bears(make_shop, observer):
+    shop = make_shop(rest=ADAPTIVE)
+    observer.service, observer.bears = 0.1, BEARS
+    results = ask(shop, 200)
+
+    work(shop, observer, concurrency=12)
+    observer.wait_until(lambda: observer.served == 200, timeout_s=60)
+
+    refused = len(refusals(observer))
+    assert 0 < refused <= 50  # of 12 slots that are always filled, 190 would be
+    assert sum(observer.share_at(n) for n in range(2, BEARS + 1)) > 0.8
+    assert shop.tasks.lanes.lane("ollama").stats().effective <= BEARS + 1
+    with pytest.raises(RateLimited):
+        _ = [result.get(timeout=20) for result in results]
+
+
+def test_the_cap_recovers_when_the_provider_bears_more_again(make_shop, observer):
+    shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 4\nadaptive = true")
+    observer.service, observer.bears = 0.02, 1
+    ask(shop, 8)
+    work(shop, observer, concurrency=4)
+    observer.wait_until(lambda: observer.served == 8)
+    lane = shop.tasks.lanes.lane("ollama")
+    assert lane.stats().effective < 4
+
+    observer.bears = None
+    ask(shop, 40)
+
+    observer.wait_until(lambda: observer.served == 48, timeout_s=30)
+    until(lambda: lane.stats().effective == 4)
+    assert lane.stats().max_concurrent == 4
+
+
+def test_retry_after_pauses_everybody_and_work_resumes_by_itself(make_shop, observer):
+    shop = make_shop(rest=ADAPTIVE)
+    observer.script(Answer(status=429, headers={"Retry-After": "3"}))
+    lane = shop.tasks.lanes.lane("ollama")
+    for _ in range(2):
+        work(shop, observer, concurrency=2)
+    ask(shop)
+    until(lambda: lane.stats().provider_wait_ms > 0)
+
+    results = ask(shop, 6)
+    position = shop.tasks.lanes.position(results[-1])
+
+    assert position.reason is Hold.PROVIDER_WAIT
+    assert "the provider asked to wait for " in position.explanation
+    assert [result.get(timeout=20)["text"] for result in results] == list("012345")
+    (refused,) = refusals(observer)
+    first_s = min(record.start_s for record in observer.log if record.status == 200)
+    assert first_s - refused.end_s >= 2.9
+
+
+def test_a_task_says_by_itself_that_its_provider_is_busy(make_shop):
+    shop = make_shop(rest=f"{ADAPTIVE}\n[lanes.plain]\n")
+    lanes = shop.tasks.lanes
+    shop.worker("ollama", "plain", concurrency=1)
+
+    for model in ("plain/x", "ollama/x"):
+        shop.tasks.refused.delay(model, 60).get(timeout=20)
+
+    adaptive, plain = (lanes.lane(name).stats() for name in ("ollama", "plain"))
+    assert (adaptive.effective, adaptive.max_concurrent) == (6, 12)
+    assert adaptive.provider_wait_ms > 30_000
+    assert (plain.effective, plain.provider_wait_ms) == (4, 0)
+    result = shop.tasks.echo.delay("ollama/x", 1)
+    lanes.lane("ollama").resume()  # the operator knows better
+    assert result.get(timeout=20) == 1
