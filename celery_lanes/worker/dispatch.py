@@ -212,7 +212,8 @@ class Dispatcher:
     def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
         """Take the place of ``Request.on_failure``: a body that makes room has not failed."""
         request, error = refer(), info.exception
-        if isinstance(getattr(error, "exc", error), Yielded):
+        is_yielded = isinstance(getattr(error, "exc", error), Yielded)
+        if is_yielded and not request._already_revoked:
             attempt.has_yielded = True
             return state.task_ready(request)
         return type(request).on_failure(request, info, *args, **options)

@@ -163,7 +163,8 @@ class Prefork(BlockingPrefork):
             with suppress(ProcessLookupError):
                 os.kill(process.pid, ASKED_BY)
         elif process is not None and attempt.claim_kill():
-            attempt.is_killed = request._already_cancelled = True
+            attempt.is_killed = not request._already_revoked
+            request._already_cancelled = True
             job.terminate(signal.SIGKILL)  # not to be sent to another process
             self._worker.pool.terminate_job(process.pid, signal.SIGKILL)
         self._worker.hub.call_later(ASK_EVERY_S, self._ask, attempt, kill_at)

@@ -37,7 +37,7 @@ class SomeTask:
         self.published.append(what)
         self.during()
         if not self.goes_on:
-            raise word
+            raise word from None
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_what_a_body_says_to_celery_stands(make, word):
         try:
             tell()
         except Preempted:
-            raise word
+            raise word from None
 
     with pytest.raises(word) as raised:
         make(say).run()
