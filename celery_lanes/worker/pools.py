@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from billiard.exceptions import TimeLimitExceeded
 from celery.concurrency import prefork, solo, thread
+from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR
 from celery.worker import state
 
 from celery_lanes.errors import ConfigError
@@ -151,18 +152,20 @@ class Prefork(BlockingPrefork):
 
         A process gets its next job only when the loop, which is here now, has seen the last one
         end; so the signal can come too early or too late for the body, but never to another's.
+        With ``-O fast`` more jobs wait in its pipe; there it is let run on.
         """
-        self._ask(attempt, time.monotonic() + grace_s + KILL_AFTER_S)
+        if self._worker.pool._pool.sched_strategy == SCHED_STRATEGY_FAIR:
+            self._ask(attempt, time.monotonic() + grace_s + KILL_AFTER_S)
 
     def _ask(self, attempt: Attempt, kill_at: float) -> None:
         job, request = attempt.job, attempt.request
         if job is None or job.ready() or attempt.has_ended:
             return
         process = job._write_to or job._scheduled_for
-        if process is not None and time.monotonic() < kill_at:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, ASKED_BY)
-        elif process is not None and attempt.claim_kill():
+        is_there = process is not None and process._is_alive()  # else the number may be another's
+        if is_there and time.monotonic() < kill_at:
+            os.kill(process.pid, ASKED_BY)
+        elif is_there and attempt.claim_kill():
             attempt.is_killed = not request._already_revoked
             request._already_cancelled = True
             job.terminate(signal.SIGKILL)  # not to be sent to another process
