@@ -16,8 +16,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
+from traceback import clear_frames
 from types import FrameType
 from typing import Any
 
@@ -112,6 +113,7 @@ def _watched(task: Any, run: _Act, grace_s: Callable[[str], float]) -> _Act:
             raise
         except (Exception, Stopped) as error:
             if body.is_asked and _comes_of_asking(error):
+                _let_go(error)
                 raise Yielded("it makes room for a more urgent call", requeue=True) from error
             raise
 
@@ -156,13 +158,23 @@ def _last_act(task: Any, act: _Act) -> _Act:
     return act_undisturbed
 
 
-def _comes_of_asking(error: BaseException | None) -> bool:
+def _comes_of_asking(error: BaseException) -> bool:
     """Say whether an error is what we raise, or hides it: many a library wraps what it catches."""
+    return any(isinstance(one, (Preempted, Stopped)) for one in _chain(error))
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the body held, connections above all: its process keeps the error for a while."""
+    for one in _chain(error):
+        clear_frames(one.__traceback__)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     for _ in range(ERRORS_LOOKED_AT):
-        if error is None or isinstance(error, (Preempted, Stopped)):
-            break
+        if error is None:
+            return
+        yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return isinstance(error, (Preempted, Stopped))
 
 
 def listen(**_: Any) -> None:

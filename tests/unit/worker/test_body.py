@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import suppress
 from types import SimpleNamespace
+from weakref import ref
 
 import pytest
 from celery.exceptions import Ignore, Reject, Retry
@@ -170,6 +171,27 @@ def clean_up():
 def test_an_error_that_comes_of_it_is_no_failure_of_the_body(make, run):
     with pytest.raises(Yielded):
         make(run).run()
+
+
+class Connection:
+    """What a body may hold; it is closed when nobody refers to it."""
+
+
+@pytest.mark.parametrize("ends", [tell, wrap])
+def test_what_a_body_held_is_let_go_with_it(make, ends):
+    """The provider serves a connection for as long as it is open, while another has the slot."""
+    held = []
+
+    def ask():
+        connection = Connection()
+        held.append(ref(connection))
+        ends()
+
+    with pytest.raises(Yielded) as raised:
+        make(ask).run()
+
+    assert held[0]() is None
+    assert raised.value.__cause__.__traceback__  # it is still told where the body was
 
 
 def test_a_body_that_gives_up_for_its_own_reason_keeps_its_end(make):
