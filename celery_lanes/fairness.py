@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import ceil, floor, inf
 
 Place = tuple[int, int, str]
 """(minus priority, sequence number, call): sorts as the calls of an account are served."""
@@ -222,6 +222,13 @@ def ready_at(full_at: float, *, interval_ms: float, burst: float, cost: float) -
     ``full_at`` is when the bucket is full again, the algorithm's "theoretical arrival time".
     """
     return full_at - (burst - min(cost, burst)) * interval_ms
+
+
+def passing(full_at: float, now: float, *, interval_ms: float, burst: float) -> int:
+    """Count the calls of cost 1 that a bucket lets pass now."""
+    if ready_at(full_at, interval_ms=interval_ms, burst=burst, cost=1.0) > now:
+        return 0
+    return max(1, floor(burst - max(0.0, full_at - now) / interval_ms))
 
 
 def spent(full_at: float, now: float, *, interval_ms: float, cost: float) -> float:

@@ -14,7 +14,7 @@ wait below it. Within a level everything is as in ``fairness``.
 
 A slot that preemption has freed is *promised*: it goes to the highest level, turn or no turn, and
 does not count. Each such grant takes back one that a lower level had, but never one that it had by
-a turn (``store.preemption``), so the bound stands.
+a turn (``store.preemption``), so the bound stands, counted in grants that keep their slots.
 
 With the scope "caller" all calls are of one level, and a priority orders one caller's own.
 

@@ -7,7 +7,6 @@ from typing import Any
 from celery import Task
 
 from celery_lanes.callinfo import HEADER, CallInfo
-from celery_lanes.errors import Preempted
 from celery_lanes.priority import checked
 from celery_lanes.worker.body import lease_of, running
 
@@ -25,12 +24,6 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
         """
         body = running(lease_of(self.request))
         return body is not None and body.is_asked
-
-    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, **options: Any) -> Any:
-        """Retry as Celery does, but not for ``Preempted``: that call runs again in any case."""
-        if isinstance(exc, Preempted):
-            raise exc
-        return super().retry(args, kwargs, exc, **options)
 
     def apply(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
-from celery_lanes.fairness import ready_at, rescaled, spent
+from celery_lanes.fairness import passing, ready_at, rescaled, spent
 from celery_lanes.store.keys import quoted
 from celery_lanes.store.live import Live
 from celery_lanes.store.rules import Bucket, LaneRules, Limit
@@ -43,6 +44,14 @@ class Buckets:
         """Say when the lane's buckets let a call of this cost pass."""
         return max(self._ready_at(RATE, 1.0), self._ready_at(TOKENS, cost))
 
+    def account_passing(self, account: str, now: int) -> float:
+        """Count the calls that the account's own bucket lets pass now."""
+        return self._passing(account, now)
+
+    def lane_passing(self, now: int) -> float:
+        """Count the calls of cost 1 that the lane's buckets let pass now."""
+        return min(self._passing(RATE, now), self._passing(TOKENS, now))
+
     def passes_at(self, name: str, *, after: float, cost: float, now: int) -> float:
         """Say when a bucket lets ``cost`` pass, if ``after`` is taken out of it before."""
         bucket = self.by_name.get(name)
@@ -63,6 +72,13 @@ class Buckets:
         """Take more, or less, cost out of the lane's bucket than was estimated."""
         if TOKENS in self.by_name and TOKENS in self.full_at:
             self.full_at[TOKENS] += difference * _interval_ms(self.by_name[TOKENS])
+
+    def _passing(self, name: str, now: int) -> float:
+        bucket = self.by_name.get(name)
+        if bucket is None:
+            return inf
+        full_at, interval = self.full_at.get(name, 0.0), _interval_ms(bucket)
+        return passing(full_at, now, interval_ms=interval, burst=bucket.burst)
 
     def _ready_at(self, name: str, cost: float) -> float:
         bucket = self.by_name.get(name)

@@ -70,8 +70,10 @@ def _is_room_wanted(ledger: Ledger, rank: int) -> bool:
     if coming < 0:  # the cap was lowered: a slot that comes free would be nobody's
         return False
     above = ledger.queue.standing_above(rank)[:CALLERS_LOOKED_AT]
-    ready = (n for account, n in above if ledger.buckets.account_ready_at(account) <= ledger.now)
-    return sum(ready) > coming
+    can_start = sum(
+        min(n, ledger.buckets.account_passing(account, ledger.now)) for account, n in above
+    )
+    return min(can_start, ledger.buckets.lane_passing(ledger.now)) > coming
 
 
 def _mark(ledger: Ledger, record: Record) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], stub: LLMStub) -> None:
         self.stub = stub
         self.closing = threading.Event()
+        self.inside: set[_Handler] = set()
         self._connections: set[socket.socket] = set()
         super().__init__(address, _Handler)
 
@@ -67,6 +69,11 @@ class Server(ThreadingHTTPServer):
         """Forget a connection."""
         self._connections.discard(request)
         super().shutdown_request(request)
+
+    def see_off(self) -> None:
+        """Count out who has hung up, before another is counted in: their threads may be late."""
+        for handler in list(self.inside):
+            handler.leave_if_gone()
 
     def cut_off(self) -> None:
         """Cut all connections."""
@@ -103,24 +110,38 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, asked: Asked, answer: Answer) -> None:
         answer = self._written(asked, answer)
-        status, seen = None, self._seen(asked)
-        start_s = self.server.stub.enter()
+        status, stub, seen = None, self.server.stub, self._seen(asked)
+        self.server.see_off()
+        start_s = stub.enter()
         if start_s is None:
-            self.server.stub.refuse(status=BUSY.status, **seen)
+            stub.refuse(status=BUSY.status, **seen)
             self._send(BUSY)
             return
+        self._leavings = [partial(stub.leave, start_s, **seen)]
+        self.server.inside.add(self)
         try:
             is_mute = answer.hangs and answer.events is None
-            time_s = None if is_mute else self.server.stub.service_s(dict(asked.body))
+            time_s = None if is_mute else stub.service_s(dict(asked.body))
             is_gone = self._is_gone_within(time_s)
             if answer.events is not None and not is_gone:
                 is_gone = self._stream(answer, answer.events)
             self.close_connection = is_gone or answer.cuts
             status = None if self.close_connection else answer.status
         finally:
-            self.server.stub.leave(start_s, status=status, **seen)
+            self.server.inside.discard(self)
+            self._leave(status)
         if answer.events is None and (status is not None or answer.cuts):
             self._send(answer)
+
+    def leave_if_gone(self) -> None:
+        """Leave for a client that has hung up; called by another's thread."""
+        with suppress(ValueError, OSError):  # it has just been closed here
+            if self._is_gone_within(0):
+                self._leave(None)
+
+    def _leave(self, status: int | None) -> None:
+        with suppress(IndexError):  # somebody has seen us off
+            self._leavings.pop()(status=status)
 
     def _written(self, asked: Asked, answer: Answer) -> Answer:
         """Echo the prompt, if the answer is not given."""

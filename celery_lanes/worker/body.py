@@ -7,20 +7,22 @@ but the body, not even Celery's writing of its result:
 2. After ``preempt_grace`` a ``BaseException`` follows, for one that has swallowed the first.
 3. On prefork the worker at last kills the process (``pools``).
 
-Whatever of it leaves the body becomes ``Yielded``, a rejection: Celery writes no result then,
-counts no chord part and calls no errback.
+Whatever of it leaves the body, and any error that comes of it, becomes ``Yielded``, a rejection:
+Celery writes no result then, counts no chord part and calls no errback.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
+from traceback import clear_frames
 from types import FrameType
 from typing import Any
 
-from celery.exceptions import Reject
+from celery.exceptions import Reject, TaskPredicate
 
 from celery_lanes.callinfo import HEADER
 from celery_lanes.errors import Preempted
@@ -28,8 +30,12 @@ from celery_lanes.errors import Preempted
 ASKED_BY = signal.SIGUSR2
 """Not SIGUSR1: that is Celery's soft time limit."""
 
+ERRORS_LOOKED_AT = 100
+
 Lease = tuple[str, str]
 """(call, token): names one attempt."""
+
+_Act = Callable[..., Any]
 
 
 class Yielded(Reject):  # type: ignore[misc] # celery is not typed
@@ -79,25 +85,96 @@ def lease_of(request: Any) -> Lease | None:
     return header["nonce"], header["token"]
 
 
-def watched(task: Any, grace_s: Callable[[str], float]) -> Callable[..., Any]:
-    """Wrap a task's ``run`` so that its bodies can be made to end; ``grace_s`` is asked by lane."""
-    run = task.run
+def watch(task: Any, grace_s: Callable[[str], float]) -> None:
+    """Let the bodies of a task be made to end, once and for all; ``grace_s`` is asked by lane."""
+    if hasattr(task.run, _WATCHED):
+        return
+    task.run = _watched(task, task.run, grace_s)
+    task.retry = _unless_asked(task, _last_act(task, task.retry))
+    task.replace = _last_act(task, task.replace)
 
+
+_WATCHED = "is_watched_by_lanes"
+
+
+def _watched(task: Any, run: _Act, grace_s: Callable[[str], float]) -> _Act:
     @wraps(run)
     def run_body(*args: Any, **kwargs: Any) -> Any:
         lease = lease_of(task.request)
         if lease is None or lease in _running:
             return run(*args, **kwargs)
-        _running[lease] = Body(grace_s(getattr(task.request, HEADER)["lane"]))
+        body = _running[lease] = Body(grace_s(getattr(task.request, HEADER)["lane"]))
         try:
             try:
                 return run(*args, **kwargs)
             finally:
-                del _running[lease]  # what is over cannot be interrupted
-        except (Preempted, Stopped) as error:
-            raise Yielded("it makes room for a more urgent call", requeue=True) from error
+                _running.pop(lease, None)  # what is over cannot be interrupted
+        except TaskPredicate:  # the body's own word to Celery
+            raise
+        except (Exception, Stopped) as error:
+            if body.is_asked and _comes_of_asking(error):
+                _let_go(error)
+                raise Yielded("it makes room for a more urgent call", requeue=True) from error
+            raise
 
+    setattr(run_body, _WATCHED, True)
     return run_body
+
+
+def _unless_asked(task: Any, retry: _Act) -> _Act:
+    """Retry, but not for what has been raised to make room: that call runs again in any case."""
+
+    @wraps(retry)
+    def retry_unless_asked(
+        args: Any = None, kwargs: Any = None, exc: Any = None, *rest: Any, **options: Any
+    ) -> Any:
+        body, reason = running(lease_of(task.request)), exc or sys.exc_info()[1]
+        if reason is not None and body and body.is_asked and _comes_of_asking(reason):
+            raise reason
+        return retry(args, kwargs, exc, *rest, **options)
+
+    return retry_unless_asked
+
+
+def _last_act(task: Any, act: _Act) -> _Act:
+    """Do what ends a body in favour of another call: were it interrupted then, both would run."""
+
+    @wraps(act)
+    def act_undisturbed(*args: Any, **kwargs: Any) -> Any:
+        lease = lease_of(task.request)
+        body = None if lease is None else _running.pop(lease, None)
+        if lease is None or body is None:
+            return act(*args, **kwargs)
+        is_over = False
+        try:
+            return act(*args, **kwargs)
+        except TaskPredicate:
+            is_over = True
+            raise
+        finally:
+            if not is_over:
+                _running[lease] = body
+
+    return act_undisturbed
+
+
+def _comes_of_asking(error: BaseException) -> bool:
+    """Say whether an error is what we raise, or hides it: many a library wraps what it catches."""
+    return any(isinstance(one, (Preempted, Stopped)) for one in _chain(error))
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the body held, connections above all: its process keeps the error for a while."""
+    for one in _chain(error):
+        clear_frames(one.__traceback__)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(ERRORS_LOOKED_AT):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def listen(**_: Any) -> None:

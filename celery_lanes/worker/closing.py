@@ -66,7 +66,7 @@ def _write(worker: Any, closing: Closing, envelope: Envelope) -> None:
     except MALFORMED as error:
         task.backend.mark_as_failure(task_id, error, request=context)
         return
-    if has_result(request) and not _is_closings_own(request):
+    if has_own_result(request):
         logger.info("celery_lanes: %s already has a result", request.id)
     elif closing.reason is Reason.CANCELLED:
         _write_revoked(request, CANCELLED)
@@ -124,6 +124,14 @@ def has_result(request: Any) -> bool:
     if request.ignore_result:
         return False
     return bool(request.task.backend.get_state(request.id) in states.READY_STATES)
+
+
+def has_own_result(request: Any) -> bool:
+    """Ask the backend whether a running call's body has ended; a closing's word may be older.
+
+    That is so with a dead letter that runs again.
+    """
+    return has_result(request) and not _is_closings_own(request)
 
 
 def _is_closings_own(request: Any) -> bool:

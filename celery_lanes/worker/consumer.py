@@ -46,7 +46,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         return Preluded(self)
 
     def update_strategies(self) -> None:
-        """Forget the strategies built for lane calls as well."""
+        """Forget the strategies built for lane calls as well; look after tasks that are new."""
+        self.controller.lanes.watch_bodies()
         super().update_strategies()
         self.controller.lanes.dispatcher.forget(self)
 

@@ -25,7 +25,7 @@ from celery_lanes.eta import is_served
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.body import Yielded
-from celery_lanes.worker.closing import has_result, write_silent_end
+from celery_lanes.worker.closing import has_own_result, write_silent_end
 from celery_lanes.worker.pools import PoolView
 from celery_lanes.worker.view import receiver
 
@@ -183,7 +183,7 @@ class Dispatcher:
         """See to an attempt that has ended, before its lease goes back."""
         self._running.discard(attempt)
         request, goes_back = attempt.request, attempt.goes_back
-        if attempt.is_killed and has_result(request):
+        if attempt.is_killed and has_own_result(request):
             attempt.outcome = Outcome.FAILED  # it had ended: what is written stands
         is_silent = attempt.is_silent or request in state.active_requests
         if request is not None and is_silent and not goes_back:
@@ -212,7 +212,8 @@ class Dispatcher:
     def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
         """Take the place of ``Request.on_failure``: a body that makes room has not failed."""
         request, error = refer(), info.exception
-        if isinstance(getattr(error, "exc", error), Yielded):
+        is_yielded = isinstance(getattr(error, "exc", error), Yielded)
+        if is_yielded and not request._already_revoked:
             attempt.has_yielded = True
             return state.task_ready(request)
         return type(request).on_failure(request, info, *args, **options)

@@ -17,11 +17,13 @@ from weakref import WeakKeyDictionary
 
 from billiard.exceptions import TimeLimitExceeded
 from celery.concurrency import prefork, solo, thread
+from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR
 from celery.worker import state
 
 from celery_lanes.errors import ConfigError
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import ASKED_BY, running
+from celery_lanes.worker.closing import has_own_result
 from celery_lanes.worker.postman import Postman
 
 ASK_EVERY_S = 0.1
@@ -71,7 +73,7 @@ def pool_view(worker: Any, postman: Postman) -> PoolView:
 
 
 class BlockingPrefork:
-    """Processes with helper threads: where the broker has no event loop (memory, SQS)."""
+    """Processes with helper threads: where the broker has no event loop (memory, filesystem)."""
 
     def __init__(self, worker: Any, postman: Postman) -> None:
         self._worker = worker
@@ -95,7 +97,7 @@ class BlockingPrefork:
             attempt.end()
 
     def make_room(self, attempt: Attempt, grace_s: float) -> None:
-        """Let it run on: its process may have another job before we hear that this one is over."""
+        """Let it run on, untold: its process may have another job before we hear of its end."""
 
     def grow(self) -> None:
         """Leave it to Celery."""
@@ -149,24 +151,30 @@ class Prefork(BlockingPrefork):
     def make_room(self, attempt: Attempt, grace_s: float) -> None:
         """Signal its process until the body ends; kill it if that goes on after its grace.
 
+        What has written its end is over, and only Celery and the task's handlers are at work.
+
         A process gets its next job only when the loop, which is here now, has seen the last one
         end; so the signal can come too early or too late for the body, but never to another's.
+        With ``-O fast`` more jobs wait in its pipe; there it is let run on.
         """
-        self._ask(attempt, time.monotonic() + grace_s + KILL_AFTER_S)
+        pool = self._worker.pool._pool
+        if pool is not None and pool.sched_strategy == SCHED_STRATEGY_FAIR:
+            self._ask(attempt, time.monotonic() + grace_s + KILL_AFTER_S)
 
     def _ask(self, attempt: Attempt, kill_at: float) -> None:
         job, request = attempt.job, attempt.request
         if job is None or job.ready() or attempt.has_ended:
             return
+        self._worker.hub.call_later(ASK_EVERY_S, self._ask, attempt, kill_at)
         process = job._write_to or job._scheduled_for
-        if process is not None and time.monotonic() < kill_at:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, ASKED_BY)
-        elif process is not None and attempt.claim_kill():
-            attempt.is_killed = request._already_cancelled = True
+        is_there = process is not None and process._is_alive()  # else the number may be another's
+        if is_there and time.monotonic() < kill_at:
+            os.kill(process.pid, ASKED_BY)
+        elif is_there and not has_own_result(request) and attempt.claim_kill():
+            attempt.is_killed = not request._already_revoked
+            request._already_cancelled = True
             job.terminate(signal.SIGKILL)  # not to be sent to another process
             self._worker.pool.terminate_job(process.pid, signal.SIGKILL)
-        self._worker.hub.call_later(ASK_EVERY_S, self._ask, attempt, kill_at)
 
     def grow(self) -> None:
         """Scale up under ``--autoscale``, one child at a time; in the main thread only."""

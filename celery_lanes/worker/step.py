@@ -18,7 +18,7 @@ from celery_lanes.errors import ConfigError, StoreUnavailable
 from celery_lanes.priority import preemptible_of, priority_of
 from celery_lanes.worker.agent import Agent
 from celery_lanes.worker.attempt import Attempt
-from celery_lanes.worker.body import listen, running, watched
+from celery_lanes.worker.body import listen, running, watch
 from celery_lanes.worker.closing import write_result
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
@@ -90,8 +90,9 @@ class WorkerLanes:
         self.receipts = Receipts(self.postman.deliver, lambda: worker.consumer.connection_errors)
         self._view = pool_view(worker, self.postman)
         self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
+        self.watch_bodies()
         if self._lanes.settings.preempts:
-            self._watch_bodies()
+            signals.worker_process_init.connect(listen)
         self.agent.start()
 
     def stop(self) -> None:
@@ -120,11 +121,13 @@ class WorkerLanes:
             queue = (message.delivery_info or {}).get("routing_key")
         return self._lanes.settings.lane_of_queue(queue) if isinstance(queue, str) else None
 
-    def _watch_bodies(self) -> None:
+    def watch_bodies(self) -> None:
+        """Let calls make room; again for tasks that have come since, before Celery traces them."""
+        if not self._lanes.settings.preempts:
+            return
         lane = self._lanes.settings.lane
         for task in self._lanes.app.tasks.values():
-            task.run = watched(task, lambda name: lane(name).preempt_grace_s)
-        signals.worker_process_init.connect(listen)
+            watch(task, lambda name: lane(name).preempt_grace_s)
 
     # -- the agent's hands ----------------------------------------------------------------------
 
@@ -149,7 +152,12 @@ class WorkerLanes:
             unheard.start()
 
     def make_room(self, attempt: Attempt) -> None:
-        """Have a call end for a more urgent one; its body may come to hear of it at any time."""
+        """Have a call end for a more urgent one; its body may come to hear of it at any time.
+
+        The lane's settings in the store may be newer than ours, by which no body is prepared.
+        """
+        if not self._lanes.settings.preempts:
+            return
         if body := running(attempt.lease):
             body.is_asked = True
         if not attempt.is_asked:

@@ -225,3 +225,20 @@ def test_the_stub_runs_by_itself(api):
 
         assert reply.text == "hello you"
         assert server.stdout.read() == "served 1, highest 1\n"
+
+
+def test_who_has_hung_up_is_not_inside_when_the_next_one_comes(stub):
+    """Its thread may be late in noticing; a counter of its own would see the cap broken."""
+    late = threading.Event()
+    stub.service = lambda asked: 0 if asked["model"] == "next" else int(not late.wait(30))
+    first = connect(stub, {"model": "first", "messages": []})
+    stub.wait_until(lambda: stub.inside == 1)
+
+    first.close()
+    with closing(connect(stub, {"model": "next", "messages": []})) as then:
+        assert then.recv(1)
+
+    assert stub.highest == 1
+    late.set()
+    assert [record.status for record in stub.log] == [None, 200]
+    assert stub.inside == 0

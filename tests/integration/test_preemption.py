@@ -117,3 +117,18 @@ def test_a_chord_hears_nothing_of_it(make_busy):
     tasks.echo.apply_async(("ollama/x",), lane_priority=10).get(timeout=15)
 
     assert result.get(timeout=20) == 3  # one at its first attempt, one at its second
+
+
+def test_a_worker_that_has_not_been_told_of_preemption_goes_on_with_its_calls(make_shop):
+    lane = '[lanes.ollama]\nmax_concurrent = 1\npriority_scope = "lane"\n'
+    shop = make_shop(rest=lane)
+    old = shop.worker(concurrency=1)
+    shop.configure(rest=f"{lane}preemption = true\nmin_runtime = 0")
+    shop.worker(concurrency=1).stop()  # it has told the store
+    low = shop.tasks.sleep.apply_async(("ollama/x", 3), **LOW)
+    old.wait_for_log("begins to sleep")
+
+    vip = shop.tasks.echo.apply_async(("ollama/x", "vip"), lane_priority=10)
+
+    assert low.get(timeout=15) == "slept"
+    assert vip.get(timeout=15) == "vip"

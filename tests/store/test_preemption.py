@@ -232,6 +232,25 @@ def test_nobody_is_stopped_for_a_call_that_may_not_start(lane):
     assert len(marked(lane)) == 1
 
 
+def test_no_more_are_stopped_than_the_callers_bucket_lets_start(lane):
+    rates = {"vip": CallerRules(rate=Bucket(1, 3_600_000, 2))}
+    lane.configure(max_concurrent=4, preemption=AT_ONCE, callers=rates)
+    start(lane, times=4)
+
+    lane.park("vip", times=9, priority=10)
+
+    assert len(marked(lane)) == 2
+
+
+def test_no_more_are_stopped_than_the_lanes_bucket_lets_start(lane):
+    lane.configure(max_concurrent=4, preemption=AT_ONCE, rate=Bucket(1, 3_600_000, 5))
+    start(lane, times=4)
+
+    lane.park("vip", times=9, priority=10)
+
+    assert len(marked(lane)) == 1
+
+
 def test_a_repeated_request_tells_the_marks_again(lane):
     lane.configure(preemption=AT_ONCE)
     (victim,) = start(lane)

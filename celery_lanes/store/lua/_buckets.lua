@@ -7,6 +7,14 @@ local function ready_at(bucket, full_at, cost)
   return full_at - (burst - math.min(cost, burst)) * interval
 end
 
+-- How many calls of cost 1 it lets pass now.
+local function passing(bucket, full_at)
+  if not bucket then return math.huge end
+  if ready_at(bucket, full_at, 1) > now then return 0 end
+  local interval, burst = string.match(bucket, '^(%S+) (%S+)')
+  return math.max(1, math.floor(burst - math.max(0, full_at - now) / interval))
+end
+
 local function spent(bucket, full_at, cost)
   if not bucket then return full_at end
   return math.max(full_at, now) + cost * string.match(bucket, '^%S+')
@@ -22,4 +30,8 @@ end
 
 local function lane_ready_at(cost)
   return math.max(ready_at(rules.rate, lane.rate_full, 1), ready_at(rules.tokens, lane.tokens_full, cost))
+end
+
+local function lane_passing()
+  return math.min(passing(rules.rate, lane.rate_full), passing(rules.tokens, lane.tokens_full))
 end

@@ -3,25 +3,26 @@
 
 local MARKS, LEVELS_LOOKED_AT, CALLERS_LOOKED_AT = 50, 20, 100
 
-local function is_account_ready(account)
-  if not rules.has_accounts then return true end
+local function account_passing(account)
+  if not rules.has_accounts then return math.huge end
   local rate, full = unpack(redis.call('HMGET', meta, 'rate:' .. account, 'full:' .. account))
-  return ready_at(rate, tonumber(full or 0), 1) <= now
+  return passing(rate, tonumber(full or 0))
 end
 
 -- Whether more calls can start above a level than slots are free or coming free. If the cap was
 -- lowered, a slot that comes free is nobody's.
 local function is_room_wanted(rank)
   local coming = cap - redis.call('ZCARD', leases) + #(lane.marks or {})
-  if coming < 0 then return false end
+  if coming < 0 or lane_passing() <= coming then return false end
   local count, limit = 0, CALLERS_LOOKED_AT
   if not rules.has_accounts then limit = math.min(limit, coming + 1) end
   local above = redis.call('ZRANGEBYSCORE', ring, '-inf', '(' .. rank, 'WITHSCORES', 'LIMIT', 0, limit)
   for i = 1, #above, 2 do
     local account = string.sub(above[i], 26)
-    if is_account_ready(account) then
+    local can_pass = account_passing(account)
+    if can_pass > 0 then
       local stem = account .. string.format(':%04d', above[i + 1])
-      count = count + redis.call('ZLEXCOUNT', queue, '[' .. stem .. ':', '(' .. stem .. ';')
+      count = count + math.min(can_pass, redis.call('ZLEXCOUNT', queue, '[' .. stem .. ':', '(' .. stem .. ';'))
       if count > coming then return true end
     end
   end

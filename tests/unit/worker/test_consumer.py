@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from celery.concurrency.asynpool import AsynPool
+from celery.worker.consumer import Consumer
 from kombu import Connection, Queue
 from kombu.asynchronous import Hub
 from kombu.common import QoS
@@ -41,6 +42,22 @@ def test_a_lane_job_that_no_process_has_been_sent_yet_stays_in_the_pool(pool):
 
     assert list(pool.outbound_buffer) == [lanes]
     assert list(pool._cache.values()) == [lanes]
+
+
+def test_tasks_that_have_come_since_are_watched_before_celery_traces_them(monkeypatch):
+    done = []
+    consumer = LaneConsumer.__new__(LaneConsumer)
+    consumer.controller = SimpleNamespace(
+        lanes=SimpleNamespace(
+            watch_bodies=lambda: done.append("watch"),
+            dispatcher=SimpleNamespace(forget=lambda _: done.append("forget")),
+        )
+    )
+    monkeypatch.setattr(Consumer, "update_strategies", lambda _: done.append("trace"))
+
+    consumer.update_strategies()
+
+    assert done == ["watch", "trace", "forget"]
 
 
 class OfOneLane(LaneConsumer):

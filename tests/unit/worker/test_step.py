@@ -49,6 +49,22 @@ def test_a_call_that_was_asked_for_before_its_consumer_was_cancelled_goes_back()
     assert [(attempt.lane, attempt.outcome) for attempt in released] == [("b", Outcome.BACK)]
 
 
+@pytest.mark.parametrize("preempts", [True, False])
+def test_a_worker_whose_settings_know_no_preemption_leaves_its_calls_alone(preempts):
+    """As while a fleet is being told: its processes would end of the unknown signal."""
+    settings = SimpleNamespace(
+        preempts=preempts, lane=lambda _: SimpleNamespace(preempt_grace_s=1.0)
+    )
+    lanes = WorkerLanes(SimpleNamespace(), SimpleNamespace(open_store=None, settings=settings))
+    lanes.postman, told = HubPostman(), []
+    lanes.dispatcher = SimpleNamespace(make_room=lambda attempt, _: told.append(attempt.lane))
+
+    lanes.make_room(Attempt("a", Grant("a", "t", "ann", 1, 0, b""), None))
+    lanes.postman.stop()
+
+    assert bool(told) is preempts
+
+
 @pytest.mark.parametrize("durability", ["store", "aof"])
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 def test_a_worker_starts_while_its_store_is_away(scheme, durability):
