@@ -135,6 +135,7 @@ class Lanes:
         priority: int | None = None,
         max_wait: float | None = None,
         cost: float = 1.0,
+        preemptible: bool = False,
     ) -> Slot:
         """Hold a slot of a lane in code that is no task, under the same cap, shares and rates.
 
@@ -150,11 +151,18 @@ class Lanes:
             priority: -1000 to 1000, higher first; else as the ``call_context`` says, else 0.
             max_wait: seconds; ``LaneBusy`` at once if it would wait longer, and when it has.
             cost: estimate in the lane's unit, 1 to 1e9; ``slot.release(cost=...)`` corrects it.
+            preemptible: a more urgent call may ask for the slot: ``slot.should_yield()`` says so.
 
         Raises ``ValueError`` for what is none of these, ``ConfigError`` for a lane that is none.
         """
         return self._office.slot(
-            model, lane, caller=caller, priority=priority, max_wait_s=max_wait, cost=cost
+            model,
+            lane,
+            caller=caller,
+            priority=priority,
+            max_wait_s=max_wait,
+            cost=cost,
+            preemptible=preemptible,
         )
 
     def submit(self, signature: Any, max_wait: float | None = None) -> Submission:

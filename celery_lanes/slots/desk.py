@@ -231,6 +231,9 @@ class Desk:
         self._due_at = _NEVER if due_in_ms is None else time.monotonic() + due_in_ms / 1000
         for call, token in claim.granted:
             self._hear_of_grant(call, token)
+        for call, _ in claim.preempted:
+            if (asked := self._held.get(call)) is not None:
+                asked.is_asked = True
         for call in claim.gone:
             self._known[call] = ""
             self._lose(call)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from celery_lanes.admission import check_max_wait
 from celery_lanes.callinfo import said_here
 from celery_lanes.lane import checked_lane
-from celery_lanes.priority import checked, first_said
+from celery_lanes.priority import PREEMPTIBLE, checked, checked_answer, first_said
 from celery_lanes.slots.holder import Holder
 from celery_lanes.slots.slot import Keeper, Slot
 from celery_lanes.slots.ticket import Ticket
@@ -36,6 +36,7 @@ class Office:
         priority: int | None,
         max_wait_s: float | None,
         cost: float,
+        preemptible: bool,
     ) -> Slot:
         """Check a wish, and make it a slot to enter."""
         check_max_wait(max_wait_s)
@@ -49,6 +50,7 @@ class Office:
             caller=info.caller,
             priority=urgency or 0,
             cost=cost,
+            preemptible=bool(checked_answer(preemptible, PREEMPTIBLE)),
         )
         check_calls([call])
         return Slot(self._keeper, self._ticket(name, call, max_wait_s))

@@ -60,8 +60,11 @@ class Slot:
         return self._ticket.is_lost
 
     def should_yield(self) -> bool:
-        """Say whether the block should end soon: its slot is lost."""
-        return self.is_lost
+        """Say whether the block should end soon: a more urgent call wants its slot, or has it.
+
+        The former only with ``preemptible=True``, in a lane with ``preemption``.
+        """
+        return self._ticket.is_asked or self.is_lost
 
     def release(self, cost: float | None = None) -> None:
         """Give the slot back before the block ends; after that, nothing happens.

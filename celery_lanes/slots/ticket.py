@@ -32,6 +32,7 @@ class Ticket:
         deadline: the monotonic time until which it waits.
         token: names the lease.
         is_given_up: nobody waits for it any more.
+        is_asked: a more urgent call wants the slot.
         is_lost: the lease was gone before the slot was given back.
     """
 
@@ -46,6 +47,7 @@ class Ticket:
     deadline: float = float("inf")
     token: str = ""
     is_given_up: bool = False
+    is_asked: bool = False
     is_lost: bool = False
 
     def grant(self, token: str) -> None:

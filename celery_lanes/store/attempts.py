@@ -93,11 +93,12 @@ class Claim:
     """What ``claim`` answers a holder of its tickets, until it says that it knows.
 
     ``granted``: call and token of each slot that it has. ``gone``: calls that wait no more, for
-    somebody has cancelled them or their lease is lost. ``due_in_ms``: as in ``Turn``.
+    somebody has cancelled them or their lease is lost. The others: as in ``Turn``.
     """
 
     granted: tuple[tuple[str, str], ...] = ()
     gone: tuple[str, ...] = ()
+    preempted: tuple[tuple[str, str], ...] = ()
     due_in_ms: int | None = None
 
 

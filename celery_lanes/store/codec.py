@@ -123,13 +123,14 @@ def turn(answer: bytes | list[Any]) -> Turn:
     )
 
 
-def claim(due_in_ms: int, *told: bytes) -> Claim:
+def claim(due_in_ms: int, marked: list[list[bytes]], *told: bytes) -> Claim:
     """Read the answer to ``claim``."""
     calls, tokens = told[::2], told[1::2]
     news = [(call.decode(), token.decode()) for call, token in zip(calls, tokens, strict=True)]
     return Claim(
         tuple((call, token) for call, token in news if token),
         tuple(call for call, token in news if not token),
+        tuple((call.decode(), token.decode()) for call, token in marked),
         None if due_in_ms < 0 else due_in_ms,
     )
 

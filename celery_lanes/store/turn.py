@@ -76,7 +76,8 @@ def take_claim(ledger: Ledger, holder: str, ends: int) -> Claim:
     for call, _ in granted:  # long ago perhaps, and used from now on
         ledger.extend(ledger.records[call])
     gone = tuple(call for call, token in tokens.items() if not token)
-    return Claim(granted, gone, ledger.due_in_ms(blocked_until))
+    room_at = preempt(ledger)
+    return Claim(granted, gone, _marked(ledger, holder), ledger.due_in_ms(blocked_until, room_at))
 
 
 def forget_news(ledger: Ledger, holder: str, known: Sequence[tuple[str, str]]) -> None:
@@ -228,9 +229,13 @@ def _turn(ledger: Ledger, worker: str, reply: Reply) -> Turn:
     running = _still_held(ledger, reply.token, reply.grants, State.RUNNING)
     closing = _still_held(ledger, reply.token, reply.closings, State.CLOSING)
     grants, closings = map(_as_grant, running), map(_as_closing, closing)
-    marked = ((r.call.id, r.token) for r in ledger.marks if r.worker == worker)
-    due_in_ms = ledger.due_in_ms(reply.blocked_until, room_at)
-    return Turn(tuple(grants), tuple(closings), tuple(marked), due_in_ms)
+    marked, due_in_ms = _marked(ledger, worker), ledger.due_in_ms(reply.blocked_until, room_at)
+    return Turn(tuple(grants), tuple(closings), marked, due_in_ms)
+
+
+def _marked(ledger: Ledger, worker: str) -> tuple[tuple[str, str], ...]:
+    """Name what a worker must stop, or a holder give back."""
+    return tuple((r.call.id, r.token) for r in ledger.marks if r.worker == worker)
 
 
 def _still_held(ledger: Ledger, token: str, calls: Sequence[str], state: State) -> list[Record]:

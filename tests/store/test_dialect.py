@@ -162,3 +162,16 @@ def test_both_dialects_have_every_verb():
     for verb in lua.verbs():
         assert Functions().words(verb)[1].endswith(f"_{verb}")
         assert Scripts().words(verb) == ("EVALSHA", lua.load(verb).sha)
+
+
+@pytest.mark.parametrize(
+    "verb", sorted(set(lua.verbs()) - {"close"})
+)  # it moves no call that waits
+def test_a_script_uses_the_files_of_the_functions_that_it_may_call(verb):
+    used = {"prelude", *lua._header(lua._read(verb), "USES")}
+    source = re.sub(r"--.*", "", lua.load(verb).source)
+
+    for name in set(lua.SHARED) - used:
+        made = set(re.findall(r"^local function (\w+)", lua._read(f"_{name}"), re.MULTILINE))
+        own = set(re.findall(r"local function (\w+)", lua._read(verb)))
+        assert not {f for f in made - own if re.search(rf"\b{f}\(", source)}, name

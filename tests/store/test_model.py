@@ -444,7 +444,9 @@ class TwoStores(RuleBasedStateMachine):
     @rule(
         holder=holders,
         batch=st.lists(
-            st.tuples(callers, costs, st.sampled_from([-1000, 0, 0, 1000])), min_size=1, max_size=3
+            st.tuples(callers, costs, st.sampled_from([-1000, 0, 0, 1000]), st.booleans()),
+            min_size=1,
+            max_size=3,
         ),
         max_wait_ms=st.sampled_from([None, None, 0, 900]),
         is_reply_lost=st.booleans(),
@@ -452,9 +454,14 @@ class TwoStores(RuleBasedStateMachine):
     def want_slots(self, holder, batch, max_wait_ms, is_reply_lost):
         calls = [
             ticket_number(
-                next(self.ids), caller=caller, cost=cost, priority=priority, holder=holder
+                next(self.ids),
+                caller=caller,
+                cost=cost,
+                priority=priority,
+                holder=holder,
+                preemptible=preemptible,
             )
-            for caller, cost, priority in batch
+            for caller, cost, priority, preemptible in batch
         ]
         how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
         before = self.both("snapshot").running
@@ -483,6 +490,7 @@ class TwoStores(RuleBasedStateMachine):
             told, claim = {*claim.granted, *claim.gone}, self.both("claim", **ask)
             assert told <= {*claim.granted, *claim.gone}  # and what has been granted meanwhile
         self.news[holder] = {**dict(claim.granted), **dict.fromkeys(claim.gone, "")}
+        assert all(self.is_held(*lease, State.RUNNING) for lease in claim.preempted)
         for call, token in claim.granted:
             assert self.wanted.pop(call) == holder, "granted twice, or to another"
             assert self.is_held(call, token, State.RUNNING)

@@ -9,7 +9,7 @@ import pytest
 from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.calls import Busy, Duplicate
-from celery_lanes.store.rules import Bucket, CallerRules, Scope
+from celery_lanes.store.rules import Bucket, CallerRules, Preemption, Scope
 
 TTL_MS = 400
 
@@ -537,3 +537,19 @@ def test_a_slot_that_is_released_wakes_a_worker_if_a_call_is_next(lane, desk):
     lane.until(lambda: lane.lane in ear.drain())
     assert len(lane.turn(1).grants) == 1
     ear.close()
+
+
+def test_a_preemptible_slot_is_asked_for_and_given_back(lane, desk):
+    lane.scope = Scope.LANE
+    lane.configure(preemption=Preemption(min_runtime_ms=0))
+    (low,) = desk.want("low", priority=-10, preemptible=True)
+    ((_, token),) = desk.claim().granted
+    desk.ear.drain()
+
+    (urgent,) = desk.want("vip", priority=10)
+
+    desk.hears()
+    assert desk.claim(low).preempted == ((low, token),)
+    answer = desk.claim(low, releases=[Release(low, token)])
+    assert [call for call, _ in answer.granted] == [urgent]
+    assert answer.preempted == ()

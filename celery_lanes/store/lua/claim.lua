@@ -3,13 +3,13 @@
 -- told again.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders settled meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders settled meta
 -- ARGV: channel tries lane_name holder known ...
 --   known: how many tickets are named first, as it knows them: call, token or '' if it is gone. Then
 --   of each release: call, token, outcome, real cost ('' = unknown).
--- USES: ring fair tickets moves releases buckets grants
--- RETURNS: {ms until something is due or -1, of each ticket its call, its token or '' if it is
---   gone...}; nil without rules
+-- USES: ring fair tickets moves adapting releases buckets grants preemption
+-- RETURNS: {ms until something is due or -1, {call, token}... of the slots that it must give back, of
+--   each ticket its call, its token or '' if it is gone...}; nil without rules. The former in one list
 -- COST: O((releases + grants + news) log n); 500 tickets told at most
 
 local TOLD_AT_ONCE, FORGET_AT_MOST = 500, 200
@@ -38,6 +38,7 @@ end
 local due = promote()
 if released > 0 then forget_tags(FORGET_AT_MOST) end
 local blocked_until = serve_tickets()
+local room_at = preempt()
 save_lane()
 wake(math.min(released, takers()))
 if lane.tickets and not blocked_until and free_slots() > 0 then
@@ -45,7 +46,7 @@ if lane.tickets and not blocked_until and free_slots() > 0 then
   due = math.min(due, now + COMING_MS)
 end
 
-local answer, fresh = { due_in_ms(due, blocked_until) }, news_of(holder)
+local answer, fresh = { due_in_ms(due, blocked_until, room_at), marked_of(holder) }, news_of(holder)
 for i = 1, math.min(#fresh, TOLD_AT_ONCE) do
   local held_by = token_of(fresh[i], holder)
   if held_by ~= '' then extend_slot(fresh[i]) end -- granted long ago perhaps, and used from now on

@@ -2,7 +2,7 @@
 -- them at run time. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name version max_concurrent lease_ttl max_leases dedupe_ttl adaptive rate tokens preemption accounts ...
 --   version: names these rules; the same again change nothing. Times in ms; adaptive is 1 or 0; a
 --   bucket is as in _buckets.lua, or ''. preemption: '' or "min_runtime most fails". accounts: how many;

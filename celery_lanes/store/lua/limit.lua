@@ -1,7 +1,7 @@
 -- Sets one of the lane's own buckets at run time; it stays in force whatever the rules say. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name what bucket
 --   what: 'rate' or 'tokens'. bucket: as in _buckets.lua; '' = as configured, '-' = none
 -- USES: ring fair tickets moves buckets grants steering

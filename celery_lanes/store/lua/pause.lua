@@ -1,7 +1,7 @@
 -- Stops or resumes grants; to resume ends a provider's wait, too. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name is_wanted
 --   is_wanted: '1' or '0'
 -- USES: ring fair tickets moves buckets grants

@@ -1,7 +1,7 @@
 -- Changes the cap in force for the whole cluster, at once. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name slots
 --   slots: '' = as configured
 -- USES: ring fair tickets moves buckets grants

@@ -2,7 +2,7 @@
 -- say. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name account what value most
 --   what: 'weight', 'rate' or 'paused'. value: '' = as configured, so nothing is kept of it; else a number,
 --   a bucket as in _buckets.lua or '-' for none, '1'. most: so many callers may be steered.

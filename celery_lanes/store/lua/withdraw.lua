@@ -1,7 +1,7 @@
 -- Takes back a ticket that waits, unless it has been granted: then its holder has the slot. Atomic.
 --
 -- FLAGS: allow-oom
--- KEYS: calls queue ring tags marks refill delayed leases closing idle holders meta
+-- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders meta
 -- ARGV: channel tries lane_name holder call
 -- USES: ring fair tickets moves buckets grants
 -- RETURNS: the lease's token, if it has been granted; '' if it does not wait any more

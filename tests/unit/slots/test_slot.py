@@ -330,6 +330,24 @@ def test_a_slot_whose_lease_is_gone_says_so_and_gives_nothing_back(lanes):
             assert counts(lanes) == (1, 0)
 
 
+def test_a_preemptible_slot_is_asked_for_by_a_more_urgent_one(make_lanes):
+    lanes = make_lanes(lane={"preemption": True, "min_runtime": 0})
+    with lanes.slot("ollama/x", priority=-10, preemptible=True) as slot:
+        urgent = Waiter(lanes.slot("ollama/x", priority=10))
+        until(slot.should_yield)
+        assert not slot.is_lost
+        assert not urgent.has_it.is_set()
+
+    assert urgent.has_it.wait(DEADLINE_S)
+    assert urgent.error is None
+    urgent.go()
+
+
+def test_what_is_no_answer_is_refused(lanes):
+    with pytest.raises(ValueError, match="expected preemptible to be True or False"):
+        lanes.slot("ollama/x", preemptible="yes")
+
+
 def test_slots_are_renewed_while_their_blocks_run(lanes):
     with lanes.slot("ollama/x") as slot:
         ledger = lanes.store._lanes["ollama"]
