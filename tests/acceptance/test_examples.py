@@ -80,7 +80,7 @@ def test_example(name, env):
 
 def test_people_who_ask_by_day_pass_the_nightly_batch_and_all_of_it_ends(fresh, tmp_path):
     env, stub, store = fresh
-    stub.service = lambda asked: 30.0 if is_batch(asked["messages"][0]["content"]) else 0.1
+    stub.service = lambda asked: 8.0 if is_batch(asked["messages"][0]["content"]) else 0.1
     env |= {"NIGHTLY_EVERY_S": "2", "CELERY_LANES_CONFIG": str(with_preemption(tmp_path))}
 
     with WorkerProcess(

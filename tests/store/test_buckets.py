@@ -40,10 +40,10 @@ def test_caller_set_aside_comes_back_without_credit(lane):
     lane.configure(callers={"ann": CallerRules(rate=rate)})
     lane.park("ann", times=2)
     lane.park("bob", times=50)
-    lane.order(21)
+    early = lane.order(21).count("ann") - 1  # 1 if the machine stalled until it was back
     lane.clock.sleep_ms(110)
 
-    assert lane.order(4).count("ann") == 1
+    assert early + lane.order(4).count("ann") == 1
 
 
 def test_cancelling_all_calls_of_a_caller_set_aside_leaves_nothing_behind(lane):
