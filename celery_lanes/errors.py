@@ -15,6 +15,7 @@
     └── ProviderError
         ├── TransientError
         │   ├── RateLimited
+        │   ├── Unreachable
         │   └── StreamInterrupted
         ├── QuotaExhausted
         ├── ModelNotFound
@@ -167,6 +168,10 @@ class TransientError(ProviderError):
 
 class RateLimited(TransientError):
     """The provider answered 429; wait ``retry_after_s`` before the next call."""
+
+
+class Unreachable(TransientError):
+    """The provider's server cannot be reached; nothing was sent. Check its address."""
 
 
 class StreamInterrupted(TransientError):

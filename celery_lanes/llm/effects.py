@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +12,8 @@ from celery_lanes import errors
 Action = Literal["stop", "fail", "advance", "retry"]
 """What a chain does: end at once without a word, fail, ask the next, or the same once more."""
 
-Health = Literal["none", "count", "bench", "bench_provider"]
-"""What it says of the target: nothing; one failure more; unfit at once; so is all its provider."""
+Health = Literal["none", "count", "bench", "count_provider", "bench_provider"]
+"""What it says of the target: nothing; one failure more; unfit at once; or so of its provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ _GIVEN_UP = Effect("stop", "none")
 
 _EFFECTS: Mapping[type[BaseException], Effect] = {
     errors.RateLimited: Effect("advance", "bench"),
+    errors.Unreachable: Effect("retry", "count_provider"),
     errors.StreamInterrupted: Effect("fail", "count"),  # what came has been read already
     errors.TransientError: Effect("retry", "count"),
     errors.QuotaExhausted: Effect("advance", "bench_provider"),
@@ -81,22 +83,27 @@ class HealthConfig:
         base_cooldown_s: at first.
         multiplier: by which it grows each time.
         max_cooldown_s: up to this.
+        quota_cooldown_s: at first, for a provider whose quota is used up.
+        max_quota_cooldown_s: up to this.
     """
 
     failure_threshold: int = 2
     base_cooldown_s: float = 5.0
     multiplier: float = 2.0
     max_cooldown_s: float = 300.0
+    quota_cooldown_s: float = 5 * 3600.0
+    max_quota_cooldown_s: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
         """Refuse what never benches, or shrinks."""
         is_sound = (
             self.failure_threshold >= 1
             and 0 < self.base_cooldown_s <= self.max_cooldown_s
-            and self.multiplier >= 1
+            and 0 < self.quota_cooldown_s <= self.max_quota_cooldown_s
+            and 1 <= self.multiplier < math.inf
         )
         if not is_sound:
             raise errors.ConfigError(
                 "expected failure_threshold and multiplier to be at least 1, and "
-                f"0 < base_cooldown_s <= max_cooldown_s, got {self}"
+                f"0 < base_cooldown_s <= max_cooldown_s, likewise those of quotas, got {self}"
             )

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
 from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.health import HealthStore, MemoryHealth
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
@@ -48,8 +49,8 @@ class Registry:
             is only looked for when nothing is.
         env_lookup: where a name that is not known is looked for; ``env`` by default.
         env_prefix: in place of ``LLM_``.
-        health: when a model is left alone; kept for the chain, as the next two.
-        chain: how it goes from model to model.
+        health: when a model is left alone, as this process sees it; or who knows.
+        chain: how it goes from model to model; nothing reads it yet.
         clock: gives seconds, for health.
         transport: an httpx transport, in tests.
     """
@@ -61,7 +62,7 @@ class Registry:
         env_providers: bool = True,
         env_lookup: Callable[[str], str | None] | None = None,
         env_prefix: str = PREFIX,
-        health: HealthConfig | None = None,
+        health: HealthConfig | HealthStore | None = None,
         chain: ChainConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         transport: Transport | None = None,
@@ -71,9 +72,12 @@ class Registry:
         self._env_lookup = env_lookup or self._env.get
         self._prefix = env_prefix
         self._transport = transport
-        self.health_config = health or HealthConfig()
+        self.health: HealthStore = (
+            MemoryHealth(health, clock=clock)
+            if health is None or isinstance(health, HealthConfig)
+            else health
+        )
         self.chain_config = chain or ChainConfig()
-        self.clock = clock
         self._named: dict[str, Provider | Dsn | ConfigError] = {}
         self._aliases: dict[str, str] = {}
         self._resolvers: tuple[Resolver, ...] = ()

@@ -409,6 +409,7 @@ def documented() -> list[tuple[str, Effect]]:
     """Read the table of errors in the docs."""
     actions = {"ask the next": "advance", "retry, then ask the next": "retry"}
     healths = {"": "none", "counts": "count", "its provider is benched": "bench_provider"}
+    healths["counts for its provider"] = "count_provider"
     table = (Path(__file__).parents[3] / "docs" / "llm.md").read_text().split("## Errors")[1]
     rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith("| `")]
     return [
@@ -536,6 +537,8 @@ def test_limits_that_say_nothing_useful_are_passed_by(headers):
         {"base_cooldown_s": 0},
         {"base_cooldown_s": 9, "max_cooldown_s": 8},
         {"multiplier": 0.5},
+        {"multiplier": float("inf")},
+        {"quota_cooldown_s": 0},
     ],
     ids=str,
 )
