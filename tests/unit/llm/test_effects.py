@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
 from celery_lanes.llm.effects import _EFFECTS, ChainConfig, Effect, HealthConfig, effect_of
@@ -396,6 +397,9 @@ def test_a_refusal_is_of_its_kind_and_has_its_effect(scheme, status, body, kind,
         (errors.ConfigError("no key"), FAIL),
         (errors.StoreUnavailable("away"), FAIL),
         (RuntimeError("a bug in a provider of one's own"), RETRY),
+        (errors.ChainExhausted("all benched"), FAIL),
+        (errors.Preempted(), Effect("stop", "none")),
+        (SoftTimeLimitExceeded(), Effect("stop", "none")),
         (KeyboardInterrupt(), Effect("stop", "none")),
         (GeneratorExit(), Effect("stop", "none")),
     ],
