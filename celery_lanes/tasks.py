@@ -79,8 +79,10 @@ def generate(
 
     Returns the ``Reply`` as JSON (``{text, tool_calls, reasoning, usage: {input_tokens,
     output_tokens, ...}, model, finish_reason, request_id, attempts}``), with ``lane``, ``wait_s``
-    and ``run_s``; lane and wait_s are ``None`` outside a lane. Raises ``ProviderError``, and
-    ``ConfigError`` for an unknown provider.
+    and ``run_s``; lane and wait_s are ``None`` outside a lane. A call whose models are all benched,
+    for up to 10 minutes, is retried after that, up to ``max_retries`` (3) times. Raises
+    ``ProviderError`` (``ChainExhausted`` if nobody of several answered), and ``ConfigError`` for an
+    unknown provider.
     """
     chain = registry.parse(model)
     asked = _request(model, prompt, **options)

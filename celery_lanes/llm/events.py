@@ -21,6 +21,11 @@ Kind = Literal[
     "fail_fast",
     "exhausted",
 ]
+"""An attempt failed (``attempt_failed``), after which its target is benched, too (``bench``), and
+the same one (``retry``), the next (``advance``) or nobody (``fail_fast``) is asked. A benched
+target is passed by (``skip_benched``), or tried for all others (``probe``), which may end its bench
+(``recovered``). Nobody is left (``exhausted``).
+"""
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ class FailoverEvent(Told):
     """Something that happened on the way of one call.
 
     Attributes:
-        kind: what.
+        kind: what, as ``Kind`` says.
         ts: when, in seconds since the epoch.
         call_id: which call; also what its providers are told as ``Idempotency-Key``.
         run_id: of its ``CallInfo``, as is the next.

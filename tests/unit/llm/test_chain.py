@@ -315,6 +315,44 @@ def test_who_has_nobody_else_goes_along_with_anothers_probe(chains):
     assert reply.attempts[0].reason == "is being tried by another call for 60 s"
 
 
+def test_anothers_probe_is_left_alone_by_who_has_asked_somebody_else(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.now += 5
+    chains.registry.health.enter("a/x", probe_s=60)
+    chains.b.script(errors.ModelNotFound("who", 404))
+
+    error = chains.fails("a/x,b/y")
+
+    assert targets(error.attempts) == [("a/x", "Benched"), ("b/y", "ModelNotFound")]
+
+
+def test_a_lone_target_is_asked_beside_anothers_probe(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.now += 5
+    chains.registry.health.enter("a/x", probe_s=60)
+
+    assert targets(chains.ask("a/x").attempts) == [("a/x", None)]
+
+
+def test_what_has_just_been_benched_is_not_tried_again(make):
+    chains = make(transient_retries=5, retry_budget=9)
+    chains.a.script(*[DOWN] * 9)
+
+    chains.ask()
+
+    assert len(chains.a.requests) == 2
+
+
+def test_a_pause_that_leaves_no_time_is_not_made(chains):
+    chains.a.script(errors.TransientError("busy", 503, 4.0))
+
+    reply = chains.ask(timeout_s=4)
+
+    assert ([a.target for a in reply.attempts], chains.slept) == (["a/x", "b/y"], [])
+
+
 def test_all_targets_share_one_budget_of_retries(make):
     chains = make(transient_retries=5, retry_budget=2)
     chains.registry.health._config = HealthConfig(failure_threshold=99)

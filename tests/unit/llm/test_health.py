@@ -193,6 +193,15 @@ def test_a_limit_that_an_older_call_hears_of_later_still_counts(health):
     assert health.report(late, "bench", retry_after_s=20) == Benched(left_s=20)
 
 
+def test_a_failure_makes_no_shorter_what_an_older_call_was_told(health, clock):
+    late = entered(health)
+    clock.now += bench(health)
+    probe = entered(health)
+    health.report(late, "bench", retry_after_s=100)
+
+    assert health.report(probe, "count") == Benched(left_s=100)
+
+
 def test_one_incident_of_many_calls_is_one_bench(health, clock):
     calls = [entered(health) for _ in range(50)]
 
