@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -245,27 +244,26 @@ def test_a_reader_that_leaves_closes_the_connection(stubs, registry):
     assert [record.status for record in first.log] == [None]
 
 
-def test_a_target_that_dies_under_load_loses_no_call_and_is_tried_by_one_at_a_time(stubs):
+def test_a_target_that_fails_and_then_dies_loses_no_call_and_is_tried_by_one_at_a_time(stubs):
     first, second = stubs
-    told, threads, calls = [], 8, 300
+    first.service = second.service = 0.01
+    told, calls = [], 300
     registry = made(first, second, health=HealthConfig(base_cooldown_s=0.05, max_cooldown_s=0.2))
     registry.register_observer(told.append)
     refuse = Answer(status=500, body={})
-    first.script(*itertools.chain(*[(refuse, Answer())] * 50), *[refuse] * 10 * calls)
+    first.script(*[refuse, Answer()] * 20, *[refuse] * calls)
 
-    with ThreadPoolExecutor(threads) as pool:
+    failing = [whole(registry, timeout_s=FAR_S) for _ in range(25)]
+    with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda _: whole(registry, timeout_s=FAR_S), range(calls)))
     registry.close()
 
-    assert {reply.text for reply in replies} == {"hello you"}
-    assert max(len(reply.attempts) for reply in replies) <= 3
+    assert {reply.text for reply in failing + replies} == {"hello you"}
+    assert max(len(reply.attempts) for reply in failing + replies) <= 3
     probes = sum(event.kind == "probe" for event in told)
-    asked = sum(
-        a.target == "a/small" and a.error_class != "Benched" for r in replies for a in r.attempts
-    )
-    assert asked == first.served
-    assert asked <= 100 + 2 * threads + probes  # who was there when it died, and then the probes
-    assert second.served > calls / 2
+    asked = [a for r in replies for a in r.attempts if a.target == "a/small" and a.status]
+    assert 0 < len(asked) <= probes
+    assert first.highest == 1
 
 
 @pytest.fixture
