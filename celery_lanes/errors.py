@@ -15,11 +15,13 @@
     └── ProviderError
         ├── TransientError
         │   ├── RateLimited
+        │   ├── Unreachable
         │   └── StreamInterrupted
         ├── QuotaExhausted
         ├── ModelNotFound
         ├── AuthenticationFailed
         ├── Unsupported
+        ├── ChainExhausted
         └── BadRequest
             ├── ContextTooLong
             ├── ContentFiltered
@@ -31,7 +33,7 @@ Each can be rebuilt from its ``args`` alone, as Celery's JSON result backends do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -122,7 +124,8 @@ class WaitCancelled(LanesError):
 class ProviderError(LanesError):
     """The LLM provider did not answer the call.
 
-    ``args`` are ``(message, status, retry_after_s, request_id)``; the last three may be ``None``.
+    ``args`` are ``(message, status, retry_after_s, request_id, attempts)``; the three in the middle
+    may be ``None``.
     """
 
     def __init__(
@@ -131,8 +134,9 @@ class ProviderError(LanesError):
         status: int | None = None,
         retry_after_s: float | None = None,
         request_id: str | None = None,
+        attempts: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__(message, status, retry_after_s, request_id)
+        super().__init__(message, status, retry_after_s, request_id, attempts)
 
     @property
     def status(self) -> int | None:
@@ -157,6 +161,16 @@ class ProviderError(LanesError):
         name: str | None = self.args[3]
         return name
 
+    @property
+    def attempts(self) -> Sequence[Mapping[str, Any]]:
+        """Whom a chain asked or passed by, in order, each as the JSON of ``llm.Attempt``."""
+        attempts: Sequence[Mapping[str, Any]] = self.args[4]
+        return attempts
+
+    @attempts.setter
+    def attempts(self, attempts: Sequence[Mapping[str, Any]]) -> None:
+        self.args = (*self.args[:4], attempts, *self.args[5:])
+
 
 _BUSY = (503, 529)
 
@@ -167,6 +181,10 @@ class TransientError(ProviderError):
 
 class RateLimited(TransientError):
     """The provider answered 429; wait ``retry_after_s`` before the next call."""
+
+
+class Unreachable(TransientError):
+    """The provider's server cannot be reached; nothing was sent. Check its address."""
 
 
 class StreamInterrupted(TransientError):
@@ -181,15 +199,16 @@ class StreamInterrupted(TransientError):
         status: int | None = None,
         retry_after_s: float | None = None,
         request_id: str | None = None,
+        attempts: Sequence[Mapping[str, Any]] = (),
         usage: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(message, status, retry_after_s, request_id)
+        super().__init__(message, status, retry_after_s, request_id, attempts)
         self.args = (*self.args, usage)
 
     @property
     def usage(self) -> Mapping[str, Any] | None:
         """Tokens so far; estimated, unless the provider had told them."""
-        usage: Mapping[str, Any] | None = self.args[4]
+        usage: Mapping[str, Any] | None = self.args[5]
         return usage
 
 
@@ -207,6 +226,13 @@ class AuthenticationFailed(ProviderError):
 
 class Unsupported(ProviderError):
     """The model, or its provider's API, has no place for what the request needs."""
+
+
+class ChainExhausted(ProviderError):
+    """None of the models that the call names answered; ``attempts`` has a reason for each.
+
+    ``retry_after_s`` is when the first of those that are benched may be asked again.
+    """
 
 
 class BadRequest(ProviderError):

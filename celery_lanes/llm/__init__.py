@@ -1,8 +1,12 @@
 """LLM calls: what is asked and answered, and who serves ``provider/model``."""
 
 from celery_lanes.llm.capabilities import Capabilities
-from celery_lanes.llm.effects import Effect, effect_of
+from celery_lanes.llm.chain import Chain
+from celery_lanes.llm.effects import ChainConfig, Effect, HealthConfig, effect_of
+from celery_lanes.llm.events import FailoverEvent
 from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.health import HealthStore, MemoryHealth
+from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import File, Image, Message, Reasoning, Text, ToolCall, ToolResult
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.registry import Registry
@@ -12,12 +16,19 @@ from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 
 __all__ = [
+    "Attempt",
     "Capabilities",
+    "Chain",
+    "ChainConfig",
     "Done",
     "Effect",
+    "FailoverEvent",
     "FakeProvider",
     "File",
+    "HealthConfig",
+    "HealthStore",
     "Image",
+    "MemoryHealth",
     "Message",
     "Provider",
     "Reasoning",

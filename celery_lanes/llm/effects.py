@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
 
 Action = Literal["stop", "fail", "advance", "retry"]
 """What a chain does: end at once without a word, fail, ask the next, or the same once more."""
 
-Health = Literal["none", "count", "bench", "bench_provider"]
-"""What it says of the target: nothing; one failure more; unfit at once; so is all its provider."""
+Health = Literal["none", "count", "bench", "count_provider", "bench_provider"]
+"""What it says of the target: nothing; one failure more; unfit at once; or so of its provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,11 @@ Classifier = Callable[[BaseException], Effect]
 
 _UNKNOWN = Effect("retry", "count")
 _GIVEN_UP = Effect("stop", "none")
+_GIVEN_UP_BY_GATEWAYS = {408, 502, 504}
 
 _EFFECTS: Mapping[type[BaseException], Effect] = {
     errors.RateLimited: Effect("advance", "bench"),
+    errors.Unreachable: Effect("retry", "count_provider"),
     errors.StreamInterrupted: Effect("fail", "count"),  # what came has been read already
     errors.TransientError: Effect("retry", "count"),
     errors.QuotaExhausted: Effect("advance", "bench_provider"),
@@ -40,6 +45,9 @@ _EFFECTS: Mapping[type[BaseException], Effect] = {
     errors.BadRequest: Effect("fail", "none"),  # also too long, and refused for its content
     errors.ConfigError: Effect("fail", "none"),
     errors.StoreError: Effect("fail", "none"),
+    errors.ChainExhausted: Effect("fail", "none"),  # everybody has been asked
+    errors.Preempted: _GIVEN_UP,
+    SoftTimeLimitExceeded: _GIVEN_UP,
     Exception: _UNKNOWN,
 }
 
@@ -50,26 +58,45 @@ def effect_of(error: BaseException) -> Effect:
     return next(found, _GIVEN_UP)
 
 
+def may_be_billed(error: BaseException) -> bool:
+    """Say whether the provider may charge for a failed attempt: it may have worked on it."""
+    match error:
+        case errors.Unreachable() | errors.RateLimited():
+            return False
+        case errors.StreamInterrupted() | errors.Preempted():
+            return True
+        case errors.TransientError() | errors.ContentFiltered():
+            return error.status is None or error.status in _GIVEN_UP_BY_GATEWAYS
+    return not isinstance(error, errors.LanesError)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainConfig:
     """How a chain goes from model to model.
 
     Attributes:
         transient_retries: how often the same model is asked again; 0 for never.
+        retry_budget: how often one call may do so with all of its models together.
+        backoff_s: the longest pause before it, doubled each time up to 8 s.
         advance_on_permanent: whether it goes on after what would fail everywhere, too.
-        classify: what a failure means.
+        classify: what a failure means; is not asked of an end that comes from without.
+        persist_prompts: whether observers are shown the messages.
     """
 
     transient_retries: int = 1
+    retry_budget: int = 3
+    backoff_s: float = 0.5
     advance_on_permanent: bool = False
     classify: Classifier = effect_of
+    persist_prompts: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of retries."""
-        if self.transient_retries < 0:
-            raise errors.ConfigError(
-                f"expected transient_retries to be 0 or more, got {self.transient_retries}"
-            )
+        """Refuse numbers below 0."""
+        for name in ("transient_retries", "retry_budget", "backoff_s"):
+            if not getattr(self, name) >= 0:
+                raise errors.ConfigError(
+                    f"expected {name} to be 0 or more, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,22 +108,27 @@ class HealthConfig:
         base_cooldown_s: at first.
         multiplier: by which it grows each time.
         max_cooldown_s: up to this.
+        quota_cooldown_s: at first, for a provider whose quota is used up.
+        max_quota_cooldown_s: up to this.
     """
 
     failure_threshold: int = 2
     base_cooldown_s: float = 5.0
     multiplier: float = 2.0
     max_cooldown_s: float = 300.0
+    quota_cooldown_s: float = 5 * 3600.0
+    max_quota_cooldown_s: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
         """Refuse what never benches, or shrinks."""
         is_sound = (
             self.failure_threshold >= 1
             and 0 < self.base_cooldown_s <= self.max_cooldown_s
-            and self.multiplier >= 1
+            and 0 < self.quota_cooldown_s <= self.max_quota_cooldown_s
+            and 1 <= self.multiplier < math.inf
         )
         if not is_sound:
             raise errors.ConfigError(
                 "expected failure_threshold and multiplier to be at least 1, and "
-                f"0 < base_cooldown_s <= max_cooldown_s, got {self}"
+                f"0 < base_cooldown_s <= max_cooldown_s, likewise those of quotas, got {self}"
             )

@@ -126,6 +126,8 @@ def _deltas(answer: Answer, assembly: Assembly) -> Iterator[Piece | Done]:
         return
     for item in (answer,) if isinstance(answer, (str, ProviderError)) else answer:
         if isinstance(item, ProviderError):
+            if not assembly.has_begun:
+                raise item
             raise StreamInterrupted(str(item)) from item
         piece = TextDelta(text=item) if isinstance(item, str) else item
         assembly.add(piece)

@@ -168,14 +168,16 @@ class HttpClient:
 
     def _unanswered(self, call: Call, error: httpx.RequestError) -> errors.TransientError:
         said = self._without_key(str(error)) or type(error).__name__
+        kind = errors.TransientError
         match error:
             case httpx.ConnectError() | httpx.ConnectTimeout():
+                kind = errors.Unreachable
                 what = f"cannot be reached at {self._base_url}: {said}"
             case httpx.TimeoutException():
                 what = str(call.deadline)
             case _:
                 what = f"broke off: {said}"
-        return errors.TransientError(f"{self._name}/{call.model} {what}")
+        return kind(f"{self._name}/{call.model} {what}")
 
     def _without_key(self, text: str) -> str:
         token = self._token.get_secret_value() if self._token else ""

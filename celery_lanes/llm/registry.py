@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from celery_lanes.errors import ConfigError
+from celery_lanes.llm.chain import Chain
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
 from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.events import Observer
+from celery_lanes.llm.health import HealthStore, MemoryHealth
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
+from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
 from celery_lanes.llm.target import Target
@@ -48,7 +52,7 @@ class Registry:
             is only looked for when nothing is.
         env_lookup: where a name that is not known is looked for; ``env`` by default.
         env_prefix: in place of ``LLM_``.
-        health: when a model is left alone; kept for the chain, as the next two.
+        health: when a model is left alone, as this process sees it; or who knows.
         chain: how it goes from model to model.
         clock: gives seconds, for health.
         transport: an httpx transport, in tests.
@@ -61,7 +65,7 @@ class Registry:
         env_providers: bool = True,
         env_lookup: Callable[[str], str | None] | None = None,
         env_prefix: str = PREFIX,
-        health: HealthConfig | None = None,
+        health: HealthConfig | HealthStore | None = None,
         chain: ChainConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         transport: Transport | None = None,
@@ -71,11 +75,15 @@ class Registry:
         self._env_lookup = env_lookup or self._env.get
         self._prefix = env_prefix
         self._transport = transport
-        self.health_config = health or HealthConfig()
+        self.health: HealthStore = (
+            MemoryHealth(health, clock=clock)
+            if health is None or isinstance(health, HealthConfig)
+            else health
+        )
         self.chain_config = chain or ChainConfig()
-        self.clock = clock
         self._named: dict[str, Provider | Dsn | ConfigError] = {}
         self._aliases: dict[str, str] = {}
+        self._observers: list[Observer] = []
         self._resolvers: tuple[Resolver, ...] = ()
         self._schemes: dict[str, SchemeFactory] = {}
         self._open: dict[str, tuple[Dsn, Provider]] = {}
@@ -106,6 +114,10 @@ class Registry:
         """Add a kind of API for DSNs, or put it in another's place."""
         self._schemes[scheme.lower()] = factory
 
+    def register_observer(self, observer: Observer) -> None:
+        """Let someone be told, after those before it, what chains do, those made already, too."""
+        self._observers.append(observer)
+
     def load_env(self, env: Mapping[str, str]) -> list[ConfigError]:
         """Register each ``LLM_<NAME>`` under its name in lower case.
 
@@ -120,14 +132,22 @@ class Registry:
         self._named.update(found)
         return [wrong for wrong in found.values() if isinstance(wrong, ConfigError)]
 
-    def parse(self, spec: object) -> tuple[Target, ...]:
-        """Give a spec's targets in order: aliases are put in inline, and equal ones left out.
+    def parse(self, spec: object) -> Chain:
+        """Chain a spec's targets in order: aliases are put in inline, and equal ones left out.
 
         Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` as
         ``provider`` does.
         """
         names = Expansion(dict(self._aliases), self._resolvers).targets(spec)
-        return tuple(Target(self.provider(provider), model) for provider, model in names)
+        targets = tuple(Target(self.provider(provider), model) for provider, model in names)
+        plan = Plan(
+            spec=str(spec),
+            targets=targets,
+            health=self.health,
+            config=self.chain_config,
+            observers=self._observers,
+        )
+        return Chain(plan)
 
     def provider(self, name: str) -> Provider:
         """Find a provider; a dash is an underscore, and case does not matter.

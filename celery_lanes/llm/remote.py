@@ -178,5 +178,5 @@ def _interrupted(error: ProviderError, assembly: Assembly) -> StreamInterrupted:
         error.status,
         error.retry_after_s,
         error.request_id or assembly.request_id,
-        assembly.reply().usage.model_dump(),
+        usage=assembly.reply().usage.model_dump(),
     )

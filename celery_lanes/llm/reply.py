@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
+from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message, Part, Reasoning, Text, ToolCall
 from celery_lanes.llm.value import Told
 
@@ -43,6 +44,7 @@ class Reply(Told):
         model: the one that the provider says it used.
         finish_reason: why it ended; ``None`` where the provider does not say.
         request_id: the provider's name for the request, for its support.
+        attempts: whom a chain asked or passed by for it, in order; the last is who answered.
     """
 
     text: str
@@ -52,6 +54,7 @@ class Reply(Told):
     model: str
     finish_reason: FinishReason | None = None
     request_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def as_message(self) -> Message:
         """Make the assistant's turn of it, to go on with the conversation."""

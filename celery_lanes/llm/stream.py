@@ -52,6 +52,15 @@ class Stream(Iterator[Piece | Done]):
         """What came so far; its usage is estimated until the provider has told it."""
         return self._assembly.reply()
 
+    def relayed(self, deltas: Iterator[Piece | Done], closed: Callable[[], None]) -> Stream:
+        """Give it as what ``deltas`` makes of its pieces; ``closed`` is called once, at its end."""
+
+        def close() -> None:
+            self.close()
+            closed()
+
+        return Stream(deltas, self._assembly, close)
+
     def close(self) -> None:
         """Stop the provider, if it is still writing. May be repeated."""
         was_open, self._is_open = self._is_open, False

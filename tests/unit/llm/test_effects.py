@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
 from celery_lanes.llm.effects import _EFFECTS, ChainConfig, Effect, HealthConfig, effect_of
@@ -396,6 +397,9 @@ def test_a_refusal_is_of_its_kind_and_has_its_effect(scheme, status, body, kind,
         (errors.ConfigError("no key"), FAIL),
         (errors.StoreUnavailable("away"), FAIL),
         (RuntimeError("a bug in a provider of one's own"), RETRY),
+        (errors.ChainExhausted("all benched"), FAIL),
+        (errors.Preempted(), Effect("stop", "none")),
+        (SoftTimeLimitExceeded(), Effect("stop", "none")),
         (KeyboardInterrupt(), Effect("stop", "none")),
         (GeneratorExit(), Effect("stop", "none")),
     ],
@@ -409,6 +413,7 @@ def documented() -> list[tuple[str, Effect]]:
     """Read the table of errors in the docs."""
     actions = {"ask the next": "advance", "retry, then ask the next": "retry"}
     healths = {"": "none", "counts": "count", "its provider is benched": "bench_provider"}
+    healths["counts for its provider"] = "count_provider"
     table = (Path(__file__).parents[3] / "docs" / "llm.md").read_text().split("## Errors")[1]
     rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith("| `")]
     return [
@@ -536,6 +541,8 @@ def test_limits_that_say_nothing_useful_are_passed_by(headers):
         {"base_cooldown_s": 0},
         {"base_cooldown_s": 9, "max_cooldown_s": 8},
         {"multiplier": 0.5},
+        {"multiplier": float("inf")},
+        {"quota_cooldown_s": 0},
     ],
     ids=str,
 )

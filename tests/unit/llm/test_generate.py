@@ -5,13 +5,16 @@ import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import httpx
 import pytest
 from celery import Celery
 
 from celery_lanes import errors, tasks
-from celery_lanes.callinfo import HEADER
+from celery_lanes.callinfo import HEADER, CallInfo
+from celery_lanes.config import Settings
+from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 
@@ -20,6 +23,7 @@ class Lanes:
     """Keeps what it is told."""
 
     def __init__(self):
+        self.settings = Settings.parse({})
         self.settled = []
         self.overloads = []
 
@@ -67,6 +71,20 @@ def test_a_prompt_becomes_a_result(generate):
         "model": "small-2026",
         "finish_reason": "stop",
         "request_id": None,
+        "attempts": [
+            {
+                "target": "m1/small",
+                "error_class": None,
+                "reason": None,
+                "status": None,
+                "retry_after_s": None,
+                "request_id": None,
+                "waited_s": 0,
+                "ran_s": ANY,
+                "tokens": 10,
+                "possibly_billed": True,
+            }
+        ],
         "lane": None,
         "wait_s": None,
     }
@@ -147,12 +165,66 @@ def test_tools_and_a_schema_are_asked_for_as_json(generate):
     assert (sent["reasoning_effort"], sent["user"]) == ("low", "u1")
 
 
-def test_an_alias_is_a_model_and_several_models_are_refused(generate):
+def test_an_alias_is_a_model(generate):
     tasks.registry.register_alias("quick", "m1/small")
 
     assert generate.apply(("quick", "hi")).get()["text"] == "hello"
-    with pytest.raises(errors.SpecError, match="expected one target, got 2"):
-        generate.apply(("quick,fake/x", "hi")).get()
+
+
+def test_several_models_are_asked_in_turn(generate):
+    tasks.registry.provider("fake").script(errors.RateLimited("slow", 429, 60.0))
+
+    first, second = (generate.apply(("fake/x,m1/small", "hi")).get() for _ in range(2))
+
+    assert [(a["target"], a["error_class"]) for a in first["attempts"]] == [
+        ("fake/x", "RateLimited"),
+        ("m1/small", None),
+    ]
+    assert second["attempts"][0]["error_class"] == "Benched"
+
+
+def test_only_a_busy_provider_of_the_lanes_own_is_reported_to_it(generate):
+    for name, seconds in (("x", 60.0), ("y", 7.0)):
+        error = errors.RateLimited("slow", 429, seconds)
+        tasks.registry.register_provider(FakeProvider(name, error))
+
+    generate.apply(("x/1,y/2,m1/small", "hi"), task_id="t1").get()
+
+    assert generate.app.lanes.overloads == [("t1", 60.0)]
+
+
+def test_when_nobody_answers_the_error_has_reasons_and_whose_call_it_was(generate):
+    for name in ("x", "y"):
+        error = errors.RateLimited("slow", 429, 60.0)
+        tasks.registry.register_provider(FakeProvider(name, error))
+    header = {"caller": "ann", "lane": "x", "nonce": "n1"}
+
+    result = generate.apply(("x/1,y/2", "hi"), headers={HEADER: header})
+
+    assert isinstance(result.result, errors.ChainExhausted)
+    assert [a["target"] for a in result.result.attempts] == ["x/1", "y/2"]
+    assert CallInfo.from_error(result.result).caller == "ann"
+    assert generate.app.lanes.settled == []
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "why", "comes_again"),
+    [
+        (5.0, ["Benched", "Benched"], True),
+        (600.0, ["Benched"], True),
+        (18_000.0, ["Benched"], False),
+        (5.0, ["Benched", "ModelNotFound"], False),
+        (5.0, ["Benched", "OutOfTime"], False),
+        (None, ["OutOfTime"], False),
+    ],
+)
+def test_a_call_that_found_all_benched_comes_again(wait_s, why, comes_again):
+    attempts = [{"error_class": error_class} for error_class in why]
+    error = errors.ChainExhausted("all benched", None, wait_s, None, attempts)
+
+    countdown_s = tasks._countdown_s(error)
+
+    assert (wait_s <= countdown_s <= 2 * wait_s) if comes_again else countdown_s is None
 
 
 def test_a_conversation_goes_on_with_what_the_result_holds(generate):
@@ -207,6 +279,7 @@ def test_no_refusal_of_an_argument_quotes_the_prompt(generate):
         ("hi", {"timeout_s": 0}, "timeout_s"),
         ("hi", {"timeout_s": "9"}, "timeout_s"),
         ("hi", {"timeout_s": True}, "timeout_s"),
+        ("hi", {"attempt_timeout_s": 0}, "attempt_timeout_s"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_anything_is_sent(generate, prompt, options, said):
@@ -230,16 +303,14 @@ def test_a_wrong_model_is_refused(generate, model):
         pytest.param(None, [90, 60], None, 59.0, id="soft-limit"),
         pytest.param(None, [90, 1], None, 0.5, id="short-soft-limit"),
         pytest.param(None, [None, None], 20, 19.0, id="the-tasks-own"),
-        pytest.param(None, [None, None], None, 300.0, id="none"),
-        pytest.param(None, None, None, 300.0, id="no-limits"),
+        pytest.param(None, [None, None], None, None, id="none"),
+        pytest.param(None, None, None, None, id="no-limits"),
     ],
 )
 def test_the_provider_must_answer_before_the_soft_limit(given, limits, tasks_own, timeout_s):
     task = SimpleNamespace(request=SimpleNamespace(timelimit=limits), soft_time_limit=tasks_own)
 
-    provider = SimpleNamespace(timeout_s=300.0)
-
-    assert tasks._timeout_s(task, given, provider) == timeout_s
+    assert tasks._timeout_s(task, given) == timeout_s
 
 
 def test_the_task_is_what_a_lane_needs(generate):
@@ -259,6 +330,7 @@ def test_the_task_estimates_its_cost(generate):
         errors.RateLimited("slow", 429, 7.5),
         errors.TransientError("late"),
         errors.QuotaExhausted("empty", 402),
+        errors.ChainExhausted("all benched", None, 5.0),
         errors.ModelNotFound("who", 404),
         errors.AuthenticationFailed("no", 401),
         errors.BadRequest("what"),

@@ -11,6 +11,7 @@ from celery_lanes.errors import AliasCycle, ConfigError, SpecError
 from celery_lanes.llm import registry as registry_module
 from celery_lanes.llm.effects import ChainConfig, HealthConfig
 from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.health import MemoryHealth
 from celery_lanes.llm.known import BUILTINS
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
@@ -347,8 +348,15 @@ def test_no_repr_shows_a_key():
 
 
 def test_what_a_chain_will_need_is_kept():
-    chain, health = ChainConfig(transient_retries=0), HealthConfig(base_cooldown_s=1)
+    chain, health = ChainConfig(transient_retries=0), HealthConfig(failure_threshold=1)
 
     registry = Registry({}, chain=chain, health=health, clock=lambda: 7.0)
 
-    assert (registry.chain_config, registry.health_config, registry.clock()) == (chain, health, 7.0)
+    assert registry.chain_config == chain
+    assert registry.health.report(registry.health.enter("m1/x", probe_s=1), "count") is not None
+
+
+def test_registries_may_share_what_they_know_of_health():
+    health = MemoryHealth()
+
+    assert Registry({}, health=health).health is Registry({}, health=health).health

@@ -1,0 +1,71 @@
+"""What a call of a chain has to go by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from celery_lanes.callinfo import CallInfo
+from celery_lanes.llm.effects import ChainConfig
+from celery_lanes.llm.events import Observer
+from celery_lanes.llm.health import HealthStore, Pass
+from celery_lanes.llm.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What all calls of a chain have in common."""
+
+    spec: str
+    targets: tuple[Target, ...]
+    health: HealthStore
+    config: ChainConfig
+    observers: Sequence[Observer]
+
+    def after(self, target: Target) -> Target | None:
+        """Give who comes after a target."""
+        following = self.targets[self.targets.index(target) + 1 :]
+        return following[0] if following else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What is said of one call.
+
+    Attributes:
+        call_id: its name, the same for all attempts.
+        info: whose it is.
+        timeout_s: for all of it; ``None`` gives each target the time that its provider has.
+        attempt_timeout_s: for one attempt; ``None`` for what is left.
+        observer: is told of this call, beside those who are told of all.
+    """
+
+    call_id: str
+    info: CallInfo
+    timeout_s: float | None = None
+    attempt_timeout_s: float | None = None
+    observer: Observer | None = None
+
+    def attempt_s(self, target: Target) -> float:
+        """Give how long one attempt may take, whatever is left."""
+        if self.attempt_timeout_s is not None:
+            return self.attempt_timeout_s
+        return target.provider.timeout_s if self.timeout_s is None else math.inf
+
+    def whole_s(self, plan: Plan) -> float:
+        """Give how long all of it may take."""
+        if self.timeout_s is not None:
+            return self.timeout_s
+        return sum(self.attempt_s(target) for target in plan.targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One attempt at a target: the first, or after a pause the next."""
+
+    target: Target
+    leave: Pass
+    began_at: float
+    number: int = 1
+    waited_s: float = 0.0

@@ -1,0 +1,675 @@
+"""How a call goes from target to target, and what is known of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_lanes import errors
+from celery_lanes.callinfo import CallInfo, call_context
+from celery_lanes.llm import diary, failover
+from celery_lanes.llm.capabilities import Capabilities
+from celery_lanes.llm.effects import ChainConfig, Effect, HealthConfig
+from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.health import Benched
+from celery_lanes.llm.messages import Message
+from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.reply import Done, TextDelta
+from celery_lanes.llm.request import Request
+
+ASK = Request(model="?", messages=(Message(role="user", content="tell me hunter2"),))
+INFO = CallInfo(caller="ann", run_id="r1")
+DOWN = errors.TransientError("a/x answered 500: oh dear", 500)
+
+
+class Chains:
+    """A registry with providers a, b and c, a clock for all, and what the observers were told."""
+
+    def __init__(self, **chain) -> None:
+        self.now = 1000.0
+        self.slept = []
+        self.told = []
+        config = ChainConfig(**{"backoff_s": 0, **chain})
+        self.registry = Registry({}, chain=config, clock=lambda: self.now)
+        self.registry.register_observer(self.told.append)
+        for name in "abc":
+            provider = FakeProvider(name)
+            self.registry.register_provider(provider)
+            setattr(self, name, provider)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def ask(self, spec: str = "a/x,b/y,c/z", **terms):
+        return self.registry.parse(spec).generate(ASK, **terms)
+
+    def stream(self, spec: str = "a/x,b/y,c/z", **terms):
+        return self.registry.parse(spec).stream(ASK, **terms)
+
+    def whole(self, spec: str = "a/x,b/y,c/z", **terms):
+        """Stream, and give the reply."""
+        with self.stream(spec, **terms) as stream:
+            *_, done = stream
+        return done.reply
+
+    def fails(self, spec: str = "a/x,b/y,c/z", **terms) -> errors.LanesError:
+        with pytest.raises(errors.LanesError) as caught:
+            self.ask(spec, info=INFO, **terms)
+        return caught.value
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.told]
+
+
+@pytest.fixture
+def make(monkeypatch):
+    def make(**chain) -> Chains:
+        chains = Chains(**chain)
+        clock = SimpleNamespace(
+            monotonic=lambda: chains.now, time=lambda: chains.now + 10**9, sleep=chains.sleep
+        )
+        monkeypatch.setattr(failover, "time", clock)
+        monkeypatch.setattr(diary, "time", clock)
+        return chains
+
+    return make
+
+
+@pytest.fixture
+def chains(make) -> Chains:
+    return make()
+
+
+def targets(attempts) -> list[tuple[str, str | None]]:
+    return [(a["target"], a["error_class"]) for a in map(as_json, attempts)]
+
+
+def as_json(attempt):
+    return attempt if isinstance(attempt, dict) else attempt.model_dump(mode="json")
+
+
+WAYS = pytest.mark.parametrize("way", ["ask", "whole"])
+
+
+@WAYS
+def test_the_first_target_answers(chains, way):
+    reply = getattr(chains, way)()
+
+    assert (reply.text, targets(reply.attempts)) == ("tell me hunter2", [("a/x", None)])
+    assert reply.attempts[0].possibly_billed
+    assert reply.attempts[0].tokens == reply.usage.input_tokens + reply.usage.output_tokens
+    assert chains.told == []
+    assert chains.a.requests[0].model == "x"
+
+
+@WAYS
+def test_a_transient_failure_is_tried_again_at_the_same_target(chains, way):
+    chains.a.script(DOWN)
+
+    reply = getattr(chains, way)()
+
+    assert targets(reply.attempts) == [("a/x", "TransientError"), ("a/x", None)]
+    assert chains.kinds == ["attempt_failed", "retry"]
+    assert chains.b.requests == []
+
+
+@WAYS
+def test_a_target_that_fails_twice_is_benched_and_the_next_one_asked(chains, way):
+    chains.a.script(DOWN, DOWN)
+
+    reply = getattr(chains, way)()
+
+    assert targets(reply.attempts) == [
+        ("a/x", "TransientError"),
+        ("a/x", "TransientError"),
+        ("b/y", None),
+    ]
+    assert chains.kinds == ["attempt_failed", "retry", "attempt_failed", "bench", "advance"]
+    assert chains.registry.health.enter("a/x", probe_s=1) == Benched(left_s=5)
+
+
+@WAYS
+def test_a_benched_target_is_passed_by_and_then_probed(chains, way):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.told.clear()
+
+    reply = getattr(chains, way)()
+    chains.now += 5
+    back = getattr(chains, way)()
+
+    assert targets(reply.attempts) == [("a/x", "Benched"), ("b/y", None)]
+    assert reply.attempts[0].reason == "is benched for 5 s"
+    assert targets(back.attempts) == [("a/x", None)]
+    assert chains.kinds == ["skip_benched", "probe", "recovered"]
+    assert len(chains.a.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "asked", "kinds"),
+    [
+        (errors.RateLimited("slow", 429, 7.0), 1, ["attempt_failed", "bench", "advance"]),
+        (errors.QuotaExhausted("broke", 402), 1, ["attempt_failed", "bench", "advance"]),
+        (errors.ModelNotFound("who", 404), 1, ["attempt_failed", "advance"]),
+        (errors.Unsupported("no pictures"), 1, ["attempt_failed", "advance"]),
+        (
+            errors.Unreachable("refused"),
+            2,
+            ["attempt_failed", "retry", "attempt_failed", "bench", "advance"],
+        ),
+        (
+            errors.TransientError("overloaded", 529, 60.0),
+            1,
+            ["attempt_failed", "advance"],
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+@WAYS
+def test_an_error_has_its_effect_on_the_way(chains, way, error, asked, kinds):
+    chains.a.script(*[error] * 9)
+
+    reply = getattr(chains, way)()
+
+    assert (len(chains.a.requests), reply.attempts[-1].target) == (asked, "b/y")
+    assert chains.kinds == kinds
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errors.BadRequest("what", 400), errors.AuthenticationFailed("no", 401)],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_would_fail_everywhere_fails_at_once(make, error):
+    chains, stubborn = make(), make(advance_on_permanent=True)
+    for each in (chains, stubborn):
+        each.a.script(error)
+
+    caught = chains.fails()
+
+    assert caught is error
+    assert targets(caught.attempts) == [("a/x", type(error).__name__)]
+    assert chains.kinds == ["attempt_failed", "fail_fast"]
+    assert (
+        chains.registry.health.report(chains.registry.health.enter("a/x", probe_s=1), "none")
+        is None
+    )
+    assert stubborn.ask().attempts[-1].target == "b/y"
+
+
+def test_a_classifier_of_ones_own_decides(make):
+    chains = make(classify=lambda _: Effect("advance", "none"))
+    chains.a.script(errors.BadRequest("what"))
+
+    assert chains.ask().attempts[-1].target == "b/y"
+
+
+@pytest.mark.parametrize(
+    "error", [SoftTimeLimitExceeded(), errors.Preempted(), KeyboardInterrupt()]
+)
+@WAYS
+def test_who_gives_up_ends_the_chain_without_a_word(make, way, error):
+    chains = make(classify=lambda _: Effect("advance", "bench"))
+
+    def interrupted(_):
+        raise error
+
+    chains.a.script(interrupted)
+
+    with pytest.raises(type(error)):
+        getattr(chains, way)()
+    assert (chains.told, chains.b.requests) == ([], [])
+    assert chains.ask().attempts[0].target == "a/x"
+
+
+def test_a_probe_that_is_given_up_is_anothers(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.now += 5
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    chains.a.script(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chains.ask()
+
+    assert chains.ask().attempts[0].target == "a/x"
+
+
+def test_an_exhausted_chain_has_a_reason_for_each_target(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.b.script(errors.RateLimited("b/y answered 429: slow down", 429, 3.0, "req_7"))
+    chains.c.script(errors.ModelNotFound("c/z answered 404: who?", 404))
+
+    error = chains.fails()
+
+    assert type(error) is errors.ChainExhausted
+    assert str(error) == (
+        "no target of 'a/x,b/y,c/z' answered: a/x answered 500: oh dear; "
+        "b/y answered 429: slow down; c/z answered 404: who?"
+    )
+    assert error.retry_after_s == 5
+    assert type(error.__cause__) is errors.ModelNotFound
+    assert error.attempts[2] == {
+        "target": "b/y",
+        "error_class": "RateLimited",
+        "reason": "answered 429: slow down",
+        "status": 429,
+        "retry_after_s": 3,
+        "request_id": "req_7",
+        "waited_s": 0,
+        "ran_s": 0,
+        "tokens": None,
+        "possibly_billed": False,
+    }
+    assert chains.kinds[-1] == "exhausted"
+    assert (chains.told[-1].target, chains.told[-1].retry_after_s) == (None, 5)
+    assert len([kind for kind in chains.kinds if kind == "advance"]) == 2
+
+
+@pytest.mark.parametrize("spec", ["a/x", "a/x,b/y"])
+def test_when_all_are_benched_it_says_when_to_come_again(chains, spec):
+    for provider in (chains.a, chains.b):
+        provider.script(errors.RateLimited("slow", 429, 9.0))
+    chains.fails(spec)
+    chains.now += 2
+
+    error = chains.fails(spec)
+
+    assert type(error) is errors.ChainExhausted
+    assert {a["error_class"] for a in error.attempts} == {"Benched"}
+    assert error.retry_after_s == 7
+    assert error.__cause__ is None
+
+
+def test_a_lone_targets_own_error_is_raised(chains):
+    chains.a.script(DOWN, DOWN)
+
+    error = chains.fails("a/x")
+
+    assert error is DOWN
+    assert targets(error.attempts) == [("a/x", "TransientError")] * 2
+    assert chains.kinds[-1] == "exhausted"
+
+
+def test_who_has_nobody_else_goes_along_with_anothers_probe(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.b.script(errors.RateLimited("slow", 429, 99.0))
+    chains.fails("a/x,b/y")
+    chains.now += 5
+    chains.registry.health.enter("a/x", probe_s=60)
+
+    reply = chains.ask("a/x,b/y")
+
+    assert targets(reply.attempts) == [("a/x", "Benched"), ("b/y", "Benched"), ("a/x", None)]
+    assert reply.attempts[0].reason == "is being tried by another call for 60 s"
+
+
+def test_anothers_probe_is_left_alone_by_who_has_asked_somebody_else(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.now += 5
+    chains.registry.health.enter("a/x", probe_s=60)
+    chains.b.script(errors.ModelNotFound("who", 404))
+
+    error = chains.fails("a/x,b/y")
+
+    assert targets(error.attempts) == [("a/x", "Benched"), ("b/y", "ModelNotFound")]
+
+
+def test_a_lone_target_is_asked_beside_anothers_probe(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.now += 5
+    chains.registry.health.enter("a/x", probe_s=60)
+
+    assert targets(chains.ask("a/x").attempts) == [("a/x", None)]
+
+
+def test_what_has_just_been_benched_is_not_tried_again(make):
+    chains = make(transient_retries=5, retry_budget=9)
+    chains.a.script(*[DOWN] * 9)
+
+    chains.ask()
+
+    assert len(chains.a.requests) == 2
+
+
+def test_a_pause_that_leaves_no_time_is_not_made(chains):
+    chains.a.script(errors.TransientError("busy", 503, 4.0))
+
+    reply = chains.ask(timeout_s=4)
+
+    assert ([a.target for a in reply.attempts], chains.slept) == (["a/x", "b/y"], [])
+
+
+def test_all_targets_share_one_budget_of_retries(make):
+    chains = make(transient_retries=5, retry_budget=2)
+    chains.registry.health._config = HealthConfig(failure_threshold=99)
+    for provider in (chains.a, chains.b, chains.c):
+        provider.script(*[DOWN] * 9)
+
+    chains.fails()
+
+    assert [len(p.requests) for p in (chains.a, chains.b, chains.c)] == [3, 1, 1]
+
+
+def test_what_may_be_charged_is_lost_once_and_not_again(make):
+    chains = make(transient_retries=5, retry_budget=9)
+    chains.registry.health._config = HealthConfig(failure_threshold=99)
+    chains.a.script(*[errors.TransientError("gave no answer within 5 s")] * 9)
+
+    reply = chains.ask()
+
+    assert [a.possibly_billed for a in reply.attempts] == [True, True, True]
+    assert len(chains.a.requests) == 2
+
+
+def test_pauses_grow_and_are_waited_before_the_next_attempt(make, monkeypatch):
+    chains = make(transient_retries=9, retry_budget=9, backoff_s=0.5)
+    chains.registry.health._config = HealthConfig(failure_threshold=99)
+    monkeypatch.setattr(failover.random, "uniform", lambda _, most_s: most_s)
+    chains.a.script(*[DOWN] * 6)
+
+    reply = chains.ask()
+
+    assert chains.slept == [0.5, 1, 2, 4, 8, 8]
+    assert [a.waited_s for a in reply.attempts] == [0, 0.5, 1, 2, 4, 8, 8]
+
+
+def test_a_short_retry_after_is_waited_for_and_nothing_sent_needs_no_pause(make):
+    chains = make(backoff_s=0.5)
+    chains.a.script(errors.TransientError("busy", 503, 4.0))
+    chains.ask()
+    chains.b.script(errors.Unreachable("refused"))
+    chains.ask("b/y")
+
+    assert chains.slept == [4.0, 0.0]
+
+
+def test_one_deadline_bounds_all_targets(chains):
+    given = []
+
+    def slow(_):
+        chains.now += 6
+        raise errors.ModelNotFound("who", 404)
+
+    def remember(generate):
+        def noted(request, *, timeout_s, idempotency_key=None):
+            given.append(timeout_s)
+            return generate(request, timeout_s=timeout_s)
+
+        return noted
+
+    for provider in (chains.a, chains.b, chains.c):
+        provider.script(slow)
+        provider.generate = remember(provider.generate)
+
+    error = chains.fails(timeout_s=10)
+
+    assert given == [10, 4]
+    assert targets(error.attempts)[-1] == ("c/z", "OutOfTime")
+    assert "c/z was not asked: the time was up" in str(error)
+    assert CallInfo.from_error(error).caller == "ann"
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ({}, 300),
+        ({"timeout_s": 1000}, 1000),
+        ({"timeout_s": 1000, "attempt_timeout_s": 20}, 20),
+        ({"attempt_timeout_s": 20}, 20),
+        ({"timeout_s": 7, "attempt_timeout_s": 20}, 7),
+    ],
+    ids=str,
+)
+def test_an_attempt_has_its_time(chains, terms, expected):
+    given = []
+    generate = chains.a.generate
+
+    def noted(request, *, timeout_s, idempotency_key=None):
+        given.append(timeout_s)
+        return generate(request, timeout_s=timeout_s)
+
+    chains.a.generate = noted
+    chains.ask(**terms)
+
+    assert given == [expected]
+
+
+def test_a_stream_is_gone_on_from_until_its_first_piece(chains):
+    chains.a.script([errors.TransientError("x")], [DOWN])
+
+    reply = chains.whole()
+
+    assert [a.target for a in reply.attempts] == ["a/x", "a/x", "b/y"]
+    assert chains.a.closed_streams == 2
+
+
+def test_a_stream_that_breaks_in_its_midst_is_gone_on_from_by_nobody(chains):
+    chains.a.script(["one", DOWN])
+    stream = chains.stream(info=INFO)
+
+    assert next(stream) == TextDelta(text="one")
+    with pytest.raises(errors.StreamInterrupted) as caught:
+        next(stream)
+
+    assert (chains.b.requests, chains.a.closed_streams) == ([], 1)
+    assert targets(caught.value.attempts) == [("a/x", "StreamInterrupted")]
+    assert caught.value.attempts[0]["possibly_billed"]
+    assert CallInfo.from_error(caught.value) == CallInfo(caller="ann", run_id="r1", model="a/x")
+    assert chains.kinds == ["attempt_failed", "fail_fast"]
+    assert stream.partial.text == "one"
+    assert list(stream) == []
+
+
+def test_streams_that_keep_breaking_bench_their_target(chains):
+    chains.a.script(["one", DOWN], ["one", DOWN])
+    for _ in range(2):
+        with pytest.raises(errors.StreamInterrupted):
+            chains.whole()
+
+    assert chains.whole().attempts[0].error_class == "Benched"
+
+
+def test_a_reader_who_leaves_stops_the_provider_and_gives_the_probe_back(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.ask()
+    chains.now += 5
+    chains.a.script(["one", "two"])
+
+    with chains.stream() as stream:
+        next(stream)
+
+    assert chains.a.closed_streams == 1
+    assert chains.ask().attempts[0].target == "a/x"
+    assert chains.kinds.count("probe") == 2
+
+
+@pytest.mark.parametrize(("sent", "kind"), [([], "TransientError"), (["one"], "StreamInterrupted")])
+def test_a_provider_that_forgets_to_end_its_stream_has_failed(chains, sent, kind):
+    stream = chains.a.stream
+
+    def endless(*args, **options):
+        begun = stream(*args, **options)
+        return begun.relayed((p for p in begun if not isinstance(p, Done)), lambda: None)
+
+    chains.a.stream = endless
+    chains.a.script(sent, sent)
+
+    if sent:
+        with pytest.raises(errors.StreamInterrupted, match="a/x ended its stream without Done"):
+            chains.whole()
+    else:
+        assert chains.whole().attempts[0].error_class == kind
+
+
+@pytest.mark.parametrize("path", ["fail", "exhausted", "benched", "lone", "stream"])
+def test_every_error_says_whose_call_it_was(chains, path):
+    if path == "fail":
+        chains.a.script(errors.BadRequest("what"))
+    else:
+        for provider in (chains.a, chains.b, chains.c):
+            provider.script(*[errors.RateLimited("slow", 429, 60.0)] * 3)
+    spec = "a/x" if path in {"lone", "benched"} else "a/x,b/y,c/z"
+    if path == "benched":
+        chains.fails(spec)
+
+    with call_context(caller="bob", run_id="r2"), pytest.raises(errors.ProviderError) as caught:
+        (chains.stream if path == "stream" else chains.ask)(spec)
+
+    info = CallInfo.from_error(caught.value)
+    assert (info.caller, info.run_id) == ("bob", "r2")
+    assert info.model == ("a/x" if path in {"fail", "lone"} else spec)
+
+
+def test_all_attempts_bear_one_key(chains):
+    seen = []
+    for provider in (chains.a, chains.b):
+        provider.generate = lambda request, **options: seen.append(options) or fail()
+
+    def fail():
+        raise errors.ModelNotFound("who")
+
+    chains.fails("a/x,b/y")
+    chains.fails("a/x,b/y", idempotency_key="n1")
+
+    keys = [options["idempotency_key"] for options in seen]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[2:] == ["n1", "n1"]
+    assert [event.call_id for event in chains.told[-2:]] == ["n1", "n1"]
+
+
+def test_an_event_says_what_happened_and_not_what_was_asked(chains):
+    chains.a.script(errors.RateLimited("hunter2 is slow", 429, 9.0))
+
+    chains.ask("a/x,b/y", info=INFO, idempotency_key="n1")
+
+    assert [event.model_dump(exclude_defaults=True) for event in chains.told[1:]] == [
+        {
+            "kind": kind,
+            "ts": 10**9 + 1000,
+            "call_id": "n1",
+            "run_id": "r1",
+            "caller": "ann",
+            "spec": "a/x,b/y",
+            "target": "a/x",
+            "next_target": "b/y",
+            "error_class": "RateLimited",
+            "status": 429,
+            "attempt": 1,
+            "elapsed_s": 0,
+            "retry_after_s": 9,
+            "is_overload": True,
+            **more,
+        }
+        for kind, more in [("bench", {"bench_until": 10**9 + 1009}), ("advance", {})]
+    ]
+    assert "hunter2" not in "".join(event.model_dump_json() for event in chains.told)
+
+
+def test_an_event_shows_the_prompt_only_where_that_is_wanted(make):
+    chains = make(persist_prompts=True)
+    chains.a.script(DOWN)
+
+    chains.ask()
+
+    assert chains.told[0].messages == ASK.messages
+
+
+def test_an_observer_that_fails_is_logged_and_harms_neither_the_call_nor_the_others(chains, caplog):
+    def broken(_):
+        raise RuntimeError("no room")
+
+    later = []
+    chain = chains.registry.parse("a/x")
+    chains.registry.register_observer(broken)
+    chains.registry.register_observer(later.append)
+    chains.a.script(DOWN)
+
+    assert chain.generate(ASK).text == "tell me hunter2"
+
+    assert [event.kind for event in later] == ["attempt_failed", "retry"]
+    logged = [record for record in caplog.records if "an observer" in record.message]
+    assert [str(record.exc_info[1]) for record in logged] == ["no room"] * 2
+
+
+def test_a_time_limit_that_strikes_in_an_observer_is_no_failure_of_it(chains):
+    def struck(_):
+        raise SoftTimeLimitExceeded
+
+    chains.registry.register_observer(struck)
+    chains.a.script(DOWN)
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        chains.ask()
+
+
+def test_the_ledger_survives_json_and_pickle(chains):
+    chains.a.script(DOWN, DOWN)
+    chains.b.script(["one", DOWN])
+    with pytest.raises(errors.StreamInterrupted) as caught:
+        chains.whole()
+
+    backend = Celery(backend="cache+memory://", set_as_current=False).backend
+    for error in (caught.value, chains.fails("a/x")):
+        stored = json.loads(json.dumps(backend.prepare_exception(error, "json")))
+        rebuilt = backend.exception_to_python(stored)
+        pickled = pickle.loads(pickle.dumps(error))
+
+        assert type(rebuilt) is type(pickled) is type(error)
+        assert rebuilt.attempts == pickled.attempts == error.attempts
+        assert str(rebuilt) == str(error)
+
+
+def test_a_chain_shows_its_targets_and_can_do_what_the_first_can(chains):
+    able = Capabilities(tools=False)
+    chains.registry.register_provider(FakeProvider("d", capabilities=able))
+    chain = chains.registry.parse("d/x,a/y")
+
+    assert (repr(chain), str(chain)) == ("Chain(d/x, a/y)", "d/x,a/y")
+    assert (len(chain), [str(t) for t in chain[1:]]) == (2, ["a/y"])
+    assert chain.capabilities == able
+
+
+OUTCOMES = st.sampled_from(
+    [
+        "fine",
+        errors.RateLimited("slow", 429, 7.0),
+        errors.TransientError("oh", 500),
+        errors.TransientError("late"),
+        errors.Unreachable("refused"),
+        errors.QuotaExhausted("broke", 402),
+        errors.ModelNotFound("who", 404),
+    ]
+)
+
+
+@given(st.lists(st.lists(OUTCOMES, max_size=4), min_size=3, max_size=3), st.integers(1, 6))
+def test_whatever_happens_a_call_ends_with_its_ledger_and_within_its_budget(scripts, calls):
+    chains = Chains()
+    for name, script in zip("abc", scripts, strict=True):
+        getattr(chains, name).script(*script)
+
+    for _ in range(calls):
+        before = sum(len(getattr(chains, name).requests) for name in "abc")
+        try:
+            attempts = [as_json(a) for a in chains.ask().attempts]
+            assert attempts[-1]["error_class"] is None
+        except errors.ChainExhausted as error:
+            attempts = error.attempts
+            assert {a["target"] for a in attempts} == {"a/x", "b/y", "c/z"}
+            assert all(a["reason"] for a in attempts)
+        asked = [a for a in attempts if a["error_class"] != "Benched"]
+        assert sum(len(getattr(chains, n).requests) for n in "abc") - before == len(asked) <= 6

@@ -1,0 +1,325 @@
+"""When a target is left alone, for how long, and who tries it again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_lanes.llm.effects import HealthConfig
+from celery_lanes.llm.health import MAX_RETRY_AFTER_S, Benched, MemoryHealth, Pass
+
+X, Y = "m1/x", "m1/y"
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock) -> MemoryHealth:
+    return MemoryHealth(clock=clock)
+
+
+def entered(health: MemoryHealth, target: str = X, *, is_alone: bool = False) -> Pass:
+    found = health.enter(target, probe_s=60, is_alone=is_alone)
+    assert isinstance(found, Pass)
+    return found
+
+
+def skipped(health: MemoryHealth, target: str = X) -> Benched:
+    found = health.enter(target, probe_s=60)
+    assert isinstance(found, Benched)
+    return found
+
+
+def bench(health: MemoryHealth) -> float:
+    """Fail often enough; gives how long the target is benched."""
+    leave = entered(health)
+    benched = health.report(leave, "count") or health.report(leave, "count")
+    return benched.left_s
+
+
+def test_a_target_that_nobody_complained_of_is_asked(health):
+    assert entered(health) == Pass(target=X, entered_at=1000.0)
+
+
+def test_one_failure_is_none(health):
+    assert health.report(entered(health), "count") is None
+
+    assert entered(health).probes == ()
+
+
+def test_two_failures_in_a_row_bench_a_target_and_not_its_neighbour(health):
+    health.report(entered(health), "count")
+
+    assert health.report(entered(health), "count") == Benched(left_s=5)
+    assert skipped(health) == Benched(left_s=5)
+    assert entered(health, Y)
+
+
+def test_two_failures_of_one_call_are_two(health):
+    leave = entered(health)
+
+    assert health.report(leave, "count") is None
+    assert health.report(leave, "count") == Benched(left_s=5)
+
+
+def test_a_success_between_two_failures_forgets_the_first(health):
+    health.report(entered(health), "count")
+
+    assert not health.recover(entered(health))
+    assert health.report(entered(health), "count") is None
+
+
+def test_each_bench_is_twice_as_long_up_to_five_minutes(health, clock):
+    found = []
+    for _ in range(9):
+        found.append(bench(health))
+        clock.now += found[-1]
+
+    assert found == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+
+def test_a_success_makes_the_next_bench_short_again(health, clock):
+    for _ in range(3):
+        clock.now += bench(health)
+
+    assert health.recover(entered(health))
+    assert bench(health) == 5
+
+
+def test_after_a_bench_one_call_tries_and_the_others_go_on_passing_by(health, clock):
+    clock.now += bench(health)
+
+    probe = entered(health)
+
+    assert probe.probes == (X,)
+    assert skipped(health) == Benched(left_s=60, is_probed=True)
+    assert health.recover(probe)
+    assert entered(health).probes == ()
+
+
+def test_a_probe_that_fails_benches_at_once(health, clock):
+    clock.now += bench(health)
+
+    assert health.report(entered(health), "count") == Benched(left_s=10)
+
+
+@pytest.mark.parametrize("way", ["says nothing", "takes too long"])
+def test_a_probe_that_finds_nothing_out_is_followed_by_another(health, clock, way):
+    clock.now += bench(health)
+    probe = entered(health)
+
+    if way == "says nothing":
+        assert health.report(probe, "none") is None
+    else:
+        clock.now += 60
+
+    assert entered(health).probes == (X,)
+
+
+def test_a_probe_that_was_given_up_does_not_end_the_next_one(health, clock):
+    clock.now += bench(health)
+    slow = entered(health)
+    clock.now += 60
+    entered(health)
+
+    health.report(slow, "none")
+
+    assert skipped(health).is_probed
+
+
+def test_who_has_nobody_else_to_ask_does_not_wait_for_anothers_probe(health, clock):
+    clock.now += bench(health)
+    entered(health)
+
+    assert entered(health, is_alone=True).probes == ()
+
+
+def test_nobody_is_let_through_before_the_time_is_over(health, clock):
+    bench(health)
+    clock.now += 4.5
+
+    assert health.enter(X, probe_s=60, is_alone=True) == Benched(left_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "left_s"),
+    [
+        (None, 5),
+        (3, 5),
+        (30, 30),
+        (10**6, MAX_RETRY_AFTER_S),
+        (float("nan"), 5),
+        (float("inf"), 5),
+        (-1, 5),
+    ],
+)
+def test_a_limited_target_is_benched_at_once_for_as_long_as_it_asked(health, asked_s, left_s):
+    benched = health.report(entered(health), "bench", retry_after_s=asked_s)
+
+    assert benched == Benched(left_s=left_s)
+
+
+def test_nothing_makes_a_bench_shorter(health):
+    late, later = entered(health), entered(health)
+    health.report(entered(health), "bench", retry_after_s=100)
+
+    assert health.report(late, "bench", retry_after_s=7) == Benched(left_s=100)
+    assert health.report(late, "count") == Benched(left_s=100)
+    assert not health.recover(later)
+    assert skipped(health) == Benched(left_s=100)
+
+
+def test_a_limit_that_an_older_call_hears_of_later_still_counts(health):
+    late = entered(health)
+    health.report(entered(health), "bench", retry_after_s=10)
+
+    assert health.report(late, "bench", retry_after_s=20) == Benched(left_s=20)
+
+
+def test_a_failure_makes_no_shorter_what_an_older_call_was_told(health, clock):
+    late = entered(health)
+    clock.now += bench(health)
+    probe = entered(health)
+    health.report(late, "bench", retry_after_s=100)
+
+    assert health.report(probe, "count") == Benched(left_s=100)
+
+
+def test_one_incident_of_many_calls_is_one_bench(health, clock):
+    calls = [entered(health) for _ in range(50)]
+
+    for leave in calls:
+        health.report(leave, "count")
+
+    assert skipped(health) == Benched(left_s=5)
+    clock.now += 5
+    assert health.report(entered(health), "count") == Benched(left_s=10)
+
+
+def test_a_used_up_quota_benches_all_of_the_provider_for_hours(health, clock):
+    assert health.report(entered(health), "bench_provider") == Benched(left_s=5 * 3600)
+
+    assert skipped(health, Y) == Benched(left_s=5 * 3600)
+    assert entered(health, "m2/x")
+    clock.now += 5 * 3600
+    probe = entered(health, Y)
+    assert probe.probes == ("m1",)
+    assert health.report(probe, "bench_provider") == Benched(left_s=10 * 3600)
+
+
+def test_a_server_that_cannot_be_reached_is_so_for_all_its_models(health):
+    health.report(entered(health, X), "count_provider")
+
+    assert health.report(entered(health, Y), "count_provider") == Benched(left_s=5)
+    assert skipped(health, "m1/z") == Benched(left_s=5)
+
+
+def test_what_was_not_heard_of_for_longest_is_forgotten_first(clock):
+    health = MemoryHealth(HealthConfig(failure_threshold=1), clock=clock, max_entries=3)
+
+    for number in range(10):
+        health.report(entered(health, f"m/{number}"), "count")
+
+    assert len(health._entries) == 3
+    assert entered(health, "m/6")
+    assert skipped(health, "m/7")
+
+
+def test_of_many_threads_one_is_the_probe(health, clock):
+    clock.now += bench(health)
+    together = threading.Barrier(16)
+
+    def enter(_: int) -> Pass | Benched:
+        together.wait(10)
+        return health.enter(X, probe_s=60)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(enter, range(16)))
+
+    assert sum(isinstance(one, Pass) for one in found) == 1
+
+
+def test_threads_lose_no_failure(clock):
+    health = MemoryHealth(HealthConfig(failure_threshold=8 * 500 + 1), clock=clock)
+    leave = entered(health)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: [health.report(leave, "count") for _ in range(500)], range(8)))
+
+    assert health.report(leave, "count") == Benched(left_s=5)
+
+
+def test_a_child_forked_while_another_thread_is_inside_is_not_stuck(health):
+    with health._lock():
+        if (child := os.fork()) == 0:
+            os._exit(0 if isinstance(health.enter(X, probe_s=1), Pass) else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@dataclass
+class World:
+    """Calls that go on at once; ``leaves`` are those that have not told anything yet."""
+
+    clock: Clock = field(default_factory=Clock)
+    leaves: list[Pass] = field(default_factory=list)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([0.0, 1.0, 4.0, 5.0, 60.0, 400.0])),
+    st.tuples(st.just("enter"), st.booleans()),
+    st.tuples(st.just("count"), st.integers(0, 9)),
+    st.tuples(st.just("bench"), st.integers(0, 9)),
+    st.tuples(st.just("none"), st.integers(0, 9)),
+    st.tuples(st.just("recover"), st.integers(0, 9)),
+)
+
+
+@given(st.lists(STEPS, max_size=60))
+def test_whatever_happens_a_bench_ends_neither_early_nor_never(steps):
+    world = World()
+    health = MemoryHealth(clock=world.clock)
+    until, probes = 0.0, {}
+
+    for verb, value in steps:
+        now = world.clock.now
+        if verb == "wait":
+            world.clock.now += value
+        elif verb == "enter":
+            found = health.enter(X, probe_s=60, is_alone=value)
+            if isinstance(found, Benched):
+                assert found.is_probed == (now >= until)
+                continue
+            assert now >= until
+            world.leaves.append(found)
+            if found.probes:
+                assert not [end for end in probes.values() if end > now]
+                probes[id(found)] = now + 60
+        elif world.leaves:
+            leave = world.leaves.pop(value % len(world.leaves))
+            probes.pop(id(leave), None)
+            if verb == "recover":
+                health.recover(leave)
+                continue
+            benched = health.report(leave, verb, retry_after_s=50 if value % 2 else None)
+            left_s = benched.left_s if benched else 0
+            assert left_s <= 300
+            assert now + left_s >= until or now >= until
+            until = max(until, now + left_s)
