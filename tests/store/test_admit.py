@@ -282,7 +282,7 @@ def test_settled_costs_follow_the_last_word(lane):
 
 def test_a_task_id_of_more_than_500_calls_loses_none_of_them(lane):
     lane.configure(max_concurrent=500)
-    first = lane.call(task_id="beat", due_ms=lane.clock() + 300)
+    first = lane.call(task_id="beat", due_ms=lane.clock() + 2_000)
     lane.admit(first)
     others = [lane.call(task_id="beat") for _ in range(500)]
     lane.admit(*others)

@@ -59,7 +59,7 @@ from tests.store.clocked import (
 LANE = "model"
 WORKERS = ["w1", "w2", "w:3"]
 HOLDERS = ["h1", "h:2"]
-EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "70"))
 LEASE_TTL_MS = 10_000
 DEDUPE_TTL_MS = 60_000
 
