@@ -16,16 +16,12 @@ from threading import RLock
 from typing import Any
 
 from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
+from celery_lanes.store.admitting import admit
 from celery_lanes.store.attempts import Claim, Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
-    Busy,
     Call,
-    Cancelled,
     DeadLetter,
-    Delayed,
-    Duplicate,
-    Parked,
     State,
     Verdict,
 )
@@ -46,7 +42,8 @@ from celery_lanes.store.checks import (
     check_weight,
 )
 from celery_lanes.store.ears import MemoryEar
-from celery_lanes.store.keys import account_of, checked_name, quoted, random_token
+from celery_lanes.store.grants import serve_tickets
+from celery_lanes.store.keys import account_of, checked_name, random_token
 from celery_lanes.store.leases import (
     extend,
     reap_closing,
@@ -55,12 +52,12 @@ from celery_lanes.store.leases import (
     trim,
 )
 from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Record
-from celery_lanes.store.live import NOTHING, CallerStatus
-from celery_lanes.store.preemption import preempt
+from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.reading import letter_of, snapshot_of, status_of
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import NOWHERE, Standing
 from celery_lanes.store.survey import survey
-from celery_lanes.store.turn import Wish, forget_news, serve_tickets, take_claim, take_turn
+from celery_lanes.store.turn import Wish, forget_news, take_claim, take_turn
 
 
 def epoch_ms() -> int:
@@ -99,20 +96,7 @@ class MemoryStore:
         check_wait(max_wait_ms)
         with self._open(lane) as ledger:
             ledger.set_scope(scope)
-            first_due = min(ledger.delayed.values(), default=None)
-            verdicts = [_admit_one(lane, ledger, call, policy, max_wait_ms) for call in calls]
-            is_sooner = min(ledger.delayed.values(), default=None) != first_due
-            parked = [c for c, v in zip(calls, verdicts, strict=True) if isinstance(v, Parked)]
-            is_parked = any(not call.holder for call in parked)
-            is_closing = any(isinstance(verdict, Cancelled) for verdict in verdicts)
-            is_news, has_tickets = is_parked or is_sooner, any(call.holder for call in parked)
-            if has_tickets:
-                serve_tickets(ledger)
-            if is_news or has_tickets:
-                preempt(ledger)
-            if is_closing or (is_news and ledger.free_slots):
-                ledger.wake()
-            return verdicts
+            return admit(ledger, lane, calls, policy, max_wait_ms)
 
     def place(
         self,
@@ -273,7 +257,7 @@ class MemoryStore:
         check_page(limit, before_ms)
         with self._open(lane) as ledger:
             found = [
-                _letter(died_ms, record)
+                letter_of(died_ms, record)
                 for died_ms, record in reversed(ledger.dead)
                 if before_ms is None or died_ms < before_ms
             ]
@@ -372,12 +356,12 @@ class MemoryStore:
     def callers(self, lane: str) -> list[CallerStatus]:
         """Read what holds for callers that are named or steered."""
         with self._open(lane) as ledger:
-            return [_status(ledger, caller) for caller in ledger.live.names(ledger.rules)]
+            return [status_of(ledger, caller) for caller in ledger.live.names(ledger.rules)]
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""
         with self._open(lane) as ledger:
-            return _snapshot(lane, ledger)
+            return snapshot_of(lane, ledger)
 
     def position(self, lane: str, task_id: str) -> Standing:
         """Read where a task id's youngest call stands."""
@@ -438,50 +422,6 @@ class MemoryStore:
         return ear is not None
 
 
-def _admit_one(
-    lane: str, ledger: Ledger, call: Call, policy: Policy, max_wait_ms: int | None
-) -> Verdict:
-    if call.id in ledger.records:
-        return Duplicate(ledger.records[call.id].state.value)
-    if ledger.remembers(call.arrival) or (call.remember and ledger.remembers(call.id)):
-        return Duplicate("settled")
-    ledger.seq += 1
-    record = Record(call, account_of(policy, call.caller), ledger.seq, ledger.now)
-    is_forbidden = _is_forbidden(ledger, call)
-    if not is_forbidden and (busy := _refusal(lane, ledger, record, max_wait_ms)):
-        return busy
-    ledger.records[call.id] = record
-    if is_forbidden:
-        ledger.to_closing(record, Reason.CANCELLED)
-        return Cancelled()
-    if call.due_ms > ledger.now:
-        ledger.delay(record, call.due_ms)
-        return Delayed(call.due_ms)
-    ahead = len(ledger.queue)
-    ledger.park(record)
-    if call.holder:
-        ledger.tick()
-        ledger.tickets.heard_ms[call.holder] = ledger.lease_now
-    return Parked(ahead)
-
-
-def _is_forbidden(ledger: Ledger, call: Call) -> bool:
-    return call.redelivery_ms > 0 and ledger.forbidden.get(call.task_id, 0) > ledger.now
-
-
-def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None) -> Busy | None:
-    if max_wait_ms is None or record.call.due_ms > ledger.now:
-        return None
-    standing = survey(lane, ledger, record)
-    wait_ms = standing.wait_ms
-    return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(standing.ahead, wait_ms)
-
-
-def _letter(died_ms: int, record: Record) -> DeadLetter:
-    call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0, arrival="")
-    return DeadLetter(call, record.attempts, record.last_end, died_ms)
-
-
 def _cancel(ledger: Ledger, records: Iterable[Record]) -> int:
     """Take out of the queue those of these calls that wait; count them."""
     waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
@@ -503,40 +443,5 @@ def _is_cancelled(record: Record) -> bool:
     return record.state is State.CLOSING and record.reason is Reason.CANCELLED
 
 
-def _status(ledger: Ledger, caller: str) -> CallerStatus:
-    holds, live = ledger.live.caller(caller, ledger.rules), ledger.live.callers.get(caller, NOTHING)
-    return CallerStatus(
-        caller=caller,
-        weight=holds.weight,
-        rate=holds.rate,
-        paused=live.paused,
-        live=live.names,
-        waiting=ledger.queue.count(quoted(caller)),
-    )
-
-
 def _takers(ledger: Ledger) -> int:
     return min(ledger.free_slots, len(ledger.queue), WAKE_AT_ONCE)
-
-
-def _snapshot(lane: str, ledger: Ledger) -> Snapshot:
-    firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
-    minute = ledger.now // 1000 - 59
-    return Snapshot(
-        lane=lane,
-        max_concurrent=ledger.ceiling,
-        effective=ledger.cap,
-        provider_wait_ms=ledger.learned.left_ms(ledger.now),
-        paused=ledger.is_paused,
-        running=len(ledger.leases),
-        waiting=len(ledger.queue),
-        delayed=len(ledger.delayed),
-        closing=len(ledger.closing),
-        dead=len(ledger.dead),
-        callers_waiting=len(firsts),
-        oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
-        done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
-        workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
-        rate=ledger.live.limit(Limit.RATE, ledger.rules),
-        tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
-    )

@@ -56,11 +56,12 @@ def test_an_error_in_the_cluster_says_whose_call_it_was(
 def test_the_calls_of_a_killed_worker_run_again_and_the_cap_holds(
     celery_setup: CeleryTestSetup, observer: LLMStub
 ):
-    observer.service = 0.3
+    observer.service = 2  # nothing ends before all have begun
     calls = ask("ollama/llama3", count=40)
     observer.wait_until(lambda: observer.inside == CAP)  # so each worker has one or two
 
     celery_setup.worker.kill()
+    observer.service = 0.3
     celery_setup.worker.restart()  # to have more processes than slots, now and after the leases
 
     assert texts(calls, within_s=20) == prompts(40)

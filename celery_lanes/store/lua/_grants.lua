@@ -1,4 +1,4 @@
--- What a turn gives: closing calls to write, running calls to start; as in turn.py.
+-- What a turn gives: closing calls to write, running calls to start; as in turn.py and grants.py.
 
 local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS = 100, 50, 100
 
