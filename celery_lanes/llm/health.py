@@ -65,7 +65,7 @@ class HealthStore(Protocol):
         """Ask for leave to ask a target.
 
         A probe that says nothing for ``probe_s`` seconds is given up. ``is_alone`` is for a call
-        that has nobody else to ask: it does not wait for another's probe.
+        that has nobody else to ask: it is never kept out, for its lane holds calls back.
         """
 
     def report(
@@ -118,9 +118,9 @@ class MemoryHealth:
         with self._lock():
             now = self._clock()
             known = self._known(target)
-            if (benched := _benched(known, now)) is not None:
+            if (benched := _benched(known, now)) is not None and not is_alone:
                 return benched
-            over = {key: entry for key, entry in known.items() if entry.until > _NEVER}
+            over = {key: entry for key, entry in known.items() if _NEVER < entry.until <= now}
             left_s = max((entry.probed_until - now for entry in over.values()), default=0.0)
             if left_s > 0 and not is_alone:
                 return Benched(left_s=left_s, is_probed=True)

@@ -34,7 +34,7 @@ def test_the_cap_settles_near_what_the_provider_bears(make_shop, observer):
     results = ask(shop, 200)
 
     work(shop, observer, concurrency=12)
-    observer.wait_until(lambda: observer.served == 200, timeout_s=60)
+    until(lambda: all(result.ready() for result in results), timeout_s=60)
 
     refused = len(refusals(observer))
     assert 0 < refused <= 50  # of 12 slots that are always filled, 190 would be

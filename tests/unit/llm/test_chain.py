@@ -277,8 +277,8 @@ def test_an_exhausted_chain_has_a_reason_for_each_target(chains):
     assert len([kind for kind in chains.kinds if kind == "advance"]) == 2
 
 
-@pytest.mark.parametrize("spec", ["a/x", "a/x,b/y"])
-def test_when_all_are_benched_it_says_when_to_come_again(chains, spec):
+def test_when_all_are_benched_it_says_when_to_come_again(chains):
+    spec = "a/x,b/y"
     for provider in (chains.a, chains.b):
         provider.script(errors.RateLimited("slow", 429, 9.0))
     chains.fails(spec)
@@ -290,6 +290,18 @@ def test_when_all_are_benched_it_says_when_to_come_again(chains, spec):
     assert {a["error_class"] for a in error.attempts} == {"Benched"}
     assert error.retry_after_s == 7
     assert error.__cause__ is None
+
+
+def test_a_lone_target_is_asked_even_if_it_is_benched(chains):
+    """There is nobody else; in a lane, refusing would fail all that waits as fast as it comes."""
+    chains.a.script(*[errors.RateLimited("slow", 429, 9.0)] * 2)
+    chains.fails("a/x")
+
+    error = chains.fails("a/x")
+
+    assert type(error) is errors.RateLimited
+    assert targets(error.attempts) == [("a/x", "RateLimited")]
+    assert chains.ask("a/x", info=INFO).text
 
 
 def test_a_lone_targets_own_error_is_raised(chains):
@@ -617,13 +629,13 @@ def test_a_time_limit_that_strikes_in_an_observer_is_no_failure_of_it(chains):
 
 
 def test_the_ledger_survives_json_and_pickle(chains):
-    chains.a.script(DOWN, DOWN)
+    chains.a.script(DOWN, DOWN, DOWN, DOWN)
     chains.b.script(["one", DOWN])
     with pytest.raises(errors.StreamInterrupted) as caught:
         chains.whole()
 
     backend = Celery(backend="cache+memory://", set_as_current=False).backend
-    for error in (caught.value, chains.fails("a/x")):
+    for error in (caught.value, chains.fails("a/x,a/z")):
         stored = json.loads(json.dumps(backend.prepare_exception(error, "json")))
         rebuilt = backend.exception_to_python(stored)
         pickled = pickle.loads(pickle.dumps(error))

@@ -151,11 +151,12 @@ def test_who_has_nobody_else_to_ask_does_not_wait_for_anothers_probe(health, clo
     assert entered(health, is_alone=True).probes == ()
 
 
-def test_nobody_is_let_through_before_the_time_is_over(health, clock):
+def test_only_who_has_nobody_else_is_let_through_before_the_time_is_over(health, clock):
     bench(health)
     clock.now += 4.5
 
-    assert health.enter(X, probe_s=60, is_alone=True) == Benched(left_s=0.5)
+    assert health.enter(X, probe_s=60) == Benched(left_s=0.5)
+    assert entered(health, is_alone=True).probes == ()
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_whatever_happens_a_bench_ends_neither_early_nor_never(steps):
             if isinstance(found, Benched):
                 assert found.is_probed == (now >= until)
                 continue
-            assert now >= until
+            assert now >= until or value
             world.leaves.append(found)
             if found.probes:
                 assert not [end for end in probes.values() if end > now]
