@@ -108,11 +108,13 @@ def test_after_the_grace_no_handler_for_errors_holds_it(make):
 
 def test_nobody_is_interrupted_between_bodies_nor_around_one(make):
     tell()
-    run = make(lambda: "ran").run
+    around = SimpleNamespace(f_globals=vars(body))
 
-    body._hear(ASKED_BY, SimpleNamespace(f_globals=vars(body)))
+    def run():
+        body._hear(ASKED_BY, around)  # as if it interrupted the lines before or after this one
+        return "ran"
 
-    assert run() == "ran"
+    assert make(run).run() == "ran"
 
 
 def test_what_runs_in_no_lane_is_left_alone(make):
