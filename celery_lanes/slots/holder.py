@@ -10,19 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import random
-import select
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.slots.desk import Desk, RuleBook
 from celery_lanes.slots.ticket import Ticket
 from celery_lanes.store.attempts import Outcome
 from celery_lanes.store.base import Store, Wakeups
-from celery_lanes.worker.postman import Mailbox
+from celery_lanes.worker.postman import Mailbox, Watch
 from celery_lanes.worker.threads import unforked
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Holder:
         self.incarnation = uuid.uuid4().hex
         self._open_store, self._book = open_store, book
         self._mail = Mailbox()
+        self._watch = Watch(self._mail)
         self._starting = threading.Lock()
         self._is_started = False
         self._desks: dict[str, Desk] = {}
@@ -95,23 +96,13 @@ class Holder:
 
     def _run(self) -> None:
         while True:
-            heard = self._sleep()
+            heard = self._watch.wait(self._ears, self._timeout_s())
             with unforked():
                 self._work(heard=heard)
 
-    def _sleep(self) -> bool:
-        """Wait for mail, a wake-up or a due time; say whether it was a wake-up."""
-        ears = -1 if self._ears is None else self._ears.fileno()
-        poll = select.poll()
-        for reader in {self._mail.fileno(), ears} - {-1}:
-            poll.register(reader, select.POLLIN)
-        return any(reader == ears for reader, _ in poll.poll(self._timeout_ms()))
-
-    def _timeout_ms(self) -> float | None:
-        due_at = min((desk.due_at for desk in self._desks.values()), default=float("inf"))
-        if due_at == float("inf"):
-            return None
-        return max(0.0, max(due_at, self._retry_at) - time.monotonic()) * 1000
+    def _timeout_s(self) -> float | None:
+        due_at = min((desk.due_at for desk in self._desks.values()), default=inf)
+        return None if due_at == inf else max(0.0, max(due_at, self._retry_at) - time.monotonic())
 
     def _work(self, *, heard: bool) -> None:
         """Take one round; whatever goes wrong, the thread goes on."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import time
 import uuid
 from collections import defaultdict
@@ -28,7 +27,7 @@ from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.conversation import Conversation
 from celery_lanes.worker.hands import Hands, LaneSource
-from celery_lanes.worker.postman import Mailbox
+from celery_lanes.worker.postman import Mailbox, Watch
 from celery_lanes.worker.share import LaneShare
 from celery_lanes.worker.threads import start_native_thread, unforked
 
@@ -48,6 +47,7 @@ class Agent:
         self._hands = hands
         self._talk = Conversation(self.incarnation, source, hands, self)
         self._mail = Mailbox()
+        self._watch = Watch(self._mail)
         self._arrivals: defaultdict[str, Arrivals] = defaultdict(Arrivals)
         self._shares: dict[str, LaneShare] = {}
         self._store: Store | None = None
@@ -59,7 +59,6 @@ class Agent:
         self._retry_at = 0.0
         self._turns = 0
         self._is_starved = False
-        self._polled_ears: int | None = None
         self._thread: Any = None
 
     # -- called from any thread ------------------------------------------------------------
@@ -154,7 +153,7 @@ class Agent:
 
     def _run(self) -> None:
         while not self._is_done():
-            heard = self._sleep()
+            heard = self._watch.wait(self._ears, self._timeout_s())
             with unforked():
                 self._work(heard=heard)
         with unforked():
@@ -179,23 +178,6 @@ class Agent:
             return False
         is_busy = any(share.has_news for share in self._shares.values())
         return not is_busy or time.monotonic() > self._deadline
-
-    def _sleep(self) -> bool:
-        """Wait for mail, a wake-up or a due time; say whether it was a wake-up."""
-        ears = -1 if self._ears is None else self._ears.fileno()
-        try:
-            ready = self._poll_of(ears).poll(self._timeout_s() * 1000)
-        except OSError:
-            return True  # the ear is broken; listening to it will say how
-        return any(reader == ears for reader, _ in ready)
-
-    def _poll_of(self, ears: int) -> select.poll:
-        if ears != self._polled_ears:
-            self._poll = select.poll()  # select() refuses descriptors from 1024 on
-            for reader in {self._mail.fileno(), ears} - {-1}:
-                self._poll.register(reader, select.POLLIN)
-            self._polled_ears = ears
-        return self._poll
 
     def _hear(self) -> None:
         if self._ears is not None:

@@ -64,6 +64,41 @@ class Mailbox:
         os.close(self._write)
 
 
+class Ear(Protocol):
+    """Becomes readable when the store calls."""
+
+    def fileno(self) -> int:
+        """Give what to select on; -1 while it hears nothing."""
+
+
+class Watch:
+    """Waits for letters and for the store's call; one thread's own."""
+
+    def __init__(self, mail: Mailbox) -> None:
+        self._mail = mail
+        self._polled: int | None = None
+
+    def wait(self, ear: Ear | None, timeout_s: float | None) -> bool:
+        """Wait for either; say whether the store has called.
+
+        So it is with an ear that is broken: listening to it will say how.
+        """
+        reader = -1 if ear is None else ear.fileno()
+        try:
+            ready = self._poll_of(reader).poll(None if timeout_s is None else timeout_s * 1000)
+        except OSError:
+            return True
+        return any(found == reader for found, _ in ready)
+
+    def _poll_of(self, reader: int) -> select.poll:
+        if reader != self._polled:
+            self._poll = select.poll()  # select() refuses descriptors from 1024 on
+            for each in {self._mail.fileno(), reader} - {-1}:
+                self._poll.register(each, select.POLLIN)
+            self._polled = reader
+        return self._poll
+
+
 class Postman(Protocol):
     """Brings calls into the thread that owns the pool."""
 
