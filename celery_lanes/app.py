@@ -338,7 +338,7 @@ class Lanes:
             model: ``provider/model``, if it is another one now; for its CallInfo only.
 
         Raises ``NotInLane`` for a task that runs in none. What it raises else ends the body, as
-        Celery's ``Reject`` does: let it pass.
+        Celery's ``Ignore`` does: let it pass.
         """
         held = _held(request)
         known = checked_lane(lane, self.settings, lambda: self.store)

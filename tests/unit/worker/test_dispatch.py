@@ -34,7 +34,7 @@ def test_a_body_that_makes_room_does_not_run_again_if_it_has_been_revoked(is_rev
     attempt.request = request = Request(is_revoked=is_revoked)
     attempt.acked = True  # early; else by the revoke
 
-    dispatcher._fail(attempt, lambda: request, SimpleNamespace(exception=Yielded(requeue=True)))
+    dispatcher._fail(attempt, lambda: request, SimpleNamespace(exception=Yielded()))
     attempt.end()
 
     assert attempt.outcome is outcome
