@@ -100,10 +100,8 @@ def checked_stage(stage: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Give a stage as it will be read. ``ValueError`` for what is no JSON object of up to 64 KB."""
     if stage is None:
         return None
-    if not isinstance(stage, Mapping):
-        raise ValueError(f"expected stage to be a JSON object, got {type(stage).__name__}")
     try:
-        text = json.dumps(dict(stage), allow_nan=False)
+        text = json.dumps({**stage}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"expected stage to be a JSON object: {error}") from error
     if len(text) > MAX_STAGE_BYTES:

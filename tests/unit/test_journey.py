@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import contextmanager
 
 import pytest
 
 from celery_lanes.callinfo import HEADER
+from celery_lanes.cancellation import Cancellation
+from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.journey import MAX_STAGE_BYTES, destination, moved, returned, stage_in
+from celery_lanes.position import find_position
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason
 from celery_lanes.store.calls import Call
+from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.rules import Policy
+
+LANES = Settings.parse({"lanes": {"a": {}, "b": {}}})
 
 
 def grant_of(header: object) -> Grant:
@@ -96,3 +104,43 @@ def test_an_odd_stage_is_refused_where_it_is_said(stage):
 def test_an_odd_delay_is_refused(delay):
     with pytest.raises(ValueError, match="expected delay to be a number of seconds"):
         returned(None, delay)
+
+
+class Moving(MemoryStore):
+    """A store in which a call moves from lane "b" to "a" when somebody has looked into "a"."""
+
+    looks = 0
+
+    def position(self, lane, task_id):
+        with self._after(lane):
+            return super().position(lane, task_id)
+
+    def cancel(self, lane, task_id):
+        with self._after(lane):
+            return super().cancel(lane, task_id)
+
+    @contextmanager
+    def _after(self, lane):
+        try:
+            yield
+        finally:
+            self.looks += 1
+            if self.looks == 1:
+                self.clear()
+                self.admit("a", [Call(id="c2", task_id="t", task="x")], policy=Policy.FAIR)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda store: find_position(store, "t", ["a", "b"]).lane,
+        lambda store: next(iter(Cancellation(LANES, store).cancel("t"))),
+    ],
+    ids=["position", "cancel"],
+)
+def test_a_call_that_moves_while_it_is_looked_for_is_found(look):
+    store = Moving()
+    store.admit("b", [Call(id="c1", task_id="t", task="x")], policy=Policy.FAIR)
+
+    assert look(store) == "a"
+    assert store.looks > 1
