@@ -75,8 +75,8 @@ class Holder:
     def _start(self) -> None:
         with self._starting:
             if not self._is_started:
-                self._is_started = True
                 threading.Thread(target=self._run, name="lanes-slots", daemon=True).start()
+                self._is_started = True  # not before: there may be no room for a thread
 
     # -- the thread's mail -----------------------------------------------------------------------
 
@@ -87,7 +87,8 @@ class Holder:
         self._desks[ticket.lane].take_in(ticket)
 
     def _give_up(self, ticket: Ticket) -> None:
-        self._desks[ticket.lane].give_up(ticket)
+        if (desk := self._desks.get(ticket.lane)) is not None:  # else it was never asked for
+            desk.give_up(ticket)
 
     def _give_back(self, ticket: Ticket, outcome: Outcome, cost: float | None) -> None:
         self._desks[ticket.lane].give_back(ticket, outcome, cost)

@@ -86,11 +86,12 @@ class Slot:
         """
         keeper = self._begin()
         try:
+            keeper.want(self._ticket)
             self._ticket.granted.result()
+            self._is_held = True
         except BaseException:
             keeper.give_up(self._ticket)
             raise
-        self._is_held = True
         return self
 
     def __exit__(
@@ -108,11 +109,12 @@ class Slot:
         self._is_async = True
         keeper = self._begin()
         try:
+            keeper.want(self._ticket)
             await asyncio.wrap_future(self._ticket.granted)
+            self._is_held = True
         except BaseException:
             keeper.give_up(self._ticket)
             raise
-        self._is_held = True
         return self
 
     async def __aexit__(
@@ -132,7 +134,6 @@ class Slot:
         if self._keeper is not None:
             raise LanesError("a slot is for one block; ask for another one: lanes.slot(...)")
         self._keeper = self._find_keeper()
-        self._keeper.want(self._ticket)
         return self._keeper
 
     def _give_back(self, outcome: Outcome, cost: float | None = None) -> None:
