@@ -217,11 +217,18 @@ class Lanes:
         """
         return self.cancellation().cancel(str(getattr(task, "id", task)))
 
-    def cancel_caller(self, caller: str) -> dict[str, int]:
+    def cancel_caller(self, caller: str, *, anonymous: bool = False) -> dict[str, int]:
         """Cancel all that waits of a caller; gives how many calls in which lanes.
 
-        What comes or goes meanwhile, or is still in the broker, may stay.
+        What comes or goes meanwhile, or is still in the broker, may stay. ``ValueError`` for "",
+        which is whoever has not said who it is, and may be a name that got lost on its way here:
+        ``anonymous=True`` means it.
         """
+        if not caller and not anonymous:
+            raise ValueError(
+                'expected the name of a caller, got ""; all calls without one are cancelled by'
+                ' cancel_caller("", anonymous=True)'
+            )
         return self.cancellation().cancel_caller(fitting(caller))
 
     def cancellation(self) -> Cancellation:
