@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 1.0
 
+LONGEST_SLEEP_S = 3600.0
+"""A lease may last for years; the system takes no such time-out."""
+
 
 class Holder:
     """One process's tickets, in any lane; a forked child makes its own.
@@ -103,7 +106,10 @@ class Holder:
 
     def _timeout_s(self) -> float | None:
         due_at = min((desk.due_at for desk in self._desks.values()), default=inf)
-        return None if due_at == inf else max(0.0, max(due_at, self._retry_at) - time.monotonic())
+        if due_at == inf:
+            return None
+        left_s = max(due_at, self._retry_at) - time.monotonic()
+        return min(max(0.0, left_s), LONGEST_SLEEP_S)
 
     def _work(self, *, heard: bool) -> None:
         """Take one round; whatever goes wrong, the thread goes on."""

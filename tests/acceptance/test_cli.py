@@ -219,6 +219,8 @@ def test_a_caller_is_steered_shown_and_given_back(shell):
         ["--caller", "alice", "--weight", "0"],
         ["--weight", "2"],
         ["--rate", "fast"],
+        ["--rate", "9999999M/s"],
+        ["--tokens", "0.5/m"],
     ],
     ids=" ".join,
 )

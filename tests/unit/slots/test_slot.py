@@ -358,6 +358,15 @@ def test_slots_are_renewed_while_their_blocks_run(lanes):
         assert not slot.is_lost
 
 
+def test_a_lease_may_last_for_longer_than_the_system_can_wait(make_lanes):
+    lanes = make_lanes(lane={"lease_ttl": "100d"})
+
+    with lanes.slot("ollama/x"):
+        threading.Event().wait(0.1)  # the thread goes to sleep
+
+    assert counts(lanes) == (0, 0)
+
+
 def test_a_bucket_that_refills_lets_the_waiter_go_with_no_worker_there(make_lanes):
     lanes = make_lanes(lane={"max_concurrent": 5, "rate": "10/s"})
 
