@@ -13,9 +13,8 @@ from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
-from celery_lanes.store.checks import MAX_SLOTS, check_limit, check_weight
+from celery_lanes.store.checks import MAX_SLOTS, check_weight
 from celery_lanes.store.leases import DEAD_LETTERS
-from celery_lanes.store.rules import Limit
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -56,12 +55,9 @@ class Weight(click.ParamType[float | None]):
 
 
 class Rate(click.ParamType[str | None]):
-    """A rate, "none", or "default" for what the file says; ``burst`` as for ``durations.bucket``."""
+    """A rate, "none", or "default" for what the file says."""
 
     name = "RATE|none|default"
-
-    def __init__(self, limit: Limit, burst: int | None) -> None:
-        self._limit, self._burst = limit, burst
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -70,7 +66,7 @@ class Rate(click.ParamType[str | None]):
         if value in {"default", "none"}:
             return None if value == "default" else ""
         try:
-            check_limit(self._limit, durations.bucket(value, burst=self._burst))
+            durations.bucket(value)
         except ValueError:
             words = 'a rate such as "60/m", "none" or "default"'
             self.fail(f"expected {words}, got {value!r}", param, ctx)
@@ -111,9 +107,9 @@ def _route(ctx: click.Context, /, model: str, task: str | None) -> None:
 @click.argument("lane")
 @click.option("--max", "slots", metavar="N|default", type=Slots(),
               help="Calls at once, cluster-wide.")  # fmt: skip
-@click.option("--rate", metavar="RATE|none|default", type=Rate(Limit.RATE, 1),
+@click.option("--rate", metavar="RATE|none|default", type=Rate(),
               help='Limit in calls, such as "60/m".')  # fmt: skip
-@click.option("--tokens", metavar="RATE|none|default", type=Rate(Limit.TOKENS, None),
+@click.option("--tokens", metavar="RATE|none|default", type=Rate(),
               help='Limit in cost, such as "100k/m".')  # fmt: skip
 @click.option("--caller", metavar="NAME", help="Change this caller's weight and rate instead.")
 @click.option("--weight", metavar="W|default", type=Weight(), help="Share of the caller.")

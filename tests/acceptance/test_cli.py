@@ -220,7 +220,7 @@ def test_a_caller_is_steered_shown_and_given_back(shell):
         ["--weight", "2"],
         ["--rate", "fast"],
         ["--rate", "9999999M/s"],
-        ["--tokens", "0.5/m"],
+        ["--tokens", "9999999M/s"],
     ],
     ids=" ".join,
 )
