@@ -16,7 +16,8 @@ TIME = """local time = redis.call('TIME')
 
 
 TURN_EVERY, LOOKED_AT, PLACES_READ = 3, 2, 2
-"""Grants to a turn of a lower level, callers looked at, calls of each that are read: few calls wait in a test at once."""
+"""Grants to a turn of a lower level, callers looked at, calls of each that are read at once: few
+calls wait in a test."""
 
 BOUNDS = {
     "local TURN_EVERY, FORGET_AT_ONCE = 20,": f"local TURN_EVERY, FORGET_AT_ONCE = {TURN_EVERY},",
