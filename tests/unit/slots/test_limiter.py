@@ -79,7 +79,7 @@ def test_a_request_that_failed_says_nothing_of_service_times(lanes):
 
     model = ConcurrencyLimitedModel(FunctionModel(refuse), limiter=LaneLimiter(lanes, "ollama/x"))
     with pytest.raises(ModelHTTPError):
-        Agent(model).run_sync("why?")
+        asyncio.run(Agent(model).run("why?"))
 
     with lanes.slot("ollama/x") as slot:
         slot.release(failed=True)
