@@ -14,12 +14,12 @@ from celery_lanes.store.calls import (
     Parked,
     Verdict,
 )
-from celery_lanes.store.grants import serve_tickets
+from celery_lanes.store.grants import serve_tickets, will_pass
 from celery_lanes.store.keys import account_of
 from celery_lanes.store.ledger import Ledger, Record
 from celery_lanes.store.preemption import preempt
 from celery_lanes.store.rules import Policy
-from celery_lanes.store.survey import survey
+from celery_lanes.store.survey import buckets_pass_in_ms, survey
 
 
 def admit(
@@ -77,5 +77,7 @@ def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None)
     if max_wait_ms is None or record.call.due_ms > ledger.now:
         return None
     standing = survey(lane, ledger, record)
-    wait_ms = standing.wait_ms
-    return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(standing.ahead, wait_ms)
+    ahead, wait_ms = standing.ahead, standing.wait_ms
+    if wait_ms is not None and will_pass(ledger, record):
+        ahead, wait_ms = 0, buckets_pass_in_ms(ledger, record)
+    return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(ahead, wait_ms)
