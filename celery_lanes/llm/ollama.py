@@ -128,8 +128,13 @@ def _call_piece(call: Mapping[str, Any], into: Assembly) -> ToolCallDelta:
         index=into.next_index,
         id=string(call.get("id")) or None,
         name=string(function.get("name")),
-        arguments=json.dumps(function.get("arguments") or {}),
+        arguments=_arguments(function.get("arguments")),
     )
+
+
+def _arguments(arguments: object) -> str:
+    """Take the object, or its text, which some relatives send."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {})
 
 
 def _read_end(event: Mapping[str, Any], into: Assembly) -> None:
