@@ -68,9 +68,10 @@ def test_a_missing_key_is_told_with_both_variables():
     [
         ({}, "http://localhost:11434/api/chat"),
         ({"OLLAMA_HOST": "gpu"}, "http://gpu:11434/api/chat"),
+        ({"OLLAMA_HOST": ":8000"}, "http://localhost:8000/api/chat"),
         ({"OLLAMA_HOST": "https://gpu/o/"}, "https://gpu/o/api/chat"),
     ],
-    ids=["default", "host", "url"],
+    ids=["default", "host", "port", "url"],
 )
 def test_ollama_needs_no_key(env, url):
     assert asked_url(env, "ollama/qwen3:30b") == (url, None)
