@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from celery_lanes.errors import ProviderError, StreamInterrupted, Unsupported
+from celery_lanes.errors import ProviderError, Unsupported
 from celery_lanes.llm import refusals
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
@@ -20,7 +20,7 @@ from celery_lanes.llm.http import Call, HttpClient, Transport
 from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
-from celery_lanes.llm.stream import Stream
+from celery_lanes.llm.stream import Stream, interrupted
 from celery_lanes.llm.wire import NoReply, Wire
 
 _LAST_EVENT = "[DONE]"
@@ -131,7 +131,7 @@ class HttpProvider:
                 raise self._http.no_reply(call.model, what, headers=response.headers)
         except ProviderError as error:
             if assembly.has_begun:
-                raise _interrupted(error, assembly) from error
+                raise interrupted(error, assembly) from error
             raise
         yield Done(reply=assembly.reply())
         self._http.drain(events, call)
@@ -177,13 +177,3 @@ def _parsed(text: str) -> object:
     except (ValueError, RecursionError):
         return text
     return parsed
-
-
-def _interrupted(error: ProviderError, assembly: Assembly) -> StreamInterrupted:
-    return StreamInterrupted(
-        f"{error} (in mid-reply)",
-        error.status,
-        error.retry_after_s,
-        error.request_id or assembly.request_id,
-        usage=assembly.reply().usage.model_dump(),
-    )
