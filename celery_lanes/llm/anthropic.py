@@ -57,6 +57,7 @@ _CHOICE = {"auto": "auto", "none": "none", "required": "any"}
 
 def anthropic_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) -> HttpProvider:
     """Make a provider of an account at Anthropic, or at who speaks its API."""
+    dsn.known_options(name)
     return HttpProvider(name, dsn, AnthropicWire(), transport=transport)
 
 

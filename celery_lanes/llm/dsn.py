@@ -57,6 +57,14 @@ class Dsn:
         secret = read_token(unquote(token), variable=variable)
         return cls(kind, base_url, secret, tuple(parse_qsl(parts.query)))
 
+    def known_options(self, name: str, *known: str) -> dict[str, str]:
+        """Give the options of provider ``name``. Raises ``ConfigError`` for an unknown one."""
+        options = dict(self.options)
+        if unknown := ", ".join(sorted(options.keys() - set(known))):
+            only = f", only {', '.join(known)}" if known else ""
+            raise ConfigError(f"LLM_{name.upper()} knows no option {unknown}{only}")
+        return options
+
     def with_path(self, path: str) -> Dsn:
         """Add a path if the address is a bare host."""
         has_path = bool(urlsplit(self.base_url).path)

@@ -63,6 +63,7 @@ UNSIGNED = "skip_thought_signature_validator"
 
 def gemini_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) -> HttpProvider:
     """Make a provider of an account at Google."""
+    dsn.known_options(name)
     return HttpProvider(name, dsn, GeminiWire(), transport=transport)
 
 

@@ -35,6 +35,7 @@ def ollama_provider(
     name: str, dsn: Dsn, *, timeout_s: float = TIMEOUT_S, transport: Transport | None = None
 ) -> HttpProvider:
     """Make a provider of an Ollama server."""
+    dsn.known_options(name)
     return HttpProvider(name, dsn, OllamaWire(), timeout_s=timeout_s, transport=transport)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from celery_lanes.errors import ConfigError
 from celery_lanes.llm import refusals
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
@@ -53,11 +52,7 @@ def openai_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) 
         dsn: its address and key; takes the option ``max_tokens_field``.
         transport: an httpx transport, in tests.
     """
-    options = dict(dsn.options)
-    max_tokens = options.pop(MAX_TOKENS_FIELD, "")
-    if options:
-        unknown = ", ".join(sorted(options))
-        raise ConfigError(f"LLM_{name.upper()} knows no {unknown}, only {MAX_TOKENS_FIELD}")
+    max_tokens = dsn.known_options(name, MAX_TOKENS_FIELD).get(MAX_TOKENS_FIELD, "")
     host = urlsplit(dsn.base_url).hostname
     wire = OpenAIWire(host == "api.openai.com", max_tokens, host == "api.deepseek.com")
     return HttpProvider(name, dsn, wire, transport=transport)

@@ -137,9 +137,10 @@ def test_an_unknown_provider_is_told_both_places_and_what_is_close():
     assert "did you mean openai" in message
 
 
-def test_an_unknown_option_is_refused():
-    with pytest.raises(ConfigError, match="LLM_M1 knows no speed, only max_tokens_field"):
-        Registry({"LLM_M1": "openai://h?speed=9"}).parse("m1/x")
+@pytest.mark.parametrize("scheme", ["openai", "anthropic", "gemini", "ollama", "foreman"])
+def test_an_unknown_option_is_refused(scheme):
+    with pytest.raises(ConfigError, match="LLM_BOX knows no option fast"):
+        Registry({"LLM_BOX": f"{scheme}://h?fast=1"}).provider("box")
 
 
 def test_a_provider_is_kept_until_its_variable_changes():
