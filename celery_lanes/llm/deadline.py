@@ -42,11 +42,20 @@ class Deadline(Mapping[str, float]):
         self.renew()
 
     def __getitem__(self, step: str) -> Left:
-        """Give the time-out of a step (connect, pool, write, read) in seconds, never quite 0."""
-        now = time.monotonic()
-        ends_at = now + (CONNECT_TIMEOUT_S if step == "connect" else MAX_WAIT_S)
-        left = Left(max(min(self._over_at, ends_at) - now, 0.001))
-        left.now = lambda: min(self._over_at, ends_at) - time.monotonic()
+        """Give the time-out of a step (connect, pool, write, read) in seconds, never quite 0.
+
+        The provider is silent from when it is first read from: what is before that is our own.
+        """
+        if step == "read":
+            self.renew()
+        ends_at = time.monotonic() + (CONNECT_TIMEOUT_S if step == "connect" else MAX_WAIT_S)
+
+        def now() -> float:
+            over_at = self._over_at if step == "read" else self._ends_at
+            return min(over_at, ends_at) - time.monotonic()
+
+        left = Left(max(now(), 0.001))
+        left.now = now
         return left
 
     def __iter__(self) -> Iterator[str]:

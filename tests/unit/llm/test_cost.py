@@ -69,6 +69,15 @@ def test_a_silence_is_over_before_the_whole():
     assert str(deadline) == "was silent for 0 s"
 
 
+def test_a_silence_begins_when_there_is_something_to_hear():
+    deadline = Deadline(60.0, idle_s=30.0)
+    deadline._silent_at = 0.0  # certificates were read, a connection was made
+
+    assert deadline["connect"] > 5.0
+    assert deadline["write"] > 50.0
+    assert 20.0 < deadline["read"] <= 30.0
+
+
 def test_a_sign_of_life_renews_the_silence():
     deadline = Deadline(60.0, idle_s=30.0)
     deadline._silent_at = 0.0
