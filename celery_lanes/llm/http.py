@@ -189,6 +189,10 @@ class HttpClient:
         said = self._without_key(str(error)) or type(error).__name__
         kind = errors.TransientError
         match error:
+            case httpx.ConnectTimeout() if call.deadline.is_over:
+                what = str(
+                    call.deadline
+                )  # the caller's time is up: that says nothing of the server
             case httpx.ConnectError() | httpx.ConnectTimeout():
                 kind = errors.Unreachable
                 what = f"cannot be reached at {self._base_url}: {said}"

@@ -32,7 +32,7 @@ def transport(base_url: str) -> httpx.BaseTransport:
     """
     scheme = urlsplit(base_url).scheme
     url = _proxy_of(scheme, urlsplit(base_url).hostname or "")
-    certificates = _certificates()
+    certificates = _certificates() if scheme == "https" else None  # which takes a while
     try:
         return _Transport(certificates, _read_proxy(url) if url else None)
     except (ValueError, RuntimeError, httpx.InvalidURL):
@@ -45,7 +45,7 @@ def transport(base_url: str) -> httpx.BaseTransport:
 class _Transport(httpx.HTTPTransport):
     """httpx's own, but for the sockets: it has no place for another's."""
 
-    def __init__(self, certificates: ssl.SSLContext, proxy: httpx.Proxy | None) -> None:
+    def __init__(self, certificates: ssl.SSLContext | None, proxy: httpx.Proxy | None) -> None:
         self._pool = _pool(certificates, proxy)
 
 
@@ -123,7 +123,9 @@ def _addresses(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def _pool(certificates: ssl.SSLContext, proxy: httpx.Proxy | None) -> httpcore.ConnectionPool:
+def _pool(
+    certificates: ssl.SSLContext | None, proxy: httpx.Proxy | None
+) -> httpcore.ConnectionPool:
     options: dict[str, Any] = {
         "ssl_context": certificates,
         "max_connections": None,  # the lane is the cap
