@@ -15,14 +15,15 @@ from urllib.parse import urlsplit
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.chain import Chain
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
-from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.events import Observer
-from celery_lanes.llm.health import HealthStore, MemoryHealth
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
 from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import HealthConfig, HealthStore
+from celery_lanes.store.health_memory import MemoryHealth
 
 if TYPE_CHECKING:
     from celery_lanes.llm.http import Transport
@@ -132,8 +133,10 @@ class Registry:
         self._named.update(found)
         return [wrong for wrong in found.values() if isinstance(wrong, ConfigError)]
 
-    def parse(self, spec: object) -> Chain:
+    def parse(self, spec: object, *, health: HealthStore | None = None) -> Chain:
         """Chain a spec's targets in order: aliases are put in inline, and equal ones left out.
+
+        ``health`` is another than the registry's, for this chain.
 
         Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` as
         ``provider`` does.
@@ -143,7 +146,7 @@ class Registry:
         plan = Plan(
             spec=str(spec),
             targets=targets,
-            health=self.health,
+            health=health or self.health,
             config=self.chain_config,
             observers=self._observers,
         )
