@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -57,9 +57,8 @@ class RedisTranscripts:
     def last(self, task_id: str) -> Entry | None:
         """Read the last entry."""
         key, _ = self._keys.of_reply(task_id)
-        ask = ("XREVRANGE", key, "+", "-", "COUNT", 1)
-        found = self._wire.ask(key, lambda server: server.execute_command(*ask))
-        return next(map(_entry, _pairs(found)), None)
+        found = self._wire.ask(key, lambda server: server.xrevrange(key, count=1))
+        return _entry(*found[0]) if found else None
 
     def stop(self, task_id: str, how: Stop) -> None:
         """Have a call end."""
@@ -144,7 +143,7 @@ class RedisFollower:
         """Read the answer."""
         with self._faultless():
             answer = self._connection.read_response(disconnect_on_error=True)
-        return [_entry(pair) for _, found in answer or () for pair in _pairs(found)]
+        return [_entry(name, _pairs(flat)) for _, found in answer or () for name, flat in found]
 
     def fileno(self) -> int:
         """Give the connection's descriptor."""
@@ -186,12 +185,10 @@ def _exchange(server: Any, commands: Sequence[tuple[Argument, ...]]) -> list[Any
     return answers
 
 
-def _entry(pair: tuple[bytes, list[bytes]]) -> Entry:
-    name, fields = pair
-    told = dict(zip(fields[::2], fields[1::2], strict=True))
+def _entry(name: bytes, told: Mapping[bytes, bytes]) -> Entry:
     return Entry(Mark.parse(name.decode()), int(told[b"n"]), told[b"e"].decode())
 
 
-def _pairs(found: Any) -> list[tuple[bytes, list[bytes]]]:
-    """Read (name, fields) pairs, which redis-py parses for its own methods only."""
-    return [(name, fields) for name, fields in found or ()]
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Read names and values as the server lists them, where redis-py does not."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
