@@ -20,7 +20,7 @@ from celery_lanes.callinfo import HEADER, Held, held_by
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
-from celery_lanes.errors import ConfigError, NotInLane, StoreError
+from celery_lanes.errors import ConfigError, NotInLane, NotQueued, StoreError
 from celery_lanes.journey import moved, returned, stage_in
 from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.position import Position, find_position
