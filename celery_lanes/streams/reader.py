@@ -72,9 +72,10 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._stop("drain" if drain else "abort")
 
     def close(self) -> None:
-        """Read no more. May be repeated."""
+        """Read no more. May be repeated. A step that is being taken closes it when it is done."""
         self._has_ended = True
-        self._follower.close()
+        if self._step_taken is None or self._step_taken.done():
+            self._follower.close()
 
     def __del__(self) -> None:
         with suppress(Exception):  # it was never made, or the interpreter ends
@@ -184,7 +185,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         except StoreUnavailable as error:
             self._bear(error)
         if self._has_ended:
-            self.close()
+            self._follower.close()
 
     def _take(self, entries: list[Entry]) -> None:
         self._away_since = None

@@ -194,6 +194,32 @@ def test_who_gives_up_waiting_loses_nothing(call):
     assert told(asyncio.run(read())) == ["start", "a", "b", "done"]
 
 
+def test_steps_are_taken_one_at_a_time_and_the_last_one_closes(call):
+    async def read():
+        reader = call.reader()
+        step, at_work = reader._step, []
+
+        def slow_step():
+            at_work.append(len(at_work) + 1)
+            time.sleep(0.05)
+            step()
+            seen.append(at_work.pop())
+
+        reader._step, seen = slow_step, []
+        for _ in range(10):
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(reader), 0.01)
+        await reader.__aexit__(None, None, None)
+        assert reader._step_taken is not None
+        await reader._step_taken
+        return seen, reader._follower.fileno()
+
+    steps, descriptor = asyncio.run(read())
+
+    assert set(steps) == {1}
+    assert descriptor == -1
+
+
 class Away(MemoryTranscripts):
     def follow(self, task_id):
         follower = super().follow(task_id)
