@@ -343,6 +343,18 @@ def test_under_celery_a_chain_runs_in_the_lane_of_its_first_model(shop, stubs):
     assert ledger(result["attempts"]) == [("a/small", "RateLimited"), ("b/small", None)]
 
 
+def test_under_celery_a_chain_is_streamed_by_who_answers(shop, stubs):
+    stubs[0].script(Answer(status=429, body={}, headers={"Retry-After": "60"}))
+    generate = shop.tasks["celery_lanes.generate"]
+
+    call = generate.s(SPEC, "hello you").set(stream=True).apply_async()
+    events = list(shop.lanes.stream(call, timeout=FAR_S))
+
+    assert "".join(event.text for event in events) == call.get(timeout=FAR_S)["text"] == "hello you"
+    assert (events[0].type, events[-1].type) == ("start", "done")
+    assert ledger(call.get()["attempts"]) == [("a/small", "RateLimited"), ("b/small", None)]
+
+
 def test_under_celery_an_exhausted_chain_says_why_and_whose_it_was(shop, stubs):
     for stub in stubs:
         stub.script(Answer(status=404, body={"error": {"message": "who?"}}))
