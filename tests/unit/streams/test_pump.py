@@ -134,7 +134,7 @@ def test_an_abort_cuts_the_line_and_a_drain_only_tells_the_readers(pump):
 
 def test_a_silent_provider_is_given_up_by_the_time_that_holds(pump, clock):
     hangup = pump.hangup
-    hangup.opens(lambda: None)
+    hangup.opens()
     clock[0] += 4
     pump.look()
     assert hangup.lapsed is None
@@ -143,7 +143,7 @@ def test_a_silent_provider_is_given_up_by_the_time_that_holds(pump, clock):
     pump.look()
     assert hangup.lapsed == "began no answer within 5 s"
 
-    hangup.opens(lambda: None)
+    hangup.opens()
     hangup.lives()
     clock[0] += 3
     pump.look()
