@@ -29,10 +29,10 @@ from celery_lanes.store.health_memory import MemoryHealth
 from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.keys import checked_name
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.memory_transcripts import MemoryTranscripts
 from celery_lanes.store.redis import RedisStore
-from celery_lanes.store.redis_transcripts import RedisTranscripts
 from celery_lanes.store.transcripts import Transcripts
+from celery_lanes.store.transcripts_memory import MemoryTranscripts
+from celery_lanes.store.transcripts_redis import RedisTranscripts
 from celery_lanes.store.wire import Client, parse_durability
 
 SOCKET_TIMEOUT_S = 1.0
