@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
 from celery_lanes.errors import ConfigError, NotQueued, StoreError
 from celery_lanes.lane import Lane, checked_lane
+from celery_lanes.llm.registry import Registry
 from celery_lanes.position import Position, find_position
 from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
@@ -59,11 +60,20 @@ class Lanes:
         app: the Celery app; it is kept as ``app.lanes``.
         config: a path, a ``Settings``, or nothing: ``$CELERY_LANES_CONFIG``, else
             ``config/lanes.toml``. Read at first use; a worker with a broken file does not start.
+        registry: makes the ``Registry``, at its first use, of the keywords that it is given; such
+            as ``partial(Registry, chain=ChainConfig(transient_retries=0))``.
     """
 
-    def __init__(self, app: Celery, config: Settings | str | Path | None = None) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        config: Settings | str | Path | None = None,
+        *,
+        registry: Callable[..., Registry] = Registry,
+    ) -> None:
         self.app: Any = app  # celery is not typed
         self._config = config
+        self._make_registry = registry
         self.sender = Sender(self)
         app.lanes = self
         _replace_classes(app)
@@ -78,7 +88,18 @@ class Lanes:
     @cached_property
     def router(self) -> LaneRouter:
         """Model to lane."""
-        return LaneRouter(self.settings)
+        return LaneRouter(lambda: self.settings, lambda: self.registry)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """What ``generate`` uses in this app: providers, and the aliases of the settings.
+
+        Nothing is read or opened before a provider is used.
+        """
+        return self._make_registry(aliases=self.settings.aliases, lane_of=self._lane_of)
+
+    def _lane_of(self, model: str) -> str:
+        return self.settings.lane_for(model).lane
 
     @cached_property
     def store(self) -> Store:

@@ -27,7 +27,7 @@ from celery_lanes.priority import (
     priority_of,
 )
 from celery_lanes.producer import AdmittingProducer
-from celery_lanes.router import MODEL_OPTION, LaneRouter
+from celery_lanes.router import MODEL_OPTION
 from celery_lanes.submission import TELL
 from celery_lanes.worker.intake import LaneQueueConsumer
 
@@ -50,7 +50,7 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
         """Put the lane router before the user's own routes, which stay in force for other tasks."""
         super().flush_routes()
         users: list[Any] = self._rtable  # type: ignore[has-type] # celery is not typed
-        self._rtable = [LaneRouter(lambda: self._lanes.settings), *users]
+        self._rtable = [self._lanes.router, *users]
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()

@@ -29,7 +29,7 @@ MAX_COUNTDOWN_S = 600.0
 """The longest bench that a call whose models are all benched comes again after."""
 
 registry = Registry()
-"""This process's providers; nothing is read or opened before the first call."""
+"""The providers of apps without lanes; nothing is read or opened before the first call."""
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -84,7 +84,7 @@ def generate(
     ``ProviderError`` (``ChainExhausted`` if nobody of several answered), and ``ConfigError`` for an
     unknown provider.
     """
-    chain = registry.parse(model)
+    chain = _registry(self).parse(model)
     asked = _request(model, prompt, **options)
     info = CallInfo.from_request(self.request) or CallInfo()
     began_at = time.monotonic()
@@ -104,6 +104,12 @@ def generate(
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
+
+
+def _registry(task: Any) -> Registry:
+    lanes = getattr(task.app, "lanes", None)
+    found: Registry = registry if lanes is None else lanes.registry
+    return found
 
 
 def _request(model: str, prompt: Prompt, **options: Any) -> Request:

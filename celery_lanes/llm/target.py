@@ -12,10 +12,11 @@ from celery_lanes.llm.stream import Stream
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is asked; its text is ``provider/model``."""
+    """Who is asked; its text is ``provider/model``. ``lane``: which one bounds it, if any."""
 
     provider: Provider
     model: str
+    lane: str | None = None
 
     def __str__(self) -> str:
         """Give what names it in a spec."""

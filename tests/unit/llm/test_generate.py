@@ -27,6 +27,10 @@ class Lanes:
         self.settled = []
         self.overloads = []
 
+    @property
+    def registry(self):
+        return tasks.registry
+
     def overloaded(self, request, *, retry_after):
         self.overloads.append((request.id, retry_after))
 
