@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from celery_lanes import errors
 from celery_lanes.callinfo import CallInfo, call_context
-from celery_lanes.llm import diary, failover
+from celery_lanes.llm import allowance, diary, failover, patience, retries, way
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.effects import ChainConfig, Effect, HealthConfig
 from celery_lanes.llm.fake import FakeProvider
@@ -77,8 +77,8 @@ def make(monkeypatch):
         clock = SimpleNamespace(
             monotonic=lambda: chains.now, time=lambda: chains.now + 10**9, sleep=chains.sleep
         )
-        monkeypatch.setattr(failover, "time", clock)
-        monkeypatch.setattr(diary, "time", clock)
+        for module in (allowance, diary, failover, patience, way):
+            monkeypatch.setattr(module, "time", clock)
         return chains
 
     return make
@@ -262,11 +262,13 @@ def test_an_exhausted_chain_has_a_reason_for_each_target(chains):
     assert type(error.__cause__) is errors.ModelNotFound
     assert error.attempts[2] == {
         "target": "b/y",
+        "lane": None,
         "error_class": "RateLimited",
         "reason": "answered 429: slow down",
         "status": 429,
         "retry_after_s": 3,
         "request_id": "req_7",
+        "queued_s": 0,
         "waited_s": 0,
         "ran_s": 0,
         "tokens": None,
@@ -390,7 +392,7 @@ def test_what_may_be_charged_is_lost_once_and_not_again(make):
 def test_pauses_grow_and_are_waited_before_the_next_attempt(make, monkeypatch):
     chains = make(transient_retries=9, retry_budget=9, backoff_s=0.5)
     chains.registry.health._config = HealthConfig(failure_threshold=99)
-    monkeypatch.setattr(failover.random, "uniform", lambda _, most_s: most_s)
+    monkeypatch.setattr(retries.random, "uniform", lambda _, most_s: most_s)
     chains.a.script(*[DOWN] * 6)
 
     reply = chains.ask()

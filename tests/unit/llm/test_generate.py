@@ -78,11 +78,13 @@ def test_a_prompt_becomes_a_result(generate):
         "attempts": [
             {
                 "target": "m1/small",
+                "lane": None,
                 "error_class": None,
                 "reason": None,
                 "status": None,
                 "retry_after_s": None,
                 "request_id": None,
+                "queued_s": 0,
                 "waited_s": 0,
                 "ran_s": ANY,
                 "tokens": 10,
