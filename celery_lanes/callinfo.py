@@ -45,7 +45,8 @@ class CallInfo:
         preemptible: a more urgent call may take its slot while it runs. ``None``: nobody has said;
             it may not.
         cost: what the call is estimated to cost, in the lane's unit (1 per call, or tokens).
-        nonce: the identity of this publish, stamped by the sender.
+        nonce: the identity of this publish, stamped by the sender; another one in each lane.
+        origin: the nonce that it was published by, if it has come from another lane since.
         wait_s: seconds between publish and grant; ``None`` before the grant.
     """
 
@@ -58,7 +59,13 @@ class CallInfo:
     preemptible: bool | None = None
     cost: float | None = None
     nonce: str = ""
+    origin: str = ""
     wait_s: float | None = None
+
+    @property
+    def call_id(self) -> str:
+        """Name the call in whichever lane it is, as an Idempotency-Key must."""
+        return self.origin or self.nonce
 
     def to_header(self) -> dict[str, Any]:
         """Give the header's value: plain JSON types, defaults left out."""

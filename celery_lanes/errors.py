@@ -9,6 +9,7 @@
     │   └── LaneNotConfigured
     ├── NotQueued
     │   └── AlreadyStarted
+    ├── NotInLane
     ├── LaneBusy
     ├── Preempted
     ├── WaitCancelled
@@ -69,6 +70,13 @@ class NotQueued(LanesError):
 
 class AlreadyStarted(NotQueued):
     """The call does not wait any more: it is running, or its result is being written."""
+
+
+class NotInLane(LanesError):
+    """The task does not run in a lane, so it can neither move nor be given back.
+
+    So it is with ``enabled = false``, eager tasks, and those whose queue is no lane's.
+    """
 
 
 class LaneBusy(LanesError):

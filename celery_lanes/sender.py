@@ -16,6 +16,7 @@ from celery.app.amqp import AMQP
 from celery_lanes.admission import Admission, check_max_wait, meta_of
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.errors import ConfigError
+from celery_lanes.journey import STAGE, stage_in
 from celery_lanes.priority import (
     PREEMPTIBLE,
     PRIORITY,
@@ -92,7 +93,10 @@ class Sender:
         headers = dict(options.get("headers") or {})
         carried, caller, run_id = headers.get(HEADER), given["caller"], given["run_id"]
         info = self.attribute(carried, caller=caller, run_id=run_id, **of_lane)
-        options["headers"] = {**headers, HEADER: info.to_header()}
+        options["headers"] = {
+            **headers,
+            HEADER: {**info.to_header(), **self._stage(carried, message)},
+        }
         if lane and self._admits(lane, producer):
             admit = Admission(
                 self._lanes, lane, name, message, info, given["max_wait"], given[TELL]
@@ -157,6 +161,14 @@ class Sender:
             return CallInfo.from_request(parent.request) or CallInfo()
         return CallInfo.from_header(carried)
 
+    def _stage(self, carried: object, message: Any) -> dict[str, Any]:
+        """Find how far a call has come whose retry this is: it runs in the same lane."""
+        if (stage := stage_in(carried)) is None:
+            return {}
+        parent = self._lanes.app.current_worker_task
+        is_again = parent and parent.request.id == meta_of(message)["id"]
+        return {STAGE: stage} if is_again else {}
+
     def _origin(self, carried: object) -> CallInfo:
         """Find whom a publish is for, unless it is told: as its parent task, else as carried."""
         parent = self._lanes.app.current_worker_task
@@ -171,12 +183,13 @@ class Sender:
 
     def _cost(self, lane: str, task: Any, message: Any, given: float | None) -> float | None:
         """Estimate in the lane's unit: what was given, else the task's own estimate, else 1."""
-        if given is not None:
-            return float(given)
+        return self.estimate(lane, task, *_arguments(message)) if given is None else float(given)
+
+    def estimate(self, lane: str, task: Any, args: Any, kwargs: Any) -> float | None:
+        """Ask a task what a call of it costs in a lane's unit; ``None`` if it cannot say."""
         estimate = getattr(task, "estimate_cost", None)
         if self._lanes.settings.lane(lane).cost != "tokens" or not callable(estimate):
             return None
-        args, kwargs = _arguments(message)
         return float(estimate(*args, **kwargs))
 
     def _admits(self, lane: str, producer: Any) -> bool:

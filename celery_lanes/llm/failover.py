@@ -122,11 +122,12 @@ class Failover:
         """Keep when a target may be asked again; a lone one may be even while it is benched."""
         is_busy = isinstance(error, ProviderError) and error.is_overload
         asked = asked_s(error) if is_busy else None
-        benched_s = benched.left_s if benched else 0.0
-        is_alone = len(self._plan.targets) == 1 and asked is not None
-        wait_s = (asked or 0.0) if is_alone else max(benched_s, asked or 0.0)
-        if benched is not None or asked is not None:
-            self._patience.note(target, wait_s)
+        if is_busy and self._terms.leg is not None:
+            self._terms.leg.refused(asked)
+        if len(self._plan.targets) == 1 and asked is not None:
+            self._patience.note(target, asked)
+        elif benched is not None or asked is not None:
+            self._patience.note(target, max(benched.left_s if benched else 0.0, asked or 0.0))
 
     def _tell_of(self, action: Action, trial: Trial, error: BaseException) -> None:
         match action:
@@ -147,7 +148,7 @@ class Failover:
             return
         state = {"was_asked": self._diary.was_asked, "free_at": self._patience.free_at}
         try:
-            leg.move(to.lane, self._travelling(**self._way.state(), **state))
+            leg.move(to.target, self._travelling(**self._way.state(), **state))
         except LaneBusy as busy:
             self._diary.passed_by(to.target, "LaneBusy", str(busy))
             self._diary.tell("lane_busy", to.target, retry_after_s=busy.retry_after_s)

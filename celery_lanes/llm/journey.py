@@ -14,8 +14,9 @@ from celery_lanes.llm.value import Told
 
 if TYPE_CHECKING:
     from celery_lanes.llm.patience import Wait
+    from celery_lanes.llm.target import Target
 
-MAX_LEDGER = 50
+MAX_LEDGER = 30
 """How many entries of the ledger travel: the last ones."""
 
 MAX_WAITS = 20
@@ -62,16 +63,19 @@ class Leg:
 
     Attributes:
         lane: which.
-        move: ends it: the call goes on in that lane. Raises ``LaneBusy`` if it would wait too long.
+        move: ends it: the call goes on with that target, in its lane. Raises ``LaneBusy`` if it
+            would wait there longer than it may.
         wait: ends it: the call comes again, in this lane.
+        refused: is told that a provider was only busy, and how many seconds it asked for.
         left_s: how long it may take, whatever the call has left.
         queued_s: how long the call waited in the lane for it.
         journey: how far it had come before; ``None`` at the beginning.
     """
 
     lane: str
-    move: Callable[[str, Journey], NoReturn]
+    move: Callable[[Target, Journey], NoReturn]
     wait: Callable[[Wait, Journey], NoReturn]
+    refused: Callable[[float | None], object]
     left_s: float = math.inf
     queued_s: float = 0.0
     journey: Journey | None = None

@@ -200,8 +200,9 @@ class Registry:
 
     def _target(self, name: Name) -> Target:
         provider, model = name
-        lane = self._lane_of(f"{provider}/{model}") if self._lane_of else None
-        return Target(self.provider(provider), model, lane)
+        spelled = f"{provider}/{model}"
+        lane = self._lane_of(spelled) if self._lane_of else None
+        return Target(self.provider(provider), model, lane, spelled)
 
     def _dsn(self, name: str, named: Dsn | ConfigError | None) -> Dsn:
         """Look where a provider is: in what was loaded, the environment, and what is known."""

@@ -12,11 +12,19 @@ from celery_lanes.llm.stream import Stream
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is asked; its text is ``provider/model``. ``lane``: which one bounds it, if any."""
+    """Who is asked; its text is ``provider/model``.
+
+    Attributes:
+        provider: who serves it.
+        model: its name there.
+        lane: which one bounds it, if any.
+        spelled: the text as it was written, by which the lane was found.
+    """
 
     provider: Provider
     model: str
     lane: str | None = None
+    spelled: str = ""
 
     def __str__(self) -> str:
         """Give what names it in a spec."""

@@ -30,7 +30,6 @@ class Elsewhere:
     """A target that is to be asked in its own lane."""
 
     target: Target
-    lane: str
 
 
 class Way:
@@ -56,9 +55,9 @@ class Way:
         """Say what is next; a target that is elsewhere stays the next one until ``skip``."""
         while (target := self._following()) is not None:
             found = self._enter(target)
-            if isinstance(found, Pass) and (lane := self._other_lane(target)) is not None:
+            if isinstance(found, Pass) and self._is_elsewhere(target):
                 self._give_back(found)
-                return Elsewhere(target, lane)
+                return Elsewhere(target)
             self.skip()
             if isinstance(found, Pass):
                 return self._ready(target, found)
@@ -90,8 +89,8 @@ class Way:
             self._insists = True
         return self._to_come[0] if self._to_come else None
 
-    def _other_lane(self, target: Target) -> str | None:
-        return None if self._leg is None or target.lane == self._leg.lane else target.lane
+    def _is_elsewhere(self, target: Target) -> bool:
+        return self._leg is not None and target.lane not in {None, self._leg.lane}
 
     def _enter(self, target: Target) -> Pass | Benched | None:
         if self._left_s(target) <= 0:
@@ -104,8 +103,8 @@ class Way:
         return found
 
     def _left_s(self, target: Target) -> float:
-        is_here = self._other_lane(target) is None
-        return self._allowance.left_s if is_here else self._allowance.left_elsewhere_s
+        allowance = self._allowance
+        return allowance.left_elsewhere_s if self._is_elsewhere(target) else allowance.left_s
 
     def _give_back(self, leave: Pass) -> None:
         """Leave the probe to whoever asks first; this call will only do so in the other lane."""

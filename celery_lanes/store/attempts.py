@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery_lanes.store.calls import Call
 
 
 class Outcome(str, Enum):
@@ -11,9 +15,10 @@ class Outcome(str, Enum):
 
     DONE: settled; the body ended well, and its time tells how long calls of the lane take.
     FAILED: settled; the body raised, was stopped, asked for a retry or never ran, so its time tells
-    nothing. BACK: put back unharmed, at its place and refunded. PREEMPTED: stopped for a more
-    urgent call, as the store has asked; put back like BACK, or closed if the rules say so. LOST:
-    the body died with its process; put back and counted, a dead letter after ``max_leases``.
+    nothing. BACK: put back unharmed, at its place and refunded. MOVED: it goes on in another lane,
+    where the worker that is handed its closing admits it; served here. PREEMPTED: stopped for a
+    more urgent call, as the store has asked; put back like BACK, or closed if the rules say so.
+    LOST: the body died with its process; put back and counted, a dead letter after ``max_leases``.
     STRANGE: this worker cannot run the call (unknown task); put back after a delay of 1, 2, 4 ... s
     and counted like LOST.
     """
@@ -21,32 +26,37 @@ class Outcome(str, Enum):
     DONE = "done"
     FAILED = "failed"
     BACK = "back"
+    MOVED = "moved"
     PREEMPTED = "preempted"
     LOST = "lost"
     STRANGE = "strange"
 
 
 class Reason(str, Enum):
-    """Why a call ends without a body that writes its result."""
+    """Why a call ends without a body that writes its result; MOVED: it ends in this lane only."""
 
     LOST = "lost"
     CANCELLED = "cancelled"
     DEAD = "dead"
     PREEMPTED = "preempted"
+    MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
     """Give a lease back; a wrong or old token changes nothing.
 
-    ``cost`` is the real cost of a call that is done or failed, if known: 0 to 1e9, less than 1
-    counts as 1.
+    ``cost`` is the real cost of a call that is done, failed or moved, if known: 0 to 1e9, less than
+    1 counts as 1. ``envelope`` is the message with which a call goes on, that is BACK or MOVED;
+    empty = as it is. ``wait_ms``: one that is BACK waits from so many ms later on.
     """
 
     call: str
     token: str
     outcome: Outcome = Outcome.DONE
     cost: float | None = None
+    wait_ms: int = 0
+    envelope: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +76,17 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """A call whose result this worker must write, then ``close``."""
+    """A call whose result this worker must write, then ``close``.
+
+    ``onward``: of one that is MOVED, the call as it has waited and run here. It has no result yet:
+    the worker admits it, under the name that its envelope says, to the lane that its envelope says.
+    """
 
     call: str
     token: str
     reason: Reason
     envelope: bytes = field(repr=False)
+    onward: Call | None = None
 
 
 @dataclass(frozen=True, slots=True)

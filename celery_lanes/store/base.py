@@ -116,6 +116,7 @@ class Store(Protocol):
     ) -> Turn:
         """Release, then grant up to ``want`` calls and hand out ``closings`` results to write.
 
+        What it releases as MOVED it is handed besides these, to be admitted to its next lane.
         A repeated ``request`` number (from 1) of the same worker gets the same grants again; a
         lower one only has its releases heard.
         Raises ``LaneNotConfigured`` (after the releases) if no rules are known.
@@ -175,7 +176,16 @@ class Store(Protocol):
         """
 
     def close(self, lane: str, *, call: str, token: str) -> bool:
-        """Settle a closing call, its result being written; False if the token is not its own."""
+        """Settle a closing call, its result being written, or its next lane having it.
+
+        False if the token is not its own.
+        """
+
+    def confirm(self, lane: str, call: str) -> None:
+        """Say that a call has left the lane that it came from, which will not bring it again.
+
+        Until then it is remembered for 7 days after it has settled, as ``onward_of`` says.
+        """
 
     def dead_letters(self, lane: str, limit: int, before_ms: int | None = None) -> list[DeadLetter]:
         """Read a page of up to 50 dead letters, the youngest first; 1,000 are kept, for 7 days.
@@ -194,8 +204,8 @@ class Store(Protocol):
     def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
         """Say that a running call's provider was overloaded, and for how long it asked to wait.
 
-        Counts once for each attempt, and only in an adaptive lane. False if the token is not the
-        holder's.
+        For so long nothing starts; in an adaptive lane the cap is halved, too. Counts once for each
+        attempt. False if the token is not the holder's.
         """
 
     def configure(self, lane: str, rules: LaneRules) -> None:

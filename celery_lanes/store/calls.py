@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from celery_lanes.store.attempts import Outcome
 
 MAX_CALLER_BYTES = 256
+
+MOVED_AGAIN_MS = 7 * 86_400_000
+"""How late another lane may bring a call again that it has moved: as long as nobody serves it."""
 
 
 class State(str, Enum):
@@ -36,9 +40,11 @@ class Call:
             without a nonce, which may rightly come again, unless the broker redelivers it.
         arrival: names this arrival of a message without a nonce: the same arrival, admitted again
             after a lost reply, is a duplicate also if the call has settled already.
-        redelivery_ms: how long after it has settled the broker may still bring its message again;
-            0 = no broker has brought it.
+        redelivery_ms: how long after it has settled it may still be brought again, by the broker
+            or by the lane that it came from; 0 = neither has brought it, or will.
         preemptible: a more urgent call may take its slot while it runs, where the rules allow it.
+        has_waited: it comes from another lane, and goes before what has not waited yet: before all
+            of its caller's calls of the same priority, but for others that have waited.
         holder: makes it a ticket, a slot for the process (incarnation) of this name alone: no
             worker runs it, and nobody writes a result. "" = a call for workers.
         envelope: the message itself; opaque to the store, and in no log or traceback: it may hold
@@ -56,6 +62,7 @@ class Call:
     arrival: str = ""
     redelivery_ms: int = 0
     preemptible: bool = False
+    has_waited: bool = False
     holder: str = ""
     envelope: bytes = field(default=b"", repr=False)
 
@@ -103,6 +110,12 @@ def fitting(caller: str) -> str:
     if len(raw) <= MAX_CALLER_BYTES:
         return raw.decode()
     return f"{raw[:200].decode(errors='ignore')}~{zlib.crc32(raw):08x}"
+
+
+def onward_of(call: Call) -> Call:
+    """Give a call as its next lane may have it: it has waited, and this lane may bring it again."""
+    known: Any = {"due_ms": 0, "remember": True, "arrival": ""}
+    return replace(call, has_waited=True, redelivery_ms=MOVED_AGAIN_MS, **known)
 
 
 @dataclass(frozen=True, slots=True)

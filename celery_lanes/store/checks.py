@@ -38,9 +38,21 @@ def check_calls(calls: Sequence[Call]) -> None:
 def check_releases(releases: Sequence[Release]) -> None:
     """Refuse releases whose real cost is no sensible number."""
     for release in releases:
-        Outcome(release.outcome)
+        _check_onward(release)
         if release.cost is not None:
             check_real_cost(release.cost, release.call)
+
+
+def _check_onward(release: Release) -> None:
+    """Refuse word of how to go on for a call that does not; one that moves must have some."""
+    outcome = Outcome(release.outcome)
+    what = f"wait_ms of call {release.call!r}"
+    _check_number(release.wait_ms, 0, MAX_TIME_MS, what, is_whole=True)
+    goes_on = outcome in (Outcome.BACK, Outcome.MOVED)
+    if (outcome is Outcome.MOVED and not release.envelope) or (release.envelope and not goes_on):
+        raise ValueError(f"expected a message with a call that goes on, and no other: {release}")
+    if release.wait_ms and outcome is not Outcome.BACK:
+        raise ValueError(f"expected a call to wait that goes back, got {release}")
 
 
 def check_real_cost(cost: float, call: str) -> None:
@@ -138,7 +150,8 @@ def check_ticket_releases(releases: Sequence[Release]) -> None:
     """Refuse what cannot become of a ticket: a holder that can say so has lost no process."""
     check_releases(releases)
     for release in releases:
-        if Outcome(release.outcome) not in (Outcome.DONE, Outcome.FAILED, Outcome.BACK):
+        is_end = Outcome(release.outcome) in (Outcome.DONE, Outcome.FAILED, Outcome.BACK)
+        if not is_end or release.envelope or release.wait_ms:
             raise ValueError(f"expected a ticket to end done, failed or back, got {release}")
 
 

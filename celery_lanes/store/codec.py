@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from celery_lanes.store.attempts import Claim, Closing, Grant, Outcome, Reason, Release, Turn
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import (
+    MOVED_AGAIN_MS,
     Busy,
     Call,
     Cancelled,
@@ -32,7 +33,7 @@ def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
     """Write a call."""
     account = account_of(policy, call.caller)
     names = (call.id, quoted(call.task_id), call.task, account, call.caller)
-    flags = int(call.remember) + 2 * int(call.preemptible)
+    flags = int(call.remember) + 2 * int(call.preemptible) + 4 * int(call.has_waited)
     numbers = (call.priority, repr(call.cost), call.due_ms, flags)
     holder = quoted(call.holder)
     return (*names, *numbers, call.redelivery_ms, call.arrival, holder, call.envelope)
@@ -41,7 +42,8 @@ def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
 def release_fields(release: Release) -> tuple[Argument, ...]:
     """Write a release."""
     cost = "" if release.cost is None else repr(release.cost)
-    return (release.call, release.token, Outcome(release.outcome).value, cost)
+    outcome = Outcome(release.outcome).value
+    return (release.call, release.token, outcome, cost, release.wait_ms, release.envelope)
 
 
 def rule_fields(rules: LaneRules) -> list[Argument]:
@@ -146,8 +148,27 @@ def _grants(told: bytes) -> Iterator[Grant]:
         at = ends[-1]
 
 
-def _closing(call: bytes, token: bytes, reason: bytes, envelope: bytes) -> Closing:
-    return Closing(call.decode(), token.decode(), Reason(reason.decode()), envelope)
+def _closing(
+    call: bytes, token: bytes, reason: bytes, envelope: bytes, *facts: bytes | int
+) -> Closing:
+    onward = _onward(call, envelope, *facts) if facts else None
+    return Closing(call.decode(), token.decode(), Reason(reason.decode()), envelope, onward)
+
+
+def _onward(call: bytes, envelope: bytes, *facts: Any) -> Call:
+    task_id, task, caller, priority, preemptible, cost = facts
+    return Call(
+        id=call.decode(),
+        task_id=unquote(task_id.decode()),
+        task=task.decode(),
+        caller=caller.decode(),
+        priority=priority,
+        cost=float(cost),
+        preemptible=bool(preemptible),
+        has_waited=True,
+        redelivery_ms=MOVED_AGAIN_MS,
+        envelope=envelope,
+    )
 
 
 def letter(died_ms: int, texts: list[bytes], *fields: Any) -> DeadLetter:

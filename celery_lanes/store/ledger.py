@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Any
 
@@ -31,6 +31,8 @@ TIMES_KEPT, TIMES_APART_MS, LONGEST_MS = 31, 50, 2**32 - 1
 DEFAULT_MAX_LEASES = 5
 DEFAULT_DEDUPE_TTL_MS = 120_000
 DEFAULT_LEASE_TTL_MS = 30_000
+HEAD_START = 10**15
+"""More than there are calls: what has waited in another lane is numbered before all others."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,8 @@ class Record:
     @property
     def place(self) -> Place:
         """Give its place in the account's queue: higher priority first, then first come."""
-        return (-self.call.priority, self.seq, self.call.id)
+        number = self.seq - HEAD_START if self.call.has_waited else self.seq
+        return (-self.call.priority, number, self.call.id)
 
     @property
     def is_ticket(self) -> bool:
@@ -253,9 +256,13 @@ class Ledger:
                 self._finish(record, release.cost)
             case Outcome.FAILED:
                 self._finish(record, release.cost)
+            case Outcome.MOVED:
+                self._move_on(record, release)
+            case Outcome.BACK:
+                self._return(record, release)
             case Outcome.PREEMPTED if was_marked:
                 self._make_room(record)
-            case Outcome.BACK | Outcome.PREEMPTED:
+            case Outcome.PREEMPTED:
                 self.put_back(record)
             case Outcome.LOST:
                 self.lose(record)
@@ -312,10 +319,12 @@ class Ledger:
 
     def report(self, record: Record, wait_ms: int) -> None:
         """Note that a running call's provider was overloaded, once for each attempt."""
-        if record.is_reported or self.rules is None or not self.rules.adaptive:
+        is_adaptive = self.rules is not None and self.rules.adaptive
+        if record.is_reported or not (is_adaptive or wait_ms):
             return
         record.is_reported = True
-        self.learned.note_overload(record.granted_at_ms, self.now, self.ceiling)
+        if is_adaptive:
+            self.learned.note_overload(record.granted_at_ms, self.now, self.ceiling)
         self.learned.note_wait(wait_ms, self.now)
 
     def _note_time(self, record: Record) -> None:
@@ -347,6 +356,26 @@ class Ledger:
         self.done[second] += 1
         if len(self.done) > MINUTE_S:
             del self.done[min(self.done)]
+
+    def _move_on(self, record: Record, release: Release) -> None:
+        """Let a call go on in another lane: here it only waits for the worker that admits it there.
+
+        What it took of this lane, it has been served.
+        """
+        if release.cost is not None:
+            self.recharge(record, max(1.0, release.cost))
+        record.call = replace(record.call, envelope=release.envelope)
+        self._give_up(record, Reason.MOVED)
+
+    def _return(self, record: Record, release: Release) -> None:
+        """Put back what its body has given back, perhaps with word of how far it has come."""
+        if release.envelope:
+            record.call = replace(record.call, envelope=release.envelope)
+        if record.is_ticket or not release.wait_ms:
+            self.put_back(record)
+            return
+        self.recharge(record, 0)
+        self.delay(record, self.now + release.wait_ms)
 
     def _make_room(self, record: Record) -> None:
         record.preemptions += 1
@@ -389,7 +418,7 @@ class Ledger:
         dropped = [n for n in self.rules.callers if n not in rules.callers] if self.rules else []
         self.rules = rules
         if not rules.adaptive:
-            self.learned = Learned()
+            self.learned = Learned(wait_ms=self.learned.wait_ms)
         for name in (*rules.callers, *dropped):
             self._apply(name)
         self.buckets.set_rules(rules, self.live, self.now)

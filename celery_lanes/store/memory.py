@@ -17,7 +17,7 @@ from typing import Any
 
 from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
 from celery_lanes.store.admitting import admit
-from celery_lanes.store.attempts import Claim, Reaped, Reason, Release, Renewal, Turn
+from celery_lanes.store.attempts import Claim, Outcome, Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
     Call,
@@ -40,6 +40,7 @@ from celery_lanes.store.checks import (
     check_ticket_releases,
     check_wait,
     check_weight,
+    chunks,
 )
 from celery_lanes.store.ears import MemoryEar
 from celery_lanes.store.grants import serve_tickets
@@ -127,13 +128,15 @@ class MemoryStore:
     ) -> Turn:
         """Release, then grant; a repeated request gets the same grants again."""
         check_releases(releases)
+        *_, last = list(chunks(releases)) or [()]
         wish = Wish(
             worker=worker,
             request=request,
             want=min(want, MAX_BATCH),
             closings=min(closings, MAX_BATCH),
             token=self._token(),
-            ends=min(len(releases), MAX_BATCH),
+            ends=len(last),
+            moved=tuple(r.call for r in last if r.outcome is Outcome.MOVED),
         )
         with self._open(lane) as ledger:
             ledger.tick()
@@ -251,6 +254,15 @@ class MemoryStore:
             del ledger.closing[call]
             ledger.settle(record)
             return True
+
+    def confirm(self, lane: str, call: str) -> None:
+        """Say that a call has left the lane that it came from."""
+        with self._open(lane) as ledger:
+            if (record := ledger.records.get(call)) is not None:
+                record.call = replace(record.call, redelivery_ms=0)
+            elif call in ledger.settled:
+                usual_ms = ledger.now + ledger.dedupe_ttl_ms
+                ledger.settled[call] = min(ledger.settled[call], usual_ms)
 
     def dead_letters(self, lane: str, limit: int, before_ms: int | None = None) -> list[DeadLetter]:
         """Read a page of dead letters, the youngest first."""

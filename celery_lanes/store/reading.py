@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from celery_lanes.store.base import Snapshot
-from celery_lanes.store.calls import DeadLetter
+from celery_lanes.store.calls import DeadLetter, onward_of
 from celery_lanes.store.keys import quoted
 from celery_lanes.store.ledger import Ledger, Record
 from celery_lanes.store.live import NOTHING, CallerStatus
@@ -51,5 +51,5 @@ def status_of(ledger: Ledger, caller: str) -> CallerStatus:
 
 def letter_of(died_ms: int, record: Record) -> DeadLetter:
     """Give a dead letter, to be admitted anew."""
-    call = replace(record.call, due_ms=0, remember=True, redelivery_ms=0, arrival="")
+    call = replace(onward_of(record.call), has_waited=False, redelivery_ms=0)
     return DeadLetter(call, record.attempts, record.last_end, died_ms)

@@ -194,6 +194,11 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("close", lane, call, token))
 
+    def confirm(self, lane: str, call: str) -> None:
+        """Say that a call has left the lane that it came from."""
+        checked_name(lane, "the lane's name")
+        self._wire.run("confirm", lane, call)
+
     def dead_letters(self, lane: str, limit: int, before_ms: int | None = None) -> list[DeadLetter]:
         """Read a page of dead letters, the youngest first."""
         check_page(limit, before_ms)

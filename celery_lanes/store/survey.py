@@ -89,7 +89,7 @@ def _before(ledger: Ledger, record: Record, rank: int, tag: float) -> Ahead:
             own += count
         else:
             others += count
-    beyond = sum(stand[:3] < (rank, tag, record.seq) for stand in near[LOOKED_AT:])
+    beyond = sum(stand[:3] < (rank, tag, record.place[1]) for stand in near[LOOKED_AT:])
     return Ahead(own, others + beyond, cost, beyond)
 
 
@@ -118,7 +118,7 @@ def _count_before(
     start, step = queue.ring[account], cost / queue.weight(account)
     count = min(len(places), starts_before(tag, start=start, step=step))
     is_tie = count < len(places) and start + count * step == tag
-    count += is_tie and places[count][1] < record.seq
+    count += is_tie and places[count][1] < record.place[1]
     return count, count * cost
 
 

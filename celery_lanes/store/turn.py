@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from celery_lanes.store.attempts import Claim, Closing, Grant, Turn
-from celery_lanes.store.calls import State
+from celery_lanes.store.attempts import Claim, Closing, Grant, Reason, Turn
+from celery_lanes.store.calls import State, onward_of
 from celery_lanes.store.grants import COMING_MS, grant, serve_tickets
 from celery_lanes.store.leases import trim_settled
 from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Record, Reply
@@ -20,7 +20,8 @@ FORGET_EVERY, FORGET_SOON, FORGET_LEAST, FORGET_MOST = 16, 12, 200, 500
 class Wish:
     """What a worker asks for: so many calls and results to write, their leases under this token.
 
-    ``ends``: how many releases came with it.
+    ``ends``: how many releases came with it; ``moved``: the calls that go on in another lane by
+    them.
     """
 
     worker: str
@@ -29,6 +30,7 @@ class Wish:
     closings: int
     token: str
     ends: int
+    moved: tuple[str, ...]
 
     @property
     def turnover(self) -> int:
@@ -117,8 +119,11 @@ def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool) -> bool:
 
 
 def _hand_out(ledger: Ledger, wish: Wish) -> tuple[str, ...]:
+    """Hand out what its worker has just moved, which it can finish at once, and so many others."""
     unheld = sorted(call for call, until in ledger.closing.items() if not until)
-    handed = tuple(unheld[: wish.closings])
+    own = [call for call in dict.fromkeys(wish.moved) if call in unheld]
+    others = [call for call in unheld if call not in own]
+    handed = (*own, *others[: wish.closings])
     for call in handed:
         ledger.lease(ledger.records[call], wish.worker, wish.token)
     return handed
@@ -150,4 +155,6 @@ def _as_grant(record: Record) -> Grant:
 
 
 def _as_closing(record: Record) -> Closing:
-    return Closing(record.call.id, record.token, record.reason, record.call.envelope)
+    call = record.call
+    onward = onward_of(call) if record.reason is Reason.MOVED else None
+    return Closing(call.id, record.token, record.reason, call.envelope, onward)

@@ -123,7 +123,7 @@ class Agent:
     def _shut(self) -> None:
         self.is_open = False
         for share in self._shares.values():
-            share.closings.clear()  # others may write these; what is being written is harmless
+            share.shut()  # what is being written is harmless
             for attempt in list(share.attempts.values()):
                 if attempt.claim():
                     attempt.end()

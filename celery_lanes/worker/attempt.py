@@ -9,14 +9,15 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from kombu.message import Message
 
+from celery_lanes.journey import Parting
 from celery_lanes.store.attempts import Grant, Outcome, Release
 
 
 class Attempt:
     """A lease in this worker's hands.
 
-    Of one that must make room: ``is_asked``, ``is_killed`` because it would not hear,
-    ``has_yielded``: its body has ended to make room.
+    Of one that must make room: ``is_asked``, ``is_killed`` because it would not hear. ``parting``:
+    what has ended its body, if the call goes on: to make room, in another lane, later in this one.
 
     It is *finished* when the pool's job object has ended. Celery's acknowledgements only say how:
     an early one comes before the body has run, and some endings never acknowledge at all.
@@ -33,7 +34,7 @@ class Attempt:
         self.is_stopped = False
         self.is_asked = False
         self.is_killed = False
-        self.has_yielded = False
+        self.parting: Parting | None = None
         self.is_strange = False
         self.is_silent = False
         self.is_placed = False
@@ -74,7 +75,7 @@ class Attempt:
     @property
     def goes_back(self) -> bool:
         """Whether the call is to run again, so that nothing is written for it."""
-        return bool(self.is_stopped or self.has_yielded or self.is_killed or self.requeue)
+        return bool(self.is_stopped or self.parting or self.is_killed or self.requeue)
 
     @property
     def has_vanished(self) -> bool:
@@ -91,13 +92,15 @@ class Attempt:
 
     def release(self) -> Release:
         """Say to the store how the attempt ended."""
+        if self.parting and not self.is_strange:
+            return self.parting.release(self.grant)
         return Release(call=self.grant.call, token=self.grant.token, outcome=self.outcome)
 
     def _outcome(self) -> Outcome:
         if self.is_strange:
             return Outcome.STRANGE
-        if self.has_yielded or self.is_killed:
-            return Outcome.PREEMPTED
+        if self.parting or self.is_killed:
+            return self.parting.outcome if self.parting else Outcome.PREEMPTED
         if self.is_stopped:
             return self._stopped()
         if self.requeue:

@@ -22,10 +22,12 @@ from traceback import clear_frames
 from types import FrameType
 from typing import Any
 
-from celery.exceptions import Reject, TaskPredicate
+from celery.exceptions import TaskPredicate
 
 from celery_lanes.callinfo import HEADER
 from celery_lanes.errors import Preempted
+from celery_lanes.journey import Parting
+from celery_lanes.store.attempts import Outcome
 
 ASKED_BY = signal.SIGUSR2
 """Not SIGUSR1: that is Celery's soft time limit."""
@@ -38,8 +40,10 @@ Lease = tuple[str, str]
 _Act = Callable[..., Any]
 
 
-class Yielded(Reject):  # type: ignore[misc] # celery is not typed
+class Yielded(Parting):
     """The body has ended to make room; its call is not done."""
+
+    outcome = Outcome.PREEMPTED
 
 
 class Stopped(BaseException):

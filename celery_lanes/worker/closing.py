@@ -30,6 +30,7 @@ LOST = "Worker exited prematurely: the worker process that ran this call was los
 DEAD = "Worker exited prematurely: this call lost its worker too often and is a dead letter now."
 CANCELLED = "cancelled"
 PREEMPTED = "The call made room for a more urgent one."
+STRAY = "Worker exited prematurely: nobody can read to which lane this call was to move."
 SILENT = "Worker exited prematurely: the task's body ended without a result."
 
 
@@ -141,7 +142,7 @@ def _is_closings_own(request: Any) -> bool:
     """
     error = request.task.backend.get_result(request.id)
     is_kind = isinstance(error, (WorkerLostError, TaskRevokedError, Preempted))
-    return is_kind and error.args[:1] in {(LOST,), (DEAD,), (CANCELLED,), (PREEMPTED,)}
+    return is_kind and error.args[:1] in {(LOST,), (DEAD,), (CANCELLED,), (PREEMPTED,), (STRAY,)}
 
 
 def _write_revoked(request: Any, reason: str) -> None:
@@ -184,4 +185,5 @@ _ERRORS = {
     Reason.LOST: partial(WorkerLostError, LOST),
     Reason.DEAD: partial(WorkerLostError, DEAD),
     Reason.PREEMPTED: partial(Preempted, PREEMPTED),
+    Reason.MOVED: partial(WorkerLostError, STRAY),
 }

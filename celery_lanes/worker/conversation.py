@@ -7,12 +7,14 @@ from typing import Protocol
 
 from celery.utils.log import get_logger
 
-from celery_lanes.errors import LaneNotConfigured
-from celery_lanes.store.attempts import Turn
+from celery_lanes.errors import LaneNotConfigured, StoreError, StoreUnavailable
+from celery_lanes.journey import destination
+from celery_lanes.store.attempts import Closing, Reason, Turn
 from celery_lanes.store.base import Store
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.hands import Hands, LaneSource
-from celery_lanes.worker.share import Ask, LaneShare
+from celery_lanes.worker.malformed import MALFORMED
+from celery_lanes.worker.share import Ask, LaneShare, Move
 
 logger = get_logger(__name__)
 
@@ -43,7 +45,8 @@ class Conversation:
             ask = share.ask(want, now=time.monotonic(), can_close=self._owner.is_open)
             self._ask(store, share, ask)
         self._send_written(store, share)
-        self._send_arrivals(store, share)  # last: a store at maxmemory refuses these alone
+        self._send_arrivals(store, share)  # late: a store at maxmemory refuses these alone
+        self._finish_moves(store, share)  # last: another lane's node may be away
 
     def renew(self, store: Store, share: LaneShare) -> None:
         """Renew what can be proven alive; stop the bodies of leases that are gone."""
@@ -93,10 +96,11 @@ class Conversation:
             self._configure(store, share)
             return
         share.answered(ask, turn)
-        self._take(share, turn, is_fresh=time.monotonic() - ask.sent_at < share.patience_s)
+        self._take(share, turn, sent_at=ask.sent_at)
 
-    def _take(self, share: LaneShare, turn: Turn, *, is_fresh: bool) -> None:
+    def _take(self, share: LaneShare, turn: Turn, *, sent_at: float) -> None:
         """Dispatch what was granted; a late reply may name leases that are no longer ours."""
+        is_fresh = time.monotonic() - sent_at < share.patience_s
         for grant in turn.grants:
             attempt = Attempt(share.lane, grant, self._owner.released)
             share.take(attempt)
@@ -110,4 +114,45 @@ class Conversation:
                 self._hands.make_room(running)
         for closing in turn.closings:
             share.closings[closing.call] = closing
+            if closing.reason is Reason.MOVED:
+                share.moves.append(Move(closing, sent_at))
+            else:
+                self._hands.close(share.lane, closing)
+
+    def _finish_moves(self, store: Store, share: LaneShare) -> None:
+        while share.moves:
+            closing = share.moves[0].closing
+            try:
+                if self._is_ours(store, share, share.moves[0]):
+                    self._finish_move(store, share, closing)
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                logger.exception("celery_lanes: %s cannot be moved now", closing.call)
+                share.closings.pop(closing.call, None)  # its lease lapses: another will try
+            share.moves.pop(0)
+
+    def _is_ours(self, store: Store, share: LaneShare, move: Move) -> bool:
+        """Make sure that no other worker has the closing: it may have finished the move long ago.
+
+        So a worker that was paused cannot bring a call again that its next lane has forgotten.
+        """
+        now = time.monotonic()
+        if now - move.proven_at >= share.patience_s:
+            self.renew(store, share)
+            move.proven_at = now
+        return share.closings.get(move.closing.call) is move.closing
+
+    def _finish_move(self, store: Store, share: LaneShare, closing: Closing) -> None:
+        """Let the next lane have a call, then let go of it here; each may be done again."""
+        try:
+            lane, call = destination(closing)
+            policy, scope = self._source.policy(lane), self._source.scope(lane)
+        except MALFORMED:
+            logger.exception("celery_lanes: nobody can read where %s goes", closing.call)
             self._hands.close(share.lane, closing)
+            return
+        store.admit(lane, [call], policy=policy, scope=scope)
+        if store.close(share.lane, call=closing.call, token=closing.token):
+            store.confirm(lane, call.id)
+        share.closings.pop(closing.call, None)

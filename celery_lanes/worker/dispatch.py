@@ -22,9 +22,9 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import is_served
+from celery_lanes.journey import Parting
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
-from celery_lanes.worker.body import Yielded
 from celery_lanes.worker.closing import has_own_result, write_silent_end
 from celery_lanes.worker.pools import PoolView
 from celery_lanes.worker.view import receiver
@@ -210,13 +210,12 @@ class Dispatcher:
             self._kill(attempt.request, signal)
 
     def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
-        """Take the place of ``Request.on_failure``: a body that makes room has not failed."""
-        request, error = refer(), info.exception
-        is_yielded = isinstance(getattr(error, "exc", error), Yielded)
-        if is_yielded and not request._already_revoked:
-            attempt.has_yielded = True
-            return state.task_ready(request)
-        return type(request).on_failure(request, info, *args, **options)
+        """Take the place of ``Request.on_failure``: a body whose call goes on has not failed."""
+        request, error = refer(), getattr(info.exception, "exc", info.exception)
+        if not isinstance(error, Parting) or request._already_revoked:
+            return type(request).on_failure(request, info, *args, **options)
+        attempt.parting = error
+        return state.task_ready(request)
 
     def _kill(self, request: Any, signal: Any = None) -> None:
         try:

@@ -29,6 +29,17 @@ class Ask:
 
 
 @dataclass(slots=True)
+class Move:
+    """A call that this worker is to admit to its next lane; see ``journey``.
+
+    ``proven_at``: the monotonic time at which its closing was ours for certain.
+    """
+
+    closing: Closing
+    proven_at: float
+
+
+@dataclass(slots=True)
 class LaneShare:
     """The ledger of one lane in one worker; touched by the store thread only, but for arrivals.
 
@@ -62,6 +73,7 @@ class LaneShare:
     releases: list[Release] = field(default_factory=list)
     arrivals: Arrivals = field(default_factory=Arrivals)
     written: list[Closing] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
     _request: int = 0
     _pending: Ask | None = None
     _missing: dict[str, float] = field(default_factory=dict)
@@ -70,12 +82,12 @@ class LaneShare:
     @property
     def has_news(self) -> bool:
         """Whether the store has something to hear from us, now or soon."""
-        return bool(self.arrivals or self.written) or self.must_ask
+        return bool(self.arrivals or self.written or self.moves) or self.must_ask
 
     @property
     def must_speak(self) -> bool:
         """Whether the next turn is due, room or no room."""
-        return bool(self.written) or self.must_ask or self.must_admit
+        return bool(self.written or self.moves) or self.must_ask or self.must_admit
 
     @property
     def must_admit(self) -> bool:
@@ -119,6 +131,11 @@ class LaneShare:
         self.releases.append(attempt.release())
         self.is_ready = True  # a slot of this lane is free again, if only the one we give back
 
+    def shut(self) -> None:
+        """Write no more results, which others may; what moves goes on, for we can do it at once."""
+        moving = {move.closing.call for move in self.moves}
+        self.closings = {call: c for call, c in self.closings.items() if call in moving}
+
     def wake(self) -> None:
         """Note that the store may have something for us."""
         self.is_ready = self.is_woken = True
@@ -151,7 +168,9 @@ class LaneShare:
         self._pending = None
         self.is_woken = self.is_called = False
         if ask.closings:
-            self.has_more_to_close = len(turn.closings) == ask.closings
+            ended = {release.call for release in ask.releases}  # what we have moved comes besides
+            others = [closing for closing in turn.closings if closing.call not in ended]
+            self.has_more_to_close = len(others) == ask.closings
         if ask.want:
             self.is_ready = len(turn.grants) == min(ask.want, MAX_BATCH)
         if turn.due_in_ms is not None:

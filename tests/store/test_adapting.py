@@ -153,20 +153,28 @@ def test_a_failure_or_a_call_that_was_refused_in_between_is_no_success(full):
     assert effective(lane) == 2
 
 
-def test_a_lane_that_does_not_adapt_takes_no_notice(lane):
+def test_a_lane_that_does_not_adapt_keeps_its_cap_and_waits_as_it_is_asked_to(lane):
     lane.configure(8)
     lane.park(times=9)
-    (grant,) = lane.turn(1).grants
+    first, second = lane.turn(2).grants
 
-    assert report(lane, grant, wait_ms=60_000)
+    assert report(lane, first)
+    assert len(lane.turn(1).grants) == 1
+    assert report(lane, second, wait_ms=60_000)
+    assert report(lane, second, wait_ms=90_000)  # once for each attempt
 
-    assert lane.store.snapshot(lane.lane).provider_wait_ms == 0
-    assert len(lane.turn(9).grants) == 7
+    assert lane.store.snapshot(lane.lane).provider_wait_ms in range(50_000, 60_001)
+    assert lane.turn(9).grants == ()
+    lane.configure(7)
+    assert lane.turn(9).grants == ()
+    lane.store.set_paused(lane.lane, paused=False)
+    assert len(lane.turn(9).grants) == 4
+    assert effective(lane) == 7
 
 
 def test_a_lane_that_adapts_no_more_has_its_cap_back_at_once(full):
     lane, grants = full
-    report(lane, grants[0], wait_ms=60_000)
+    report(lane, grants[0])
 
     lane.configure(8)
 

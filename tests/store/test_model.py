@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from celery_lanes import levels as by_level
 from celery_lanes.errors import NotQueued
 from celery_lanes.store import survey
-from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
@@ -69,6 +69,14 @@ weights = st.sampled_from([1e-3, 0.5, 1, 3, 1e3])
 SERVES = {"next", "claim", "set_max_concurrent", "set_paused"}
 """Verbs that always look whether a ticket may go; others do where they have changed something."""
 
+ends = st.sampled_from(
+    [
+        *({"outcome": outcome} for outcome in Outcome if outcome is not Outcome.MOVED),
+        {"outcome": Outcome.BACK, "envelope": b"on"},
+        {"outcome": Outcome.BACK, "wait_ms": 900},
+        *[{"outcome": Outcome.MOVED, "envelope": b"on"}] * 2,
+    ]
+)
 workers = st.sampled_from(WORKERS)
 holders = st.sampled_from(HOLDERS)
 buckets = st.none() | st.builds(
@@ -100,6 +108,7 @@ class TwoStores(RuleBasedStateMachine):
         self.last = {}
         self.held = {}  # call -> (worker, token), as the workers believe
         self.closings = {}
+        self.moving = {}  # call -> its closing, which admits it to its next lane
         self.known, self.ended = set(), set()
         self.wanted = {}  # ticket -> its holder, as the holders believe
         self.slots = {}  # ticket -> (holder, token)
@@ -215,6 +224,7 @@ class TwoStores(RuleBasedStateMachine):
                 st.sampled_from(["early", "late"]),
                 st.booleans(),
                 st.booleans(),
+                st.booleans(),
             ),
             min_size=1,
             max_size=5,
@@ -224,7 +234,7 @@ class TwoStores(RuleBasedStateMachine):
     )
     def admit(self, batch, again, max_wait_ms):
         calls = []
-        for caller, cost, priority, in_ms, task, remember, preemptible in batch:
+        for caller, cost, priority, in_ms, task, remember, preemptible, has_waited in batch:
             calls.append(
                 call_number(
                     next(self.ids),
@@ -235,6 +245,7 @@ class TwoStores(RuleBasedStateMachine):
                     due_ms=in_ms and self.clock() + in_ms,
                     remember=remember,
                     preemptible=preemptible,
+                    has_waited=has_waited,
                 )
             )
             if not remember:  # a broker brought it
@@ -271,15 +282,15 @@ class TwoStores(RuleBasedStateMachine):
         worker=workers,
         want=st.integers(0, 3),
         closings=st.integers(0, 2),
-        outcome=st.sampled_from(Outcome),
+        end=ends,
         cost=st.none() | st.sampled_from([0, 1, 3, 5000]),
-        ends=st.integers(0, 2),
+        count=st.integers(0, 2),
         is_reply_lost=st.booleans(),
     )
-    def next(self, worker, want, closings, outcome, cost, ends, is_reply_lost):
-        mine = [call for call, (owner, _) in sorted(self.held.items()) if owner == worker][:ends]
-        releases = [Release(call, self.held.pop(call)[1], outcome, cost) for call in mine]
-        if outcome in (Outcome.DONE, Outcome.FAILED):
+    def next(self, worker, want, closings, end, cost, count, is_reply_lost):
+        mine = [call for call, (owner, _) in sorted(self.held.items()) if owner == worker][:count]
+        releases = [Release(call, self.held.pop(call)[1], cost=cost, **end) for call in mine]
+        if end["outcome"] in (Outcome.DONE, Outcome.FAILED):
             self.ended.update(
                 r.call for r in releases if self.is_held(r.call, r.token, State.RUNNING)
             )
@@ -302,7 +313,7 @@ class TwoStores(RuleBasedStateMachine):
     def work_off(self, worker, times):
         """Chance alone hardly ever serves as many in a row as it takes for a lower level's turn."""
         for _ in range(times):
-            end = {"outcome": Outcome.DONE, "cost": None, "ends": 2}
+            end = {"end": {"outcome": Outcome.DONE}, "cost": None, "count": 2}
             self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
 
     def note(self, worker, turn, before):
@@ -311,6 +322,7 @@ class TwoStores(RuleBasedStateMachine):
             assert owner is None or not self.is_held(grant.call, token, State.RUNNING)
             self.held[grant.call] = (worker, grant.token)
         self.closings.update({closing.call: closing.token for closing in turn.closings})
+        self.moving.update({c.call: c for c in turn.closings if c.reason is Reason.MOVED})
         for call, token in turn.preempted:
             assert self.is_held(call, token, State.RUNNING)
             assert self.ledger.records[call].call.preemptible
@@ -354,6 +366,24 @@ class TwoStores(RuleBasedStateMachine):
         if token == "right":
             del self.closings[call]
 
+    @precondition(lambda self: self.moving)
+    @rule(again=st.booleans())
+    def go_on(self, again):
+        """Finish a move, into the same lane, as many a worker may try one after the other."""
+        closing = self.moving[min(self.moving)]
+        assert closing.envelope == closing.onward.envelope == b"on"
+        self.take_in([replace(closing.onward, id=f"{closing.call}-on")])
+        if again:
+            return
+        del self.moving[closing.call]
+        if self.both("close", call=closing.call, token=closing.token):
+            self.ended.add(closing.call)
+        self.closings.pop(closing.call, None)
+
+    @rule(number=st.integers(1, 40), is_moved=st.booleans())
+    def confirm(self, number, is_moved):
+        self.both("confirm", f"c{number}-on" if is_moved else f"c{number}")
+
     @precondition(lambda self: self.held)
     @rule(cost=st.sampled_from([0, 2, 10_000]))
     def settle(self, cost):
@@ -375,7 +405,7 @@ class TwoStores(RuleBasedStateMachine):
         is_ours = self.is_held(call, token, State.RUNNING)
         assert self.both("report", call=call, token=token, wait_ms=wait_ms) == is_ours
         if is_ended:
-            end = {"outcome": Outcome.FAILED, "cost": None, "ends": 1}
+            end = {"end": {"outcome": Outcome.FAILED}, "cost": None, "count": 1}
             self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
 
     @rule(worker=workers, is_forgetful=st.booleans())
@@ -396,7 +426,7 @@ class TwoStores(RuleBasedStateMachine):
     def lose_one_and_close(self):
         """Chance alone hardly ever makes a dead letter."""
         worker = self.held[min(self.held)][0]
-        lost = {"outcome": Outcome.LOST, "cost": None, "ends": 1}
+        lost = {"end": {"outcome": Outcome.LOST}, "cost": None, "count": 1}
         self.next(worker=worker, want=0, closings=2, is_reply_lost=False, **lost)
         while self.closings:
             self.close(token="right")
@@ -404,16 +434,17 @@ class TwoStores(RuleBasedStateMachine):
     @rule(worker=workers, caller=callers, want=st.integers(1, 3))
     def preempt(self, worker, caller, want):
         """Nor that a lane is full of lowly calls when an urgent one comes."""
-        end = {"outcome": Outcome.PREEMPTED, "cost": None, "closings": 1, "is_reply_lost": False}
+        preempted = {"outcome": Outcome.PREEMPTED}
+        end = {"end": preempted, "cost": None, "closings": 1, "is_reply_lost": False}
         for _ in range(5):
             self.take_in([call_number(next(self.ids), priority=-1000, preemptible=True)])
-        self.next(worker=worker, want=4, ends=0, **end)
+        self.next(worker=worker, want=4, count=0, **end)
         for priority in (0, *[1000] * want):
             self.take_in([call_number(next(self.ids), caller=caller, priority=priority)])
         for _ in range(2):
             for call, token in self.last_turn.preempted:
                 self.make_room(call, token)
-            self.next(worker=worker, want=1, ends=0, **end)
+            self.next(worker=worker, want=1, count=0, **end)
 
     def make_room(self, call, token):
         self.held.pop(call, None)
@@ -423,10 +454,11 @@ class TwoStores(RuleBasedStateMachine):
     @rule(worker=workers, ms=st.sampled_from([1, 300, 2_000]), cost=st.none() | st.just(3))
     def serve_one(self, worker, ms, cost):
         """Nor that a call ends well, so that a lane knows how long its calls take."""
-        end = {"outcome": Outcome.DONE, "cost": cost, "closings": 0, "is_reply_lost": False}
-        self.next(worker=worker, want=1, ends=0, **end)
+        done = {"outcome": Outcome.DONE}
+        end = {"end": done, "cost": cost, "closings": 0, "is_reply_lost": False}
+        self.next(worker=worker, want=1, count=0, **end)
         self.clock.sleep_ms(ms)
-        self.next(worker=worker, want=0, ends=1, **end)
+        self.next(worker=worker, want=0, count=1, **end)
 
     @rule()
     def read_dead_letters(self):

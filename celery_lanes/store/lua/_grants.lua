@@ -10,8 +10,11 @@ local function told_grant(r, envelope)
     .. r.id .. r.token .. r.caller .. envelope
 end
 
+-- Of a call that moves, what its next lane must know of it, too.
 local function told_closing(r, envelope)
-  return { r.id, r.token, r.reason, envelope }
+  if r.reason ~= 'moved' then return { r.id, r.token, r.reason, envelope } end
+  local preemptible, cost = r.preemptible and 1 or 0, string.format('%.17g', r.cost)
+  return { r.id, r.token, r.reason, envelope, r.task_id, r.task, r.caller, r.priority, preemptible, cost }
 end
 
 -- Tells again what a lost reply told, unless it is another's by now.
@@ -26,13 +29,19 @@ local function told_again(ids, state, held_by, told)
   return out
 end
 
-local function hand_out(worker, token, count)
-  local ids, out = redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count), {}
-  for i, id in ipairs(ids) do
+-- Hands out what nobody holds: of the calls that have just been moved all, and so many others.
+local function hand_out(worker, token, count, moved)
+  local ids, out = {}, {}
+  local function hand(id)
     local r = record_of(id)
     lease(r, worker, token)
-    out[i] = told_closing(r, redis.call('HGET', calls, 'e:' .. id))
+    ids[#ids + 1] = id
+    out[#out + 1] = told_closing(r, redis.call('HGET', calls, 'e:' .. id))
   end
+  for _, id in ipairs(moved) do
+    if redis.call('ZSCORE', closing, id) == '0' then hand(id) end
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count)) do hand(id) end
   return ids, out
 end
 

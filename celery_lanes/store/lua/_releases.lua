@@ -22,7 +22,25 @@ function outcomes.done(r, cost)
   outcomes.failed(r, cost)
 end
 
-outcomes.back = put_back
+-- Gives a call another message, which says how far it has come.
+local function rewrite(r, envelope)
+  redis.call('HSET', calls, 'e:' .. r.id, envelope)
+end
+
+function outcomes.back(r, _, _, wait, envelope)
+  if envelope ~= '' then rewrite(r, envelope) end
+  if wait == 0 or r.holder then return put_back(r) end
+  correct(r, 0)
+  delay(r, now + wait)
+end
+
+-- It goes on in another lane; what it took of this one, it has been served.
+function outcomes.moved(r, cost, _, _, envelope)
+  if cost then correct(r, math.max(1, cost)) end
+  rewrite(r, envelope)
+  finish_charge(r)
+  to_closing(r, 'moved')
+end
 
 function outcomes.preempted(r, _, was_marked)
   if not was_marked then return put_back(r) end
@@ -40,13 +58,14 @@ function outcomes.strange(r)
   delay(r, now + 1000 * 2 ^ math.min(r.losses - 1, 12))
 end
 
--- Ends an attempt; gives how many calls have ended with it.
-local function release(id, token, outcome, cost)
+-- Ends an attempt: call, token, outcome, real cost ('' = unknown), ms that it waits, envelope ('' = as it
+-- is); gives how many calls have ended with it.
+local function release(id, token, outcome, cost, wait, envelope)
   local r = record_of(id)
   if not r or r.state ~= 'running' or r.token ~= token then return 0 end
   local was_marked = r.marked
   unlease(r)
-  outcomes[outcome](r, cost, was_marked)
+  outcomes[outcome](r, tonumber(cost), was_marked, tonumber(wait), envelope)
   return (outcome == 'done' or outcome == 'failed') and 1 or 0
 end
 

@@ -21,14 +21,19 @@ local function cost_at(place, account)
   return place and record_of(call_at(place, account)).cost or 0
 end
 
-local function seq_of_number(count, first, account)
-  local at = redis.call('ZRANK', queue, first) + count
-  return tonumber(string.sub(ring_name(account, redis.call('ZRANGE', queue, at, at)[1]), 1, 16))
+-- The number of the call that a name in the ring is of.
+local function number_in(name)
+  return tonumber(string.sub(name, 1, 16)) or tonumber(string.sub(name, 2, 16)) - 1e15
 end
 
--- Counts an account's calls that start before a tag, or with it and came before "seq", all of them
--- without a tag; gives also their cost.
-local function count_before(account, rank, start, tag, seq)
+local function number_at(count, first, account)
+  local at = redis.call('ZRANK', queue, first) + count
+  return number_in(ring_name(account, redis.call('ZRANGE', queue, at, at)[1]))
+end
+
+-- Counts an account's calls that start before a tag, or with it and have a smaller number, all of
+-- them without a tag; gives also their cost.
+local function count_before(account, rank, start, tag, number)
   local first = head(account, rank)
   local cost = cost_at(first, account)
   local waiting = redis.call('ZLEXCOUNT', queue, '[' .. first, '(' .. stem_of(account, rank) .. ';')
@@ -36,14 +41,14 @@ local function count_before(account, rank, start, tag, seq)
   local step = cost / weight_of(account)
   local count = math.min(waiting, math.max(0, math.ceil((tag - start) / step)))
   local is_tie = count < waiting and start + count * step == tag
-  if is_tie and seq_of_number(count, first, account) < seq then count = count + 1 end
+  if is_tie and number_at(count, first, account) < number then count = count + 1 end
   return count, count * cost
 end
 
 -- Reads who stands in the ring: account, start tag, number of its first call, rank.
 local function standpoint(name, score)
-  if not lane.levels then return string.sub(name, 18), score, tonumber(string.sub(name, 1, 16)) end
-  return string.sub(name, 26), tag_in(name), tonumber(string.sub(name, 9, 24)), score
+  if not lane.levels then return string.sub(name, 18), score, number_in(name) end
+  return string.sub(name, 26), tag_in(name), number_in(string.sub(name, 9)), score
 end
 
 -- Lists who but the account is in the ring, up to a tag at a rank, in the order of service: account,
@@ -59,14 +64,14 @@ local function near(account, rank, tag)
   return out
 end
 
--- Counts who stands in the ring before a tag at a rank; of equals, those whose call came before "seq".
-local function count_standing(rank, tag, seq)
+-- Counts who stands in the ring before a tag at a rank; of equals, those with a smaller number.
+local function count_standing(rank, tag, own)
   local low, high = 0, redis.call('ZCARD', ring)
   while low < high do
     local middle = math.floor((low + high) / 2)
     local name, score = unpack(redis.call('ZRANGE', ring, middle, middle, 'WITHSCORES'))
     local _, start, number, at = standpoint(name, tonumber(score))
-    local is_before = start < tag or start == tag and number < seq
+    local is_before = start < tag or start == tag and number < own
     if at ~= rank then is_before = at < rank end
     if is_before then low = middle + 1 else high = middle end
   end
@@ -83,16 +88,18 @@ end
 
 -- Counts the accounts that go before a call and are not looked at: at least one call of each.
 local function beyond_of(r, rank, tag)
-  local index, own = count_standing(rank, tag, r.seq), index_of(r.account, rank)
+  local number = number_in(ring_name(r.account, place_of(r)))
+  local index, own = count_standing(rank, tag, number), index_of(r.account, rank)
   local others = own and own < index and index - 1 or index
   return math.max(0, others - CALLERS_LOOKED_AT)
 end
 
 local function before(r, rank, tag)
   local own, others, cost, looked_at = 0, 0, 0, near(r.account, rank, tag)
+  local number = number_in(ring_name(r.account, place_of(r)))
   for _, found in ipairs(looked_at) do
     local account, start, at = unpack(found)
-    local more, more_cost = count_before(account, at, start, at == rank and tag or nil, r.seq)
+    local more, more_cost = count_before(account, at, start, at == rank and tag or nil, number)
     cost = cost + more_cost
     if account == r.account then own = own + more else others = others + more end
   end

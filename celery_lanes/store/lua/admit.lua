@@ -6,7 +6,7 @@
 --   scope: 'caller' or 'lane', whose calls a priority orders; another one than before holds from when
 --   the lane is empty. max_wait: refuse a call that would wait longer, in ms; '' = none. tells: 1 =
 --   say where the calls stand. Of each call: id, quoted task id, task, account, caller, priority, cost,
---   due_ms (0 = at once), flags (1: remember, 2: preemptible), redelivery_ms, arrival, holder ('' = a
+--   due_ms (0 = at once), flags (1: remember, 2: preemptible, 4: it has waited), redelivery_ms, arrival, holder ('' = a
 --   worker runs it), envelope
 -- USES: ring fair tickets moves buckets grants preemption standing
 -- RETURNS: two words of each call, in one string: 'parked' and how many waited before it,
@@ -63,7 +63,8 @@ local function new_call(i)
     caller = ARGV[i + 4], priority = tonumber(ARGV[i + 5]), cost = tonumber(ARGV[i + 6]),
     seq = lane.seq, since = now,
   }
-  if tonumber(ARGV[i + 8]) >= 2 then r.preemptible = true end
+  if ARGV[i + 8] % 4 >= 2 then r.preemptible = true end
+  if ARGV[i + 8] % 8 >= 4 then r.waited = true end
   if ARGV[i + 9] ~= '0' then r.redelivery = tonumber(ARGV[i + 9]) end
   if ARGV[i + 10] ~= '' then r.arrival = ARGV[i + 10] end
   if ARGV[i + 11] ~= '' then r.holder = ARGV[i + 11] end

@@ -6,7 +6,7 @@
 -- KEYS: calls queue ring tags marks refill delayed leases victims closing idle holders settled meta
 -- ARGV: channel tries lane_name holder known ...
 --   known: how many tickets are named first, as it knows them: call, token or '' if it is gone. Then
---   of each release: call, token, outcome, real cost ('' = unknown).
+--   of each release its six words, see release.
 -- USES: ring fair tickets moves adapting releases buckets grants preemption
 -- RETURNS: {ms until something is due or -1, {call, token}... of the slots that it must give back, of
 --   each ticket its call, its token or '' if it is gone...}; nil without rules. The former in one list
@@ -24,8 +24,8 @@ for i = rest, first - 1, 2 do heard[ARGV[i]] = ARGV[i + 1] end
 if first > rest then forget_news(holder, heard) end
 
 local released, ended = 0, 0
-for i = first, #ARGV, 4 do
-  ended = ended + release(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
+for i = first, #ARGV, 6 do
+  ended = ended + release(unpack(ARGV, i, i + 5))
   released = released + 1
 end
 count_ended(ended)

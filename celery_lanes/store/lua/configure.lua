@@ -44,7 +44,7 @@ rules = {
   adaptive = adaptive == '1' or nil,
 }
 if not rules.adaptive then
-  lane.learned, lane.successes, lane.cut, lane.wait = nil, nil, nil, nil
+  lane.learned, lane.successes, lane.cut = nil, nil, nil
 end
 hold_limits(old, given, steered)
 note_accounts(given, steered)

@@ -5,11 +5,12 @@
 -- ARGV: channel tries lane_name worker request token wanted closings ...
 --   request: number of this request, from 1; a repeated one gets the same answer again, a lower
 --   one nothing. token: names the leases. wanted: calls to start; closings: results to write.
---   Then of each release: call, token, outcome, real cost ('' = unknown).
+--   Then of each release its six words, see release. What is moved by them is handed back besides
+--   the closings: its worker can finish the move at once.
 -- USES: ring fair tickets moves adapting releases buckets grants preemption
 -- RETURNS: one string: ms until something is due or -1, a newline, the grants as told_grant tells
---   them; if there are results to write or calls to stop, {that string, {call, token, reason,
---   envelope}..., {call, token}...}; '' without rules
+--   them; if there are results to write or calls to stop, {that string, what told_closing tells...,
+--   {call, token}...}; '' without rules
 -- COST: O((releases + grants) log n)
 
 -- Every 16th request forgets what is old, and each that adds more than 12 things to forget.
@@ -22,9 +23,10 @@ local last = packed and cmsgpack.unpack(packed) or { request = 0, grants = {}, c
 request, wanted, closings = tonumber(request), tonumber(wanted), tonumber(closings)
 tick()
 
-local ended = 0
-for i = rest, #ARGV, 4 do
-  ended = ended + release(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
+local ended, moved = 0, {}
+for i = rest, #ARGV, 6 do
+  ended = ended + release(unpack(ARGV, i, i + 5))
+  if ARGV[i + 2] == 'moved' then moved[#moved + 1] = ARGV[i] end
 end
 if #ARGV >= rest then
   count_ended(ended)
@@ -55,14 +57,14 @@ if request <= last.request then
   end
 else
   due = promote()
-  local turnover = (#ARGV - rest + 1) / 4 + wanted
+  local turnover = (#ARGV - rest + 1) / 6 + wanted
   if request % FORGET_EVERY == 0 or turnover > FORGET_SOON then
     local limit = math.min(FORGET_MOST, math.max(FORGET_LEAST, 2 * turnover))
     forget_tags(limit)
     trim_settled(limit)
   end
   reply = { request = request, token = token, seen = last.seen, grants = {}, closings = {} }
-  if unheld > 0 then reply.closings, closings_out = hand_out(worker, token, closings) end
+  if unheld > 0 then reply.closings, closings_out = hand_out(worker, token, closings, moved) end
   reply.grants, grants_out, free, blocked_until = grant(worker, token, wanted, free_slots())
   unheld = unheld - #closings_out
 end

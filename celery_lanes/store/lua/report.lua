@@ -1,5 +1,5 @@
--- Notes that a running call's provider was overloaded, and how long it asked to wait; once for each
--- attempt, in an adaptive lane. Atomic.
+-- Notes that a running call's provider was overloaded, which counts in an adaptive lane, and how long
+-- it asked to wait; once for each attempt. Atomic.
 --
 -- FLAGS: allow-oom
 -- KEYS: calls leases meta
@@ -13,10 +13,11 @@ delete_first()
 load_lane()
 local r = record_of(call)
 if not r or r.state ~= 'running' or r.token ~= token then return 0 end
-if not rules.adaptive or r.reported then return 1 end
+wait = tonumber(wait)
+if r.reported or not rules.adaptive and wait == 0 then return 1 end
 r.reported = true
 keep(r)
-note_overload(r)
-note_provider_wait(tonumber(wait))
+if rules.adaptive then note_overload(r) end
+note_provider_wait(wait)
 save_lane()
 return 1

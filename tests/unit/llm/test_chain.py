@@ -19,6 +19,7 @@ from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.effects import ChainConfig, Effect, HealthConfig
 from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.health import Benched
+from celery_lanes.llm.journey import MAX_WAITS, Journey, Leg
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, TextDelta
@@ -687,3 +688,222 @@ def test_whatever_happens_a_call_ends_with_its_ledger_and_within_its_budget(scri
             assert all(a["reason"] for a in attempts)
         asked = [a for a in attempts if a["error_class"] != "Benched"]
         assert sum(len(getattr(chains, n).requests) for n in "abc") - before == len(asked) <= 6
+
+
+# From lane to lane
+
+
+class LegEndedError(Exception):
+    """The body has to let it pass."""
+
+
+class Legs:
+    """Takes calls from lane to lane as a task does, by way of JSON; ``trip`` is what happened.
+
+    An hour passes in each queue; ``full`` are the lanes with too long a line.
+    """
+
+    def __init__(self, chains: Chains, *full: str) -> None:
+        self.chains, self.full = chains, full
+        self.trip, self.refused = [], []
+        self._next = None
+
+    def ask(self, spec: str, *, lane: str = "a", journey=None, left_s: float = 300.0, **terms):
+        self._next = (lane, journey)
+        while True:
+            lane, journey = self._next
+            leg = Leg(
+                lane=lane,
+                move=self.move,
+                wait=self.wait,
+                refused=self.refused.append,
+                left_s=left_s,
+                queued_s=3600.0,
+                journey=journey and Journey.model_validate_json(journey),
+            )
+            self._lane = lane
+            try:
+                return self.chains.registry.parse(spec).generate(ASK, info=INFO, leg=leg, **terms)
+            except LegEndedError:
+                self.chains.now += 3600
+
+    def move(self, target, journey):
+        if target.lane in self.full:
+            raise errors.LaneBusy(f"lane {target.lane} has too long a line", 9, 60.0, 55.0)
+        self.trip.append(f"to {target.lane}")
+        self._next = (target.lane, journey.model_dump_json())
+        raise LegEndedError
+
+    def wait(self, wait, journey):
+        self.trip.append(("lane" if wait.is_lanes else "call", wait.seconds))
+        self._next = (self._lane, journey.model_dump_json())
+        raise LegEndedError
+
+
+@pytest.fixture
+def legs(make):
+    def make_legs(*full: str, **chain) -> Legs:
+        chains = make(**chain)
+        chains.registry._lane_of = lambda model: model.partition("/")[0]
+        return Legs(chains, *full)
+
+    return make_legs
+
+
+def test_each_target_is_asked_in_its_own_lane_and_one_call_goes_through_all(legs):
+    trip = legs()
+    trip.chains.a.script(DOWN, DOWN)
+    trip.chains.b.script(errors.ModelNotFound("who?", 404))
+
+    reply = trip.ask("a/x,b/y,c/z")
+
+    assert trip.trip == ["to b", "to c"]
+    assert [(a.target, a.lane, a.queued_s) for a in reply.attempts] == [
+        ("a/x", "a", 3600),
+        ("a/x", "a", 0),
+        ("b/y", "b", 3600),
+        ("c/z", "c", 3600),
+    ]
+    assert len({event.call_id for event in trip.chains.told}) == 1
+
+
+def test_targets_of_one_lane_are_asked_in_place(legs):
+    trip = legs()
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    assert trip.ask("a/x,a/w").attempts[-1].target == "a/w"
+    assert trip.trip == []
+
+
+def test_a_call_in_the_wrong_lane_moves_before_anybody_is_asked(legs):
+    trip = legs()
+
+    assert trip.ask("a/x", lane="default").attempts[0].lane == "a"
+    assert trip.trip == ["to a"]
+
+
+def test_a_benched_target_is_passed_by_without_a_visit_to_its_lane(legs):
+    trip = legs()
+    trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
+    trip.chains.ask("b/y,c/z")
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    reply = trip.ask("a/x,b/y,c/z")
+
+    assert trip.trip == ["to c"]
+    assert targets(reply.attempts) == [("a/x", "ModelNotFound"), ("b/y", "Benched"), ("c/z", None)]
+
+
+def test_a_look_at_the_next_target_does_not_take_its_probe(legs):
+    trip = legs()
+    trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
+    trip.chains.ask("b/y,c/z")
+    trip.chains.now += 61
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    assert trip.ask("a/x,b/y").attempts[-1].target == "b/y"
+    assert [event.kind for event in trip.chains.told[-2:]] == ["probe", "recovered"]
+
+
+def test_retries_and_time_are_of_the_whole_call_and_its_waits_cost_nothing(legs):
+    trip = legs(retry_budget=1)
+    trip.chains.a.script(DOWN, DOWN)
+    trip.chains.b.script(DOWN, DOWN)
+
+    reply = trip.ask("a/x,b/y,c/z", timeout_s=60)
+
+    assert targets(reply.attempts) == [
+        ("a/x", "TransientError"),
+        ("a/x", "TransientError"),
+        ("b/y", "TransientError"),
+        ("c/z", None),
+    ]
+
+
+def test_the_time_of_one_lane_is_not_that_of_the_next(legs):
+    trip = legs()
+
+    def hang(request):
+        trip.chains.now += 299
+        return errors.TransientError("a/x gave no answer")
+
+    trip.chains.a.script(hang, hang)
+    reply = trip.ask("a/x,a/w,b/y")
+
+    assert targets(reply.attempts)[-1] == ("b/y", None)
+    trip.chains.a.script(hang, hang)
+    trip.chains.now += 10_000
+    with pytest.raises(errors.ChainExhausted, match="b/y was not asked: the time was up"):
+        trip.ask("a/x,b/y", timeout_s=290)
+
+
+def test_a_lone_target_that_is_busy_lets_its_lane_wait(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 7.0), errors.RateLimited("slow", 429))
+
+    reply = trip.ask("a/x")
+
+    assert trip.trip == [("lane", 7), ("lane", 10)]
+    assert trip.refused == [7, None]
+    assert targets(reply.attempts) == [("a/x", "RateLimited")] * 2 + [("a/x", None)]
+    assert [event.attempt for event in trip.chains.told if event.kind == "attempt_failed"] == [1, 2]
+
+
+def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 400.0))
+    trip.chains.b.script(errors.RateLimited("slow", 429, 500.0))
+    trip.chains.fails("a/x,b/y")
+
+    assert trip.ask("a/x,b/y").attempts[-1].target == "a/x"
+    assert trip.trip == [("call", 400)]
+
+
+def test_a_wait_is_not_for_ever(legs):
+    trip = legs()
+    trip.chains.a.script(*[errors.RateLimited("slow", 429, 1.0)] * 99)
+
+    with pytest.raises(errors.RateLimited) as caught:
+        trip.ask("a/x")
+
+    assert len(trip.trip) == MAX_WAITS
+    assert len(caught.value.attempts) == MAX_WAITS + 1
+
+
+def test_a_provider_that_asks_for_too_long_fails_the_call(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 601.0))
+
+    with pytest.raises(errors.RateLimited):
+        trip.ask("a/x")
+    assert trip.trip == []
+
+
+def test_what_has_failed_otherwise_is_not_waited_for(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 7.0))
+    trip.chains.b.script(errors.ModelNotFound("who?", 404))
+
+    with pytest.raises(errors.ChainExhausted):
+        trip.ask("a/x,b/y")
+    assert trip.trip == ["to b"]
+
+
+def test_a_lane_with_too_long_a_line_is_passed_by(legs):
+    trip = legs("b")
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    reply = trip.ask("a/x,b/y,c/z")
+
+    assert trip.trip == ["to c"]
+    assert targets(reply.attempts)[1] == ("b/y", "LaneBusy")
+    (busy,) = [event for event in trip.chains.told if event.kind == "lane_busy"]
+    assert (busy.target, busy.retry_after_s) == ("b/y", 55)
+
+
+def test_when_all_other_lanes_are_busy_there_is_a_reason_for_each(legs):
+    trip = legs("b", "c")
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    with pytest.raises(errors.ChainExhausted, match="b/y lane b has too long a line; c/z"):
+        trip.ask("a/x,b/y,c/z")
