@@ -59,7 +59,7 @@ class _Ways:
 
     def move(self, target: Target, journey: Journey) -> NoReturn:
         stage = journey.model_dump(mode="json")
-        self._lanes.move(self._request, str(target.lane), stage, model=target.spelled)
+        self._lanes.move(self._request, str(target.lane), stage, model=target.written)
 
     def wait(self, wait: Wait, journey: Journey) -> NoReturn:
         """Let everybody wait who would be refused as well; else come again on one's own."""

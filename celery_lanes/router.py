@@ -119,6 +119,12 @@ class LaneRouter:
         except SpecError:  # for the task itself to raise, where the caller sees it
             return spec
 
+    def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any) -> str:
+        """Find all that a call says of its models, as it says it; "" if that is nothing."""
+        named = getattr(task, "model_arg", None) or MODEL_ARGUMENT
+        value = self._argument(named, args, kwargs, task)
+        return value if isinstance(value, str) else ""
+
     def _argument(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any
     ) -> object:

@@ -46,6 +46,7 @@ def estimate_cost(
     acks_late=True,
     reject_on_worker_lost=True,
     model_arg="model",
+    asks_in_lanes=True,
     estimate_cost=staticmethod(estimate_cost),
 )
 def generate(

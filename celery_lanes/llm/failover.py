@@ -159,9 +159,8 @@ class Failover:
         if (leg := self._terms.leg) is None:
             return
         self._diary.tell("wait", None, retry_after_s=wait.seconds)
-        beginning = tuple(map(str, self._plan.targets))
         waits = self._journey.waits + 1
-        leg.wait(wait, self._travelling(to_come=beginning, waits=waits))
+        leg.wait(wait, self._travelling(to_come=self._plan.written, waits=waits))
 
     def _travelling(self, **state: Any) -> Journey:
         """Say how far the call has come."""
@@ -191,6 +190,6 @@ class Failover:
 def _beginning(plan: Plan, terms: Terms) -> Journey:
     return Journey(
         call_id=terms.call_id,
-        to_come=tuple(map(str, plan.targets)),
+        to_come=plan.written,
         retries_left=plan.config.retry_budget,
     )

@@ -31,7 +31,7 @@ class Journey(Told):
 
     Attributes:
         call_id: its name, which all attempts bear.
-        to_come: the targets to be asked now, in order.
+        to_come: the targets to be asked now, in order, as they are written.
         tried_by_others: those passed by because another call was trying them; they are asked if
             there is nobody else.
         insists: there is nobody else: a target that others try is asked as well.

@@ -24,6 +24,11 @@ class Plan:
     config: ChainConfig
     observers: Sequence[Observer]
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The names of the targets, as a ``Journey`` has them."""
+        return tuple(target.written for target in self.targets)
+
     def after(self, target: Target) -> Target | None:
         """Give who comes after a target."""
         following = self.targets[self.targets.index(target) + 1 :]

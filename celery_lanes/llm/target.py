@@ -26,6 +26,11 @@ class Target:
     lane: str | None = None
     spelled: str = ""
 
+    @property
+    def written(self) -> str:
+        """What names it on its way from lane to lane: as in the spec, by which they were found."""
+        return self.spelled or str(self)
+
     def __str__(self) -> str:
         """Give what names it in a spec."""
         return f"{self.provider.name}/{self.model}"

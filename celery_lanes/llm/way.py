@@ -46,7 +46,7 @@ class Way:
     ) -> None:
         self._plan, self._leg = plan, leg
         self._diary, self._allowance, self._patience = diary, allowance, patience
-        self._names = {str(target): target for target in plan.targets}
+        self._names = {target.written: target for target in plan.targets}
         self._to_come = deque(self._known(journey.to_come))
         self._tried_by_others = self._known(journey.tried_by_others)
         self._insists = journey.insists or len(plan.targets) == 1
@@ -72,8 +72,8 @@ class Way:
     def state(self) -> dict[str, Any]:
         """Give what a ``Journey`` says of it, to go on with the next target."""
         return {
-            "to_come": tuple(map(str, self._to_come)),
-            "tried_by_others": tuple(map(str, self._tried_by_others)),
+            "to_come": tuple(target.written for target in self._to_come),
+            "tried_by_others": tuple(target.written for target in self._tried_by_others),
             "insists": self._insists,
         }
 
