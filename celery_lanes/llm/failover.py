@@ -11,7 +11,6 @@ from celery_lanes.errors import ChainExhausted, LaneBusy, ProviderError
 from celery_lanes.llm.allowance import Allowance
 from celery_lanes.llm.diary import Diary
 from celery_lanes.llm.effects import Action, asked_s, effect_of
-from celery_lanes.llm.health import Benched, Pass
 from celery_lanes.llm.journey import MAX_LEDGER, Journey
 from celery_lanes.llm.patience import Patience, Wait
 from celery_lanes.llm.plan import Plan, Terms, Trial
@@ -20,6 +19,7 @@ from celery_lanes.llm.request import Request
 from celery_lanes.llm.retries import Retries
 from celery_lanes.llm.target import Target
 from celery_lanes.llm.way import Elsewhere, Way
+from celery_lanes.store.health import Benched, Pass
 
 Answer = TypeVar("Answer")
 Ask = Callable[[Target, float], Answer]

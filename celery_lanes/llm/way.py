@@ -10,11 +10,11 @@ from typing import Any
 
 from celery_lanes.llm.allowance import Allowance
 from celery_lanes.llm.diary import Diary
-from celery_lanes.llm.health import Benched, Pass
 from celery_lanes.llm.journey import Journey, Leg
 from celery_lanes.llm.patience import Patience
 from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import Benched, Pass
 
 
 @dataclass(frozen=True, slots=True)

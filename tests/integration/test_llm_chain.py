@@ -15,11 +15,12 @@ from celery import Celery
 from celery_lanes import Lanes, Settings
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, ProviderError, StreamInterrupted, TransientError
-from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.store.health import HealthConfig
 from celery_lanes.testing.llm_dialects import DIALECTS, Anthropic, Asked, OpenAI
 from celery_lanes.testing.llm_stub import Answer, LLMStub
 from celery_lanes.testing.memory import serving
@@ -274,8 +275,8 @@ def shop(stubs) -> Iterator[Celery]:
     app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     lanes = {"a": {"max_concurrent": 1}, "b": {"max_concurrent": 1}}
     config = {"store": {"url": "memory://"}, "lanes": lanes, "aliases": {"both": SPEC}}
-    health = HealthConfig(base_cooldown_s=0.2)
-    Lanes(app, Settings.parse(config), registry=partial(made, *stubs, health=health))
+    config["health"] = {"base_cooldown": "200ms"}
+    Lanes(app, Settings.parse(config), registry=partial(made, *stubs))
 
     @app.task(name="shop.summarise", bind=True, acks_late=True, shared=False)
     def summarise(self, model):

@@ -13,6 +13,7 @@ from celery import Celery
 from celery.app.task import Context
 from celery.exceptions import Reject
 
+from celery_lanes import Lanes as RealLanes
 from celery_lanes import errors, tasks
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config import Settings
@@ -137,6 +138,13 @@ def test_the_real_cost_is_settled(generate):
     generate.apply(("m1/small", "hi"), task_id="t1")
 
     assert generate.app.lanes.settled == [("t1", 7 + 2 * 3)]
+
+
+def test_an_app_with_lanes_asks_their_health():
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://"}}))
+
+    assert lanes.registry.health is lanes.health
 
 
 def test_an_app_without_lanes_generates_as_well(generate):
