@@ -20,10 +20,12 @@ from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
 from celery_lanes.errors import ConfigError, NotInLane, NotQueued, StoreError
+from celery_lanes.herald import Herald
 from celery_lanes.journey import moved, returned, stage_in
 from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.leg import leg_of
 from celery_lanes.llm.journey import Leg
+from celery_lanes.llm.logbook import log
 from celery_lanes.llm.registry import Registry
 from celery_lanes.position import Position, find_position
 from celery_lanes.producer import lazily
@@ -80,6 +82,7 @@ class Lanes:
         self._config = config
         self._make_registry = registry
         self.sender = Sender(self)
+        self.herald = Herald(self)
         app.lanes = self
         _replace_classes(app)
         attribute_results(app)
@@ -101,9 +104,12 @@ class Lanes:
 
         Nothing is read or opened before a provider is used.
         """
-        return self._make_registry(
+        registry = self._make_registry(
             aliases=self.settings.aliases, lane_of=self._lane_of, health=self.health
         )
+        registry.register_observer(log)
+        registry.register_observer(self.herald)
+        return registry
 
     def _lane_of(self, model: str) -> str:
         return self.settings.lane_for(model).lane

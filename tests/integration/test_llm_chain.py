@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from celery import Celery
 
-from celery_lanes import Lanes, Settings
+from celery_lanes import Lanes, Settings, signals
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, ProviderError, StreamInterrupted, TransientError
 from celery_lanes.llm.effects import ChainConfig
@@ -306,6 +306,56 @@ def test_under_celery_each_model_is_asked_in_its_own_lane(shop, stubs):
     assert len({record.idempotency_key for stub in stubs for record in stub.log}) == 1
     done = {lane: shop.lanes.lane(lane).stats() for lane in "ab"}
     assert [done[lane].running + done[lane].waiting for lane in "ab"] == [0, 0]
+
+
+def test_a_call_that_fails_over_is_a_signal_a_line_in_the_log_and_an_event(shop, stubs, caplog):
+    caplog.set_level("INFO", "celery_lanes.llm")
+    stubs[0].script(Answer(status=404, body={"error": {"message": f"who? {KEY}"}}))
+    told, ready, seen = [], threading.Event(), threading.Event()
+
+    def tell(sender, event, **_):
+        told.append((sender.name, event.kind, event.target, event.caller, event.messages))
+
+    def fail(**_):
+        raise ValueError("no harm")
+
+    events = []
+
+    def capture(connection):
+        def keep(event):
+            events.append(event)
+            if event["kind"] == "advance":
+                seen.set()
+
+        receiver = shop.events.Receiver(connection, handlers={"task-failover": keep})
+        receiver.on_consume_ready = lambda *_, **__: ready.set()
+        receiver.capture(limit=2, timeout=FAR_S, wakeup=False)
+
+    signals.failover.connect(tell)
+    signals.failover.connect(fail)
+    shop.lanes.herald.sends_events = True
+    with shop.connection_for_read() as connection:
+        listener = threading.Thread(target=capture, args=(connection,), daemon=True)
+        listener.start()
+        assert ready.wait(FAR_S)
+        call = ask(shop, SPEC, caller="ann")
+        assert call.get(timeout=FAR_S)["lane"] == "b"
+        assert seen.wait(FAR_S)
+    signals.failover.disconnect(tell)
+    signals.failover.disconnect(fail)
+
+    name = "celery_lanes.generate"
+    assert told == [
+        (name, "attempt_failed", "a/small", "ann", None),
+        (name, "advance", "a/small", "ann", None),
+    ]
+    assert [(e["uuid"], e["kind"], e["target"], e["caller"]) for e in events] == [
+        (call.id, "attempt_failed", "a/small", "ann"),
+        (call.id, "advance", "a/small", "ann"),
+    ]
+    assert "advance a/small, ModelNotFound 404, next is b/small, call " in caplog.text
+    assert "hello you" not in caplog.text + str(events)
+    assert KEY not in caplog.text + str(events)
 
 
 def test_under_celery_an_exhausted_chain_says_why_and_whose_it_was(shop, stubs):
