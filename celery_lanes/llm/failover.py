@@ -120,14 +120,12 @@ class Failover:
 
     def _note_busy(self, target: Target, benched: Benched | None, error: BaseException) -> None:
         """Keep when a target may be asked again; a lone one may be even while it is benched."""
-        is_busy = isinstance(error, ProviderError) and error.is_overload
-        asked = asked_s(error) if is_busy else None
-        if is_busy and self._terms.leg is not None:
-            self._terms.leg.refused(asked)
-        if len(self._plan.targets) == 1 and asked is not None:
-            self._patience.note(target, asked)
-        elif benched is not None or asked is not None:
-            self._patience.note(target, max(benched.left_s if benched else 0.0, asked or 0.0))
+        if isinstance(error, ProviderError) and error.is_overload:
+            if self._terms.leg is not None:
+                self._terms.leg.refused(error.retry_after_s)
+            self._patience.note_refusal(target, error.retry_after_s, benched)
+        elif benched is not None:
+            self._patience.note(target, benched.left_s)
 
     def _tell_of(self, action: Action, trial: Trial, error: BaseException) -> None:
         match action:

@@ -9,6 +9,10 @@ from celery_lanes.llm.diary import Diary
 from celery_lanes.llm.journey import MAX_WAIT_S, MAX_WAITS, Journey, Leg
 from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import Benched
+
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+"""How long a lone target is left alone that does not say for how long, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,17 @@ class Patience:
     def note(self, target: Target, seconds: float) -> None:
         """Keep that a target may be asked again after so many seconds."""
         self.free_at[str(target)] = time.time() + seconds
+
+    def note_refusal(self, target: Target, asked_s: float | None, benched: Benched | None) -> None:
+        """Keep so of one that was only busy: as it asked, or as long as it is benched.
+
+        A lone one is asked even while it is benched: after a time of the call's own, if need be.
+        """
+        if len(self._plan.targets) == 1:
+            usual_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._journey.waits, 10))
+            self.note(target, usual_s if asked_s is None else asked_s)
+        else:
+            self.note(target, max(asked_s or 0.0, benched.left_s if benched else 0.0))
 
     @property
     def free_in_s(self) -> float | None:
@@ -64,6 +79,6 @@ class Patience:
         return last is not None and last.is_busy
 
     def _has_refused(self, target: str, leg: Leg) -> bool:
-        """Say whether a target has been asked in this lane, not merely found benched."""
+        """Say whether a target has asked for this time, and in this lane."""
         last = self._diary.last_of(target)
-        return last is not None and last.was_asked and last.lane == leg.lane
+        return last is not None and last.retry_after_s is not None and last.lane == leg.lane

@@ -843,7 +843,7 @@ def test_a_lone_target_that_is_busy_lets_its_lane_wait(legs):
 
     reply = trip.ask("a/x")
 
-    assert trip.trip == [("lane", 7), ("lane", 10)]
+    assert trip.trip == [("lane", 7), ("call", 2)]  # the second one does not say how long
     assert trip.refused == [7, None]
     assert targets(reply.attempts) == [("a/x", "RateLimited")] * 2 + [("a/x", None)]
     assert [event.attempt for event in trip.chains.told if event.kind == "attempt_failed"] == [1, 2]
