@@ -387,7 +387,7 @@ class Lanes:
             model: ``provider/model``, if it is another one now; its lane need not be named yet.
 
         Raises ``NotInLane`` for a task that runs in none. What it raises else ends the body, as
-        Celery's ``Reject`` does: let it pass.
+        Celery's ``Ignore`` does: let it pass.
         """
         held = _held(request)
         is_models = model is not None and self._lane_of(model) == lane

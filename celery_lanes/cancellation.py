@@ -8,6 +8,7 @@ from celery.worker.state import REVOKE_EXPIRES
 
 from celery_lanes.config import Settings
 from celery_lanes.errors import AlreadyStarted, NotQueued
+from celery_lanes.position import LOOKS
 from celery_lanes.store.base import Store
 
 
@@ -24,11 +25,14 @@ class Cancellation:
         Raises ``AlreadyStarted`` or ``NotQueued``. In the latter case a message that the broker
         still has is cancelled as it comes, for as long as a worker remembers a revoked id.
         """
-        found = {lane: self._cancel(lane, task_id) for lane in self._lanes}
-        if cancelled := {lane: count for lane, count in found.items() if count}:
-            return cancelled
-        if None in found.values():
-            raise AlreadyStarted(f"{task_id} does not wait any more: it runs, or has just ended")
+        for _ in range(LOOKS):
+            found = {lane: self._cancel(lane, task_id) for lane in self._lanes}
+            if cancelled := {lane: count for lane, count in found.items() if count}:
+                return cancelled
+            if None in found.values():
+                raise AlreadyStarted(
+                    f"{task_id} does not wait any more: it runs, has just ended, or moves on"
+                )
         self._forbid(task_id)
         raise NotQueued(
             f"{task_id} waits in no lane: it has ended, was never published, or is in the broker"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
@@ -32,8 +32,10 @@ STAGE = "stage"
 MAX_STAGE_BYTES = 64 * 1024
 
 
-class Parting(Reject, Ignore):  # type: ignore[misc] # celery is not typed
-    """Ends a body whose call goes on. ``Ignore`` as well, or ``autoretry_for`` would retry it.
+class Parting(Ignore):  # type: ignore[misc] # celery is not typed
+    """Ends a body whose call goes on.
+
+    Not a ``Reject``: Celery would log each with a traceback, and ``autoretry_for`` retry it.
 
     ``changes``: of the lanes header, by the names of CallInfo's fields; ``None`` = taken out.
     """
@@ -79,7 +81,7 @@ def moved(
     cost: float | None = None,
 ) -> Moved:
     """Make what ends a body whose call goes on in a lane; see ``Lanes.move``."""
-    error = Moved(f"it goes on in lane {lane}", requeue=True)
+    error = Moved(f"it goes on in lane {lane}")
     told = {name: value for name, value in (("model", model), ("cost", cost)) if value is not None}
     error.changes = {"lane": lane, STAGE: checked_stage(stage), **told}
     return error
@@ -87,7 +89,7 @@ def moved(
 
 def returned(stage: Mapping[str, Any] | None, delay_s: float | None) -> Returned:
     """Make what ends a body whose call waits again; see ``Lanes.give_back``."""
-    error = Returned("it waits again", requeue=True)
+    error = Returned("it waits again")
     error.wait_ms = _wait_ms(delay_s)
     if stage is not None:
         error.changes = {STAGE: checked_stage(stage)}
@@ -99,7 +101,7 @@ def checked_stage(stage: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if stage is None:
         return None
     try:
-        text = json.dumps(dict(stage), allow_nan=False)
+        text = json.dumps({**stage}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"expected stage to be a JSON object: {error}") from error
     if len(text) > MAX_STAGE_BYTES:

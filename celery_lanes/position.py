@@ -11,6 +11,9 @@ from celery_lanes.errors import NotQueued
 from celery_lanes.store.base import Store
 from celery_lanes.store.standing import Hold, Standing
 
+LOOKS = 2
+"""A call that moves while its lanes are gone through may be in none of them at the first look."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
@@ -49,6 +52,16 @@ def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
 
     Raises ``NotQueued`` if none has it.
     """
+    known = list(lanes)
+    for _ in range(LOOKS):
+        if position := _look(store, task_id, known):
+            return position
+    raise NotQueued(
+        f"{task_id} is in no lane: it has ended, was never published, or is still in the broker"
+    )
+
+
+def _look(store: Store, task_id: str, lanes: Iterable[str]) -> Position | None:
     over: Position | None = None
     for lane in lanes:
         with suppress(NotQueued):
@@ -56,11 +69,7 @@ def find_position(store: Store, task_id: str, lanes: Iterable[str]) -> Position:
             if position.place:
                 return position
             over = over or position
-    if over:
-        return over
-    raise NotQueued(
-        f"{task_id} is in no lane: it has ended, was never published, or is still in the broker"
-    )
+    return over
 
 
 def position_of(standing: Standing) -> Position:
@@ -129,7 +138,7 @@ def _calls(count: int) -> str:
 
 _WHY: dict[Hold, Callable[[Standing], str]] = {
     Hold.RUNNING: lambda _: "it runs",
-    Hold.CLOSING: lambda _: "it will not run; its result is being written",
+    Hold.CLOSING: lambda _: "it runs here no more; its result is being written, or it moves on",
     Hold.DELAYED: lambda s: f"it is due in {rounded(s.due_in_ms / 1000)}",
     Hold.PAUSED: lambda _: "the lane is paused",
     Hold.CALLER_PAUSED: lambda _: "its caller is paused",

@@ -228,7 +228,7 @@ class LaneSettings(Table):
         tokens: wall-clock limit in cost, as much as one period's at once.
         lease_ttl_s: how long a silent worker keeps its slots.
         adaptive: whether the cap follows what the provider bears: halved when it is overloaded,
-            raised again step by step; and whether the lane waits when the provider asks it to.
+            raised again step by step. A lane waits in any case when the provider asks it to.
         acks: what becomes of a call whose worker dies: it runs again ("late"), ends as lost
             ("early"), or as its task's ``acks_late`` says ("task").
         max_leases: how many lost workers make a call a dead letter.

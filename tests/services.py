@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,18 @@ def redis_program() -> str:
     """Find the Redis beside the embedded Valkey: ``$LANES_REDIS_PROGRAM``, else the machine's."""
     program = shutil.which(os.environ.get("LANES_REDIS_PROGRAM") or "redis-server")
     return program or unavailable("redis-server is not installed")
+
+
+def version_of(program: str) -> tuple[int, ...]:
+    """Give what a server's program says of itself; a Valkey's version, the first is 7.2."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, re.search(r"v=(\d+)\.(\d+)", said).groups()))  # type: ignore[union-attr]
+
+
+def need(version: tuple[int, ...], program: str) -> None:
+    """Skip a test of what an older server does not have."""
+    if version_of(program) < version:
+        pytest.skip(f"needs a server of version {'.'.join(map(str, version))}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ but the body, not even Celery's writing of its result:
 2. After ``preempt_grace`` a ``BaseException`` follows, for one that has swallowed the first.
 3. On prefork the worker at last kills the process (``pools``).
 
-Whatever of it leaves the body, and any error that comes of it, becomes ``Yielded``, a rejection:
-Celery writes no result then, counts no chord part and calls no errback.
+Whatever of it leaves the body, and any error that comes of it, becomes ``Yielded``: Celery
+writes no result then, counts no chord part and calls no errback.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _watched(task: Any, run: _Act, grace_s: Callable[[str], float]) -> _Act:
         except (Exception, Stopped) as error:
             if body.is_asked and _comes_of_asking(error):
                 _let_go(error)
-                raise Yielded("it makes room for a more urgent call", requeue=True) from error
+                raise Yielded("it makes room for a more urgent call") from error
             raise
 
     setattr(run_body, _WATCHED, True)

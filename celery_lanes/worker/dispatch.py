@@ -215,6 +215,7 @@ class Dispatcher:
         if not isinstance(error, Parting) or request._already_revoked:
             return type(request).on_failure(request, info, *args, **options)
         attempt.parting = error
+        logger.info("celery_lanes: %s has not ended: %s", request.id, error)
         return state.task_ready(request)
 
     def _kill(self, request: Any, signal: Any = None) -> None:

@@ -125,10 +125,53 @@ def total(numbers: list[float], model: str = "ollama/x") -> float:
     return sum(numbers)
 
 
+@app.task
+def gathered(parts: list, model: str = "ollama/x") -> list:
+    """Give back what came, as a chord's body."""
+    return parts
+
+
 @app.task(bind=True)
 def refused(self, model: str, retry_after: float | None = None) -> None:
     """Be refused by a provider that the plugin does not know."""
     lanes.overloaded(self.request, retry_after=retry_after)
+
+
+@app.task(bind=True, autoretry_for=(Exception,))
+def wander(self, model: str, *to: str) -> list:
+    """Go on through lanes; say where, whose and at which attempt the call has run."""
+    info = CallInfo.from_request(self.request)
+    been = (lanes.stage(self.request) or {"been": []})["been"]
+    been.append([info.lane, info.caller, info.attempt])
+    if len(been) <= len(to):
+        lanes.move(self.request, to[len(been) - 1], {"been": been})
+    return been
+
+
+@app.task(bind=True)
+def wander_and(self, model: str, to: str, then: str) -> list:
+    """Move, then fail, or retry once; say the name of the first call, and in which lanes it ran."""
+    info = CallInfo.from_request(self.request)
+    stage = lanes.stage(self.request)
+    if stage is None:
+        lanes.move(self.request, to, {"first": info.nonce}, model=f"{to}/y")
+    if then == "fail":
+        raise ValueError("boom")
+    if not self.request.retries:
+        assert info.call_id == stage["first"] != info.nonce
+        raise self.retry(countdown=0)
+    return [stage["first"], info.lane]
+
+
+@app.task(bind=True)
+def come_back(self, model: str, delay: float | None = None, retry_after: float = 0) -> list:
+    """Wait again once, perhaps with everybody; say at which attempts the call has run."""
+    runs = (lanes.stage(self.request) or {"runs": []})["runs"]
+    runs.append(CallInfo.from_request(self.request).attempt)
+    if len(runs) == 1:
+        lanes.overloaded(self.request, retry_after=retry_after)
+        lanes.give_back(self.request, {"runs": runs}, delay)
+    return runs
 
 
 @app.task

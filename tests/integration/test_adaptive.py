@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.errors import RateLimited
 from celery_lanes.store.standing import Hold
 from celery_lanes.tasks import generate
 from celery_lanes.testing.llm_stub import Answer
@@ -40,8 +39,7 @@ def test_the_cap_settles_near_what_the_provider_bears(make_shop, observer):
     assert 0 < refused <= 50  # of 12 slots that are always filled, 190 would be
     assert sum(observer.share_at(n) for n in range(2, BEARS + 1)) > 0.8
     assert shop.tasks.lanes.lane("ollama").stats().effective <= BEARS + 1
-    with pytest.raises(RateLimited):
-        _ = [result.get(timeout=20) for result in results]
+    assert [result.get(timeout=20)["text"] for result in results] == list(map(str, range(200)))
 
 
 def test_the_cap_recovers_when_the_provider_bears_more_again(make_shop, observer):
@@ -92,7 +90,9 @@ def test_a_task_says_by_itself_that_its_provider_is_busy(make_shop):
     adaptive, plain = (lanes.lane(name).stats() for name in ("ollama", "plain"))
     assert (adaptive.effective, adaptive.max_concurrent) == (6, 12)
     assert adaptive.provider_wait_ms > 30_000
-    assert (plain.effective, plain.provider_wait_ms) == (4, 0)
-    result = shop.tasks.echo.delay("ollama/x", 1)
-    lanes.lane("ollama").resume()  # the operator knows better
-    assert result.get(timeout=20) == 1
+    assert plain.effective == 4
+    assert plain.provider_wait_ms > 30_000
+    results = [shop.tasks.echo.delay(model, 1) for model in ("ollama/x", "plain/x")]
+    for name in ("ollama", "plain"):
+        lanes.lane(name).resume()  # the operator knows better
+    assert [result.get(timeout=20) for result in results] == [1, 1]

@@ -14,9 +14,12 @@ from celery_lanes.store import lua
 from celery_lanes.store.attempts import Renewal
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.dialect import Functions, Scripts, Sources
-from celery_lanes.testing.embedded import EmbeddedValkey
+from celery_lanes.store.keys import KINDS
+from celery_lanes.testing.embedded import EmbeddedValkey, find_program
 from tests import services
 from tests.store.driving import Driver, RealClock
+
+FUNCTIONS, WAITAOF = (7, 0), (7, 2)
 
 
 def served(url: str, **options: str) -> Driver:
@@ -29,6 +32,12 @@ def served(url: str, **options: str) -> Driver:
     return lane
 
 
+def without_functions() -> list[str]:
+    """Take functions from a server that has them."""
+    has_them = services.version_of(services.redis_program()) >= FUNCTIONS
+    return ["--rename-command", "FCALL", ""] if has_them else []
+
+
 def scripts_run(client: Redis) -> int:
     return client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
 
@@ -37,9 +46,11 @@ def functions_run(client: Redis) -> int:
     return client.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
 
 
-@pytest.mark.parametrize("program", [None, services.redis_program], ids=["valkey", "redis-7"])
+@pytest.mark.parametrize("program", [None, services.redis_program], ids=["valkey", "redis"])
 def test_a_server_with_functions_is_taught_them_once(program):
-    with EmbeddedValkey(program=program and program()) as server:
+    program = program() if program else find_program()
+    services.need(FUNCTIONS, program)
+    with EmbeddedValkey(program=program) as server:
         client = Redis.from_url(server.url())
 
         for _ in range(3):
@@ -74,7 +85,7 @@ def test_another_versions_functions_stay(valkey):
 
 
 def test_a_server_without_functions_gets_scripts(tmp_path):
-    with services.redis_server(tmp_path, "--rename-command", "FCALL", "") as server:
+    with services.redis_server(tmp_path, *without_functions()) as server:
         lane = served(server.url)
 
         assert scripts_run(Redis.from_url(server.url)) > 0
@@ -103,9 +114,11 @@ def test_a_user_who_may_load_nothing_sends_the_source():
         assert isinstance(lane.store._wire._speech.dialect, Sources)
 
 
-@pytest.mark.parametrize("program", [None, services.redis_program], ids=["valkey", "redis-7"])
+@pytest.mark.parametrize("program", [None, services.redis_program], ids=["valkey", "redis"])
 def test_a_full_server_that_takes_no_functions_still_renews_and_releases(program):
-    with EmbeddedValkey(program=program and program()) as server:
+    program = program() if program else find_program()
+    services.need(FUNCTIONS, program)
+    with EmbeddedValkey(program=program) as server:
         old = served(server.url())
         grant = old.take()
         client = Redis.from_url(server.url())
@@ -121,7 +134,7 @@ def test_a_full_server_that_takes_no_functions_still_renews_and_releases(program
 
 
 def test_threads_that_find_a_server_without_functions_together_are_all_served(tmp_path):
-    with services.redis_server(tmp_path, "--rename-command", "FCALL", "") as server:
+    with services.redis_server(tmp_path, *without_functions()) as server:
         for _ in range(5):
             store = open_store(server.url, prefix=uuid.uuid4().hex)
             with ThreadPoolExecutor(4) as threads:
@@ -140,9 +153,9 @@ def test_a_user_who_may_not_run_scripts_either_is_told_so():
             served(url)
 
 
-def test_durable_admits_teach_and_fall_back_as_well(tmp_path):
-    options = ["--appendonly", "yes"]
-    with EmbeddedValkey(*options) as server:
+def test_durable_admits_teach_and_fall_back_as_well():
+    services.need(WAITAOF, find_program())
+    with EmbeddedValkey("--appendonly", "yes") as server:
         served(server.url(), durability="aof")
         assert functions_run(Redis.from_url(server.url())) > 0
 

@@ -19,7 +19,7 @@ from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import Policy
-from celery_lanes.testing.embedded import EmbeddedValkey
+from celery_lanes.testing.embedded import EmbeddedValkey, find_program
 from tests import services
 from tests.store.driving import Driver, RealClock
 
@@ -229,6 +229,7 @@ def test_odd_numbers_are_refused_by_the_script_too(valkey):
 
 
 def test_admit_waits_for_the_append_only_file():
+    services.need((7, 2), find_program())
     with EmbeddedValkey("--appendonly", "yes", "--appendfsync", "everysec") as server:
         lane = driver(server, durability="aof")
 
@@ -248,6 +249,7 @@ def test_nothing_is_admitted_where_the_append_only_file_cannot_be_waited_for(own
 
 
 def test_a_replica_is_no_reason_to_call_the_durability_wrong(valkey):
+    services.need((7, 2), find_program())
     with EmbeddedValkey(*replica_of(valkey), "--appendonly", "yes") as replica:
         lane = driver(replica, durability="aof")
 

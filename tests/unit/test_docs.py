@@ -22,6 +22,13 @@ SHOWN = {
         "test_a_retry_stays_in_the_lane_and_keeps_its_caller",
         "test_every_way_in_is_routed_attributed_and_run_once",
     ],
+    "`lanes.move(self.request, lane, stage)` (ours)": [
+        "test_a_moved_call_waits_in_its_next_lane_while_its_slot_serves_others",
+        "test_a_call_that_two_workers_died_of_moving_runs_once_in_its_next_lane",
+    ],
+    "`lanes.give_back(self.request, stage, delay)` (ours)": [
+        "test_the_lane_waits_as_its_provider_asks_and_the_call_goes_back_to_its_place",
+    ],
     "`link_error`": ["test_an_errback_learns_whose_call_failed"],
     "`lane_priority=10` (-1000 to 1000, higher first)": [
         "test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them",

@@ -12,6 +12,7 @@ import pytest
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_lanes.errors import Preempted
+from celery_lanes.journey import Moved, moved
 from celery_lanes.worker import body
 from celery_lanes.worker.body import ASKED_BY, Yielded, running
 
@@ -65,13 +66,35 @@ def tell():
     os.kill(os.getpid(), ASKED_BY)
 
 
-def test_it_is_raised_in_the_body_which_becomes_a_rejection(make):
+def test_it_is_raised_in_the_body_which_celery_then_ignores(make):
     with pytest.raises(Yielded) as raised:
         make(tell).run()
 
-    assert raised.value.requeue
+    assert isinstance(raised.value, Ignore)
     assert isinstance(raised.value.__cause__, Preempted)
     assert running(LEASE) is None
+
+
+def test_a_body_that_moves_instead_has_moved(make):
+    def move():
+        try:
+            tell()
+        except Preempted as error:
+            raise moved("gpu", None) from error
+
+    with pytest.raises(Moved):
+        make(move).run()
+
+
+def test_a_body_that_is_told_while_it_moves_makes_room(make):
+    def move():
+        try:
+            raise moved("gpu", None)
+        finally:
+            tell()
+
+    with pytest.raises(Yielded):
+        make(move).run()
 
 
 def test_a_body_that_catches_it_ends_as_it_likes(make):

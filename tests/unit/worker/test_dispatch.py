@@ -1,4 +1,4 @@
-"""How an attempt ends where a body makes room while something else befalls it."""
+"""How an attempt ends whose call goes on while something else befalls it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from celery_lanes.envelope import Envelope
+from celery_lanes.journey import moved, returned
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import Yielded
@@ -25,17 +27,18 @@ class Request:
         self.failures.append(info.exception)
 
 
-@pytest.mark.parametrize(
-    ("is_revoked", "outcome"), [(False, Outcome.PREEMPTED), (True, Outcome.FAILED)]
-)
-def test_a_body_that_makes_room_does_not_run_again_if_it_has_been_revoked(is_revoked, outcome):
+@pytest.mark.parametrize("error", [Yielded(), moved("b", {}), returned({}, 1)], ids=type)
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_a_body_whose_call_goes_on_does_not_run_again_if_it_has_been_revoked(is_revoked, error):
     dispatcher = Dispatcher(SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
-    attempt = Attempt("ollama", Grant("c", "t", "ann", 1, 0, b""), lambda _: None)
+    envelope = Envelope(body=b"", content_type=None, content_encoding=None).pack()
+    attempt = Attempt("ollama", Grant("c", "t", "ann", 1, 0, envelope), lambda _: None)
     attempt.request = request = Request(is_revoked=is_revoked)
     attempt.acked = True  # early; else by the revoke
 
-    dispatcher._fail(attempt, lambda: request, SimpleNamespace(exception=Yielded(requeue=True)))
+    dispatcher._fail(attempt, lambda: request, SimpleNamespace(exception=error))
     attempt.end()
 
-    assert attempt.outcome is outcome
+    assert attempt.outcome is (Outcome.FAILED if is_revoked else error.outcome)
+    assert attempt.release().outcome is attempt.outcome
     assert bool(request.failures) is is_revoked
