@@ -9,12 +9,12 @@ from typing import Any
 from celery_lanes.errors import ProviderError, StreamInterrupted
 from celery_lanes.llm.effects import may_be_billed
 from celery_lanes.llm.events import FailoverEvent, Kind, tell
-from celery_lanes.llm.health import Benched
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.plan import Plan, Terms, Trial
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import Benched
 
 MAX_REASON = 200
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +9,10 @@ from typing import Literal
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
+from celery_lanes.store.health import Health
 
 Action = Literal["stop", "fail", "advance", "retry"]
 """What a chain does: end at once without a word, fail, ask the next, or the same once more."""
-
-Health = Literal["none", "count", "bench", "count_provider", "bench_provider"]
-"""What it says of the target: nothing; one failure more; unfit at once; or so of its provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +94,3 @@ class ChainConfig:
                 raise errors.ConfigError(
                     f"expected {name} to be 0 or more, got {getattr(self, name)}"
                 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthConfig:
-    """When a model is left alone, and for how long.
-
-    Attributes:
-        failure_threshold: after so many failures in a row.
-        base_cooldown_s: at first.
-        multiplier: by which it grows each time.
-        max_cooldown_s: up to this.
-        quota_cooldown_s: at first, for a provider whose quota is used up.
-        max_quota_cooldown_s: up to this.
-    """
-
-    failure_threshold: int = 2
-    base_cooldown_s: float = 5.0
-    multiplier: float = 2.0
-    max_cooldown_s: float = 300.0
-    quota_cooldown_s: float = 5 * 3600.0
-    max_quota_cooldown_s: float = 24 * 3600.0
-
-    def __post_init__(self) -> None:
-        """Refuse what never benches, or shrinks."""
-        is_sound = (
-            self.failure_threshold >= 1
-            and 0 < self.base_cooldown_s <= self.max_cooldown_s
-            and 0 < self.quota_cooldown_s <= self.max_quota_cooldown_s
-            and 1 <= self.multiplier < math.inf
-        )
-        if not is_sound:
-            raise errors.ConfigError(
-                "expected failure_threshold and multiplier to be at least 1, and "
-                f"0 < base_cooldown_s <= max_cooldown_s, likewise those of quotas, got {self}"
-            )

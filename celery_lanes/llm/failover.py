@@ -11,11 +11,11 @@ from typing import TypeVar
 from celery_lanes.errors import ChainExhausted, Unreachable
 from celery_lanes.llm.diary import Diary
 from celery_lanes.llm.effects import Action, effect_of
-from celery_lanes.llm.health import Benched, Pass
 from celery_lanes.llm.plan import Plan, Terms, Trial
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import Benched, Pass
 
 INLINE_WAIT_S = 5.0
 """The longest Retry-After for which the same target is waited for and asked again."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.events import Observer
-from celery_lanes.llm.health import HealthStore, Pass
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import HealthStore, Pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

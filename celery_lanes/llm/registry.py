@@ -15,14 +15,15 @@ from urllib.parse import urlsplit
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.chain import Chain
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
-from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.events import Observer
-from celery_lanes.llm.health import HealthStore, MemoryHealth
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
 from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
 from celery_lanes.llm.target import Target
+from celery_lanes.store.health import HealthConfig, HealthStore
+from celery_lanes.store.health_memory import MemoryHealth
 
 if TYPE_CHECKING:
     from celery_lanes.llm.http import Transport

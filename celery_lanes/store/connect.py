@@ -24,12 +24,18 @@ from redis.retry import Retry
 from celery_lanes.errors import StoreError
 from celery_lanes.store.base import Store
 from celery_lanes.store.faults import translated
+from celery_lanes.store.health import HealthConfig
+from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.keys import checked_name
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.redis import RedisStore
 from celery_lanes.store.wire import Client, parse_durability
 
 SOCKET_TIMEOUT_S = 1.0
+
+HEALTH_TIMEOUT_S = 0.25
+"""An LLM call waits so long to hear of its target's health, and then does without."""
 
 _OTHER_NAMES = {
     "valkey": "redis",
@@ -39,6 +45,8 @@ _OTHER_NAMES = {
     "valkey+cluster": "redis+cluster",
     "valkeys+cluster": "rediss+cluster",
 }
+
+Options = dict[str, Any]
 
 _memory_lock = Lock()
 _memory_stores: dict[str, MemoryStore] = {}
@@ -54,7 +62,17 @@ def open_store(url: str, *, prefix: str = "lanes", durability: str = "store") ->
     return RedisStore(_connect(url), prefix, durability)
 
 
-def _connect(url: str) -> Client:
+def open_health(
+    url: str, *, prefix: str = "lanes", config: HealthConfig | None = None
+) -> MemoryHealth | RedisHealth:
+    """Open the health of LLM targets in the store at a url; in memory it is the caller's own."""
+    checked_name(prefix, "the store's prefix")
+    if url.startswith("memory:"):
+        return MemoryHealth(config)
+    return RedisHealth(_connect(url, timeout_s=HEALTH_TIMEOUT_S), prefix, config)
+
+
+def _connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Client:
     scheme, _, place = url.partition("://")
     scheme = _OTHER_NAMES.get(scheme, scheme)
     connect = _BY_SCHEME.get(scheme)
@@ -65,26 +83,26 @@ def _connect(url: str) -> Client:
         raise StoreError("expected the store's url to have no decode_responses: calls are bytes")
     try:
         with translated():
-            return connect(scheme, place)
+            return connect(scheme, place, _options(timeout_s))
     except (ValueError, TypeError):
         pass  # its message may hold parts of the url, secrets among them
     raise StoreError(f"expected a {scheme}:// url for the store; this one cannot be read")
 
 
-def _options() -> dict[str, Any]:
+def _options(timeout_s: float) -> Options:
     """Fail soon and say so: the agent, who knows which request it was, does the retrying."""
     return {
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
     }
 
 
-def _one_server(scheme: str, place: str) -> Redis:
+def _one_server(scheme: str, place: str, options: Options) -> Redis:
     place = place.replace("virtual_host=", "db=").replace("ssl_cert_reqs=CERT_", "ssl_cert_reqs=")
     place = _with_lower_cert_reqs(place)
-    return Redis.from_url(f"{scheme}://{place}", **_options(), **_tls_options(scheme, place))
+    return Redis.from_url(f"{scheme}://{place}", **options, **_tls_options(scheme, place))
 
 
 def _with_lower_cert_reqs(place: str) -> str:
@@ -94,8 +112,8 @@ def _with_lower_cert_reqs(place: str) -> str:
     return place
 
 
-def _cluster(scheme: str, place: str) -> RedisCluster:
-    options = _options() | _tls_options(scheme, place)
+def _cluster(scheme: str, place: str, options: Options) -> RedisCluster:
+    options = options | _tls_options(scheme, place)
     return RedisCluster.from_url(f"{scheme.removesuffix('+cluster')}://{place}", **options)
 
 
@@ -105,16 +123,16 @@ def _tls_options(scheme: str, place: str) -> dict[str, bool]:
     return {"ssl_check_hostname": True} if is_checked else {}
 
 
-def _sentinel(_scheme: str, place: str) -> Redis:
+def _sentinel(_scheme: str, place: str, options: Options) -> Redis:
     parts = [urlsplit(f"sentinel://{part.rpartition('://')[2]}") for part in place.split(";")]
     query = parse_qs(parts[-1].query)
     if "master_name" not in query:
         raise StoreError("expected the sentinel url to end with ?master_name=..., it does not")
-    options = _options() | _credentials(parts)
-    options["db"] = int(parts[-1].path.strip("/") or 0)
+    own = options | _credentials(parts)
+    own["db"] = int(parts[-1].path.strip("/") or 0)
     hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
-    sentinel_options = _options() | _sentinel_credentials(query)
-    sentinel: Any = Sentinel(hosts, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call] # redis-py
+    sentinel_options = options | _sentinel_credentials(query)
+    sentinel: Any = Sentinel(hosts, sentinel_kwargs=sentinel_options, **own)  # type: ignore[no-untyped-call] # redis-py
     return cast("Redis", sentinel.master_for(query["master_name"][0]))
 
 
@@ -133,7 +151,7 @@ def _sentinel_credentials(query: dict[str, list[str]]) -> dict[str, str]:
     return {name: query[f"sentinel_{name}"][0] for name in names if f"sentinel_{name}" in query}
 
 
-_BY_SCHEME: dict[str, Callable[[str, str], Client]] = {
+_BY_SCHEME: dict[str, Callable[[str, str, Options], Client]] = {
     "redis": _one_server,
     "rediss": _one_server,
     "unix": _one_server,

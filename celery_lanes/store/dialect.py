@@ -33,17 +33,17 @@ class Functions:
 
     def words(self, verb: str) -> tuple[Argument, ...]:
         """Give FCALL and the function's name."""
-        return "FCALL", lua.library().function(verb)
+        return "FCALL", lua.library(verb).function(verb)
 
     def lesson(
         self,
-        verb: str,  # noqa: ARG002 # all verbs at once
+        verb: str,
         error: ResponseError,
     ) -> tuple[Argument, ...] | None:
         """Load the library; others may do so at the same time."""
         if "Function not found" not in str(error):
             return None
-        return "FUNCTION", "LOAD", "REPLACE", lua.library().source
+        return "FUNCTION", "LOAD", "REPLACE", lua.library(verb).source
 
     @property
     def instead(self) -> Dialect:

@@ -32,6 +32,14 @@ KINDS = (
     "meta",  # HASH: rules, counters, virtual time, buckets, last replies, holders' news
 )
 
+HEALTH_KINDS = (
+    "benches",  # HASH: target or provider -> how it is that has failed of late
+    "fading",  # ZSET: target or provider by the time it is forgotten
+)
+
+HEALTH = "*health"
+"""Stands for a lane in the keys of the health of LLM targets; no lane may have that name."""
+
 
 @lru_cache(maxsize=1000)
 def quoted(text: str) -> str:

@@ -12,7 +12,7 @@ from redis.client import PubSub
 from redis.exceptions import OutOfMemoryError
 
 from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued, StoreError
-from celery_lanes.store import codec, health
+from celery_lanes.store import codec, dangers
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import Call, DeadLetter, Verdict
@@ -293,7 +293,7 @@ class RedisStore:
 
     def warnings(self) -> list[str]:
         """Say what in the server's settings endangers the promises."""
-        return self._wire.ask(self._keys.lanes, health.warnings)
+        return self._wire.ask(self._keys.lanes, dangers.warnings)
 
     def prove_durability(self) -> None:
         """Raise ``ConfigError`` if the server cannot do what ``durability`` asks of it."""

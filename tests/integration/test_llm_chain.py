@@ -13,11 +13,12 @@ from celery import Celery
 from celery_lanes import Lanes, Settings, tasks
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, ProviderError, StreamInterrupted, TransientError
-from celery_lanes.llm.effects import ChainConfig, HealthConfig
+from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.store.health import HealthConfig
 from celery_lanes.testing.llm_dialects import DIALECTS, Anthropic, Asked, OpenAI
 from celery_lanes.testing.llm_stub import Answer, LLMStub
 from celery_lanes.testing.memory import serving

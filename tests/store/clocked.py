@@ -49,18 +49,21 @@ class ServerClock(FakeClock):
 
 class ClockedFunctions:
     def words(self, verb: str) -> tuple[str, str]:
-        return "FCALL", f"clocked_{verb}"
+        return "FCALL", f"{self._name(verb)}_{verb}"
 
     def lesson(self, verb: str, error: Exception) -> tuple[str, ...] | None:
         if "Function not found" not in str(error):
             return None
-        library = lua.library()
+        library = lua.library(verb)
         return (
             "FUNCTION",
             "LOAD",
             "REPLACE",
-            clocked(library.source).replace(library.name, "clocked"),
+            clocked(library.source).replace(library.name, self._name(verb)),
         )
+
+    def _name(self, verb: str) -> str:
+        return lua.library(verb).name.replace("lanes", "clocked")
 
 
 class ClockedScripts:

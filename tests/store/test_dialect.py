@@ -14,7 +14,6 @@ from celery_lanes.store import lua
 from celery_lanes.store.attempts import Renewal
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.dialect import Functions, Scripts, Sources
-from celery_lanes.store.keys import KINDS
 from celery_lanes.testing.embedded import EmbeddedValkey, find_program
 from tests import services
 from tests.store.driving import Driver, RealClock
@@ -56,7 +55,9 @@ def test_a_server_with_functions_is_taught_them_once(program):
         for _ in range(3):
             served(server.url())
 
-        assert [name for (_, name, *_) in client.function_list()] == [lua.library().name.encode()]
+        assert [name for (_, name, *_) in client.function_list()] == [
+            lua.library("next").name.encode()
+        ]
         assert scripts_run(client) == 0
         assert client.info("commandstats")["cmdstat_function|load"]["calls"] == 1
 
@@ -161,11 +162,12 @@ def test_durable_admits_teach_and_fall_back_as_well():
 @pytest.mark.parametrize("verb", lua.verbs())
 def test_a_function_binds_every_key_anew(verb):
     """What another lane's call has left there must not be taken for this one's."""
-    function = lua.library().source.split(f"_{verb}',")[1]
+    library = lua.library(verb)
+    function = library.source.split(f"_{verb}',")[1]
 
-    bound = re.search(r"^(calls, .*) = (.*)$", function, re.MULTILINE)
+    bound = re.search(rf"^({library.kinds[0]}, .*) = (.*)$", function, re.MULTILINE)
     kinds, values = bound[1].split(", "), bound[2].split(", ")
-    assert tuple(kinds) == KINDS
+    assert tuple(kinds) == library.kinds
     used = [kind for kind, value in zip(kinds, values, strict=True) if value != "nil"]
     assert set(used) == set(lua.load(verb).kinds)
 

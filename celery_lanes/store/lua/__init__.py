@@ -8,7 +8,7 @@ A script's header says what it works with::
     -- ARGV: worker request ...      its first arguments, the same way; "rest" is what follows
     -- USES: ring fair moves         shared files to put before it, besides ``_prelude.lua``
 
-A verb is sent as a script, or all verbs at once as a library of functions: there the shared files
+A verb is sent as a script, or with all of its kind as a library of functions: there shared files
 are read once and not at each call, which takes half of a call's time.
 """
 
@@ -21,13 +21,16 @@ from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 
-from celery_lanes.store.keys import KINDS
+from celery_lanes.store.keys import HEALTH_KINDS, KINDS
 
 SHARED = (
     "prelude", "ring", "fair", "tickets", "moves", "adapting", "releases", "buckets", "grants",
     "preemption", "standing", "steering",
 )  # fmt: skip
-"""Each may use what stands before it."""
+"""What the verbs of lanes share. Each may use what stands before it."""
+
+HEALTH_SHARED = ("prelude", "health")
+"""What the verbs of the health of LLM targets share: a library apart, for few need both."""
 
 SHARED_ARGUMENTS = ("channel", "tries", "lane_name")
 """What shared functions want of a verb's arguments."""
@@ -44,10 +47,11 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """All verbs, ready for FUNCTION LOAD; named after its content, so that versions get along."""
+    """Verbs, ready for FUNCTION LOAD; named after its content, so that versions get along."""
 
     name: str
     source: str
+    kinds: tuple[str, ...]
 
     def function(self, verb: str) -> str:
         """Name a verb's function."""
@@ -65,14 +69,35 @@ def load(verb: str) -> Script:
     return Script(tuple(kinds), source, _sha(source))
 
 
+def library(verb: str) -> Library:
+    """Give the library that a verb is in."""
+    lanes, health = _libraries()
+    return health if _is_of_health(verb) else lanes
+
+
 @cache
-def library() -> Library:
-    """Put all verbs into one library."""
-    shared = [_read(f"_{name}") for name in SHARED]
-    declared = f"local {', '.join((*KINDS, *SHARED_ARGUMENTS))}"
-    source = "\n".join([declared, *shared, *map(_function, verbs())])
-    name = f"lanes_{_sha(source)[:16]}"
-    return Library(name, f"#!lua name={name}\n" + source.replace(_NAME, name))
+def _libraries() -> tuple[Library, Library]:
+    """Put all verbs into two libraries: of lanes, and of health."""
+    of_health = [verb for verb in verbs() if _is_of_health(verb)]
+    of_lanes = [verb for verb in verbs() if verb not in of_health]
+    return (
+        _library("lanes", of_lanes, SHARED, KINDS),
+        _library("lanes_health", of_health, HEALTH_SHARED, HEALTH_KINDS),
+    )
+
+
+def _library(
+    name: str, verbs: list[str], shared: tuple[str, ...], kinds: tuple[str, ...]
+) -> Library:
+    files = [_read(f"_{file}") for file in shared]
+    declared = f"local {', '.join((*kinds, *SHARED_ARGUMENTS))}"
+    source = "\n".join([declared, *files, *(_function(verb, kinds) for verb in verbs)])
+    name = f"{name}_{_sha(source)[:16]}"
+    return Library(name, f"#!lua name={name}\n" + source.replace(_NAME, name), kinds)
+
+
+def _is_of_health(verb: str) -> bool:
+    return verb.startswith("health_")
 
 
 def verbs() -> list[str]:
@@ -84,7 +109,7 @@ def verbs() -> list[str]:
 _NAME = "@name@"
 
 
-def _function(verb: str) -> str:
+def _function(verb: str, kinds: tuple[str, ...]) -> str:
     body = _read(verb)
     return "\n".join(
         [
@@ -92,7 +117,7 @@ def _function(verb: str) -> str:
             f"function_name = '{_NAME}_{verb}',",
             f"flags = {{ {', '.join(repr(flag) for flag in _header(body, 'FLAGS'))} }},",
             "callback = function(KEYS, ARGV)",
-            *_assigned(_header(body, "KEYS"), KINDS, "KEYS"),
+            *_assigned(_header(body, "KEYS"), kinds, "KEYS"),
             *_assigned(_arguments(body), SHARED_ARGUMENTS, "ARGV"),
             "begin()",
             body,

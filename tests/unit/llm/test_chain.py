@@ -16,13 +16,13 @@ from celery_lanes import errors
 from celery_lanes.callinfo import CallInfo, call_context
 from celery_lanes.llm import diary, failover
 from celery_lanes.llm.capabilities import Capabilities
-from celery_lanes.llm.effects import ChainConfig, Effect, HealthConfig
+from celery_lanes.llm.effects import ChainConfig, Effect
 from celery_lanes.llm.fake import FakeProvider
-from celery_lanes.llm.health import Benched
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, TextDelta
 from celery_lanes.llm.request import Request
+from celery_lanes.store.health import Benched, HealthConfig
 
 ASK = Request(model="?", messages=(Message(role="user", content="tell me hunter2"),))
 INFO = CallInfo(caller="ann", run_id="r1")

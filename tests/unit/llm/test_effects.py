@@ -14,10 +14,11 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
-from celery_lanes.llm.effects import _EFFECTS, ChainConfig, Effect, HealthConfig, effect_of
+from celery_lanes.llm.effects import _EFFECTS, ChainConfig, Effect, effect_of
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.request import Request
+from celery_lanes.store.health import HealthConfig
 from tests.unit.test_errors import every_error
 
 ASK = Request(model="?", messages=(Message(role="user", content="hi"),))

@@ -4,50 +4,107 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
-from celery_lanes.llm.effects import HealthConfig
-from celery_lanes.llm.health import MAX_RETRY_AFTER_S, Benched, MemoryHealth, Pass
+from celery_lanes.store.connect import open_health
+from celery_lanes.store.health import (
+    MAX_RETRY_AFTER_S,
+    Benched,
+    HealthConfig,
+    Pass,
+)
+from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.health_redis import RedisHealth
+from tests.store.clocked import KEY, ClockedFunctions, ClockedScripts
 
 X, Y = "m1/x", "m1/y"
+
+AnyHealth = MemoryHealth | RedisHealth
 
 
 @dataclass
 class Clock:
-    now: float = 1000.0
+    """Seconds, as the test says; a server reads them from a key."""
+
+    client: Redis | None = None
+    _now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.now = 1000.0
 
     def __call__(self) -> float:
-        return self.now
+        return self._now
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._now = now
+        if self.client is not None:
+            self.client.set(KEY, round(now * 1000))
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def server(kind, request):
+    """Give the url of a store and its client; ``None`` for memory."""
+    if kind == "memory":
+        return None
+    url = request.getfixturevalue(kind).url()
+    return url, Redis.from_url(url)
 
 
 @pytest.fixture
-def health(clock) -> MemoryHealth:
-    return MemoryHealth(clock=clock)
+def clock(server) -> Clock:
+    return Clock(server and server[1])
 
 
-def entered(health: MemoryHealth, target: str = X, *, is_alone: bool = False) -> Pass:
+@pytest.fixture
+def make(kind, server, clock) -> Iterator:
+    """Make the health of targets that is tested, by the test's own clock."""
+    made = []
+
+    def make(config: HealthConfig | None = None, **options) -> AnyHealth:
+        if kind == "memory":
+            return MemoryHealth(config, clock=clock, **options)
+        health = open_health(server[0], prefix=f"test-{uuid.uuid4().hex}", config=config)
+        health._wire.speak(ClockedFunctions() if kind == "valkey" else ClockedScripts())
+        health._max_entries = options.get("max_entries", health._max_entries)
+        made.append(health)
+        return health
+
+    yield make
+    for health in made:
+        health.close()
+
+
+@pytest.fixture
+def health(make) -> AnyHealth:
+    return make()
+
+
+def entered(health: AnyHealth, target: str = X, *, is_alone: bool = False) -> Pass:
     found = health.enter(target, probe_s=60, is_alone=is_alone)
     assert isinstance(found, Pass)
     return found
 
 
-def skipped(health: MemoryHealth, target: str = X) -> Benched:
+def skipped(health: AnyHealth, target: str = X) -> Benched:
     found = health.enter(target, probe_s=60)
     assert isinstance(found, Benched)
     return found
 
 
-def bench(health: MemoryHealth) -> float:
+def bench(health: AnyHealth) -> float:
     """Fail often enough; gives how long the target is benched."""
     leave = entered(health)
     benched = health.report(leave, "count") or health.report(leave, "count")
@@ -55,7 +112,10 @@ def bench(health: MemoryHealth) -> float:
 
 
 def test_a_target_that_nobody_complained_of_is_asked(health):
-    assert entered(health) == Pass(target=X, entered_at=1000.0)
+    leave = entered(health)
+
+    assert leave == Pass(target=X, token=leave.token, entered_at=1000.0)
+    assert leave.token != entered(health).token
 
 
 def test_one_failure_is_none(health):
@@ -232,13 +292,13 @@ def test_a_server_that_cannot_be_reached_is_so_for_all_its_models(health):
     assert skipped(health, "m1/z") == Benched(left_s=5)
 
 
-def test_what_was_not_heard_of_for_longest_is_forgotten_first(clock):
-    health = MemoryHealth(HealthConfig(failure_threshold=1), clock=clock, max_entries=3)
+def test_of_too_many_those_are_forgotten_first_that_would_be_anyway(make):
+    health = make(HealthConfig(failure_threshold=1), max_entries=3)
 
     for number in range(10):
         health.report(entered(health, f"m/{number}"), "count")
 
-    assert len(health._entries) == 3
+    assert len(health.conditions()) == 3
     assert entered(health, "m/6")
     assert skipped(health, "m/7")
 
@@ -257,17 +317,18 @@ def test_of_many_threads_one_is_the_probe(health, clock):
     assert sum(isinstance(one, Pass) for one in found) == 1
 
 
-def test_threads_lose_no_failure(clock):
-    health = MemoryHealth(HealthConfig(failure_threshold=8 * 500 + 1), clock=clock)
+def test_threads_lose_no_failure(make):
+    health = make(HealthConfig(failure_threshold=8 * 50 + 1))
     leave = entered(health)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: [health.report(leave, "count") for _ in range(500)], range(8)))
+        list(pool.map(lambda _: [health.report(leave, "count") for _ in range(50)], range(8)))
 
     assert health.report(leave, "count") == Benched(left_s=5)
 
 
-def test_a_child_forked_while_another_thread_is_inside_is_not_stuck(health):
+def test_a_child_forked_while_another_thread_is_inside_is_not_stuck():
+    health = MemoryHealth()
     with health._lock():
         if (child := os.fork()) == 0:
             os._exit(0 if isinstance(health.enter(X, probe_s=1), Pass) else 1)
