@@ -31,7 +31,9 @@ from celery_lanes.slots.slot import Slot
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict, fitting
-from celery_lanes.store.connect import open_store
+from celery_lanes.store.connect import open_health, open_store
+from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.submission import Submission, submit
@@ -92,6 +94,22 @@ class Lanes:
             self.store_url, prefix=settings.prefix, durability=settings.durability
         )
         return store
+
+    @cached_property
+    def health(self) -> MemoryHealth | RedisHealth:
+        """The health of LLM targets, as all who have the store have seen it.
+
+        As this process has, with ``[health] shared = false``, or where there is no store.
+        """
+        url = self._health_url() if self.settings.health.shared else None
+        prefix, config = self.settings.store.prefix, self.settings.health.config
+        return open_health(url or "memory://", prefix=prefix, config=config)
+
+    def _health_url(self) -> str | None:
+        try:
+            return self.store_url if self.settings.enabled else None
+        except ConfigError:  # a task that is run eagerly needs no store
+            return None
 
     @property
     def store_url(self) -> str:

@@ -22,6 +22,7 @@ from celery_lanes.tables import (
     Caller,
     CallerSettings,
     Family,
+    HealthSettings,
     LaneSettings,
     Name,
     Rule,
@@ -38,6 +39,7 @@ else:
 
 __all__ = [
     "CallerSettings",
+    "HealthSettings",
     "LaneSettings",
     "Match",
     "Rule",
@@ -64,6 +66,7 @@ class Settings(Table):
 
     enabled: bool = Field(default=True, description="true or false")
     store: StoreSettings = StoreSettings()
+    health: HealthSettings = HealthSettings()
     defaults: LaneSettings = LaneSettings()
     lanes: Mapping[Name, LaneSettings] = Field(default={}, description="a table")
     families: Mapping[Family, LaneSettings] = Field(default={}, alias="lanes*")
@@ -207,6 +210,7 @@ def _preemption(lane: LaneSettings) -> Preemption | None:
 
 _TABLES: dict[str, type[Table]] = {
     "store": StoreSettings,
+    "health": HealthSettings,
     "defaults": LaneSettings,
     "lanes": LaneSettings,
     "rules": Rule,

@@ -25,6 +25,7 @@ from pydantic import (
 from celery_lanes import durations
 from celery_lanes.complaints import expected
 from celery_lanes.store.calls import MAX_CALLER_BYTES
+from celery_lanes.store.health import HealthConfig
 from celery_lanes.store.rules import Bucket, Policy, Scope
 
 MAX_NAME_BYTES = 100
@@ -139,6 +140,46 @@ class StoreSettings(Table):
         if (text := url.get_secret_value()) and "://" not in text:
             raise expected("a URL: redis://localhost:6379/0")
         return url
+
+
+class HealthSettings(Table):
+    """``[health]``: when an LLM target that fails is left alone, and who learns of it.
+
+    Attributes:
+        shared: whether all who have the store learn from each other; else each process by itself.
+        failure_threshold: a target is benched after so many failures in a row.
+        base_cooldown_s: so long at first.
+        multiplier: and so many times as long each time after that.
+        max_cooldown_s: up to this.
+        quota_cooldown_s: so long at first for a provider whose quota is used up.
+        max_quota_cooldown_s: up to this.
+    """
+
+    shared: bool = Field(default=True, description="true or false")
+    failure_threshold: Count = Field(default=2, description="a positive integer")
+    multiplier: float = Field(default=2.0, ge=1, le=1000, description="a number, 1 to 1000")
+    base_cooldown_s: Seconds = Field(default=5.0, alias="base_cooldown", description=_A_DURATION)
+    max_cooldown_s: Seconds = Field(default=300.0, alias="max_cooldown", description=_A_DURATION)
+    quota_cooldown_s: Seconds = Field(
+        default=5 * 3600.0, alias="quota_cooldown", description=_A_DURATION
+    )
+    max_quota_cooldown_s: Seconds = Field(
+        default=24 * 3600.0, alias="max_quota_cooldown", description=_A_DURATION
+    )
+
+    @field_validator("max_cooldown_s", "max_quota_cooldown_s")
+    @classmethod
+    def _no_shorter(cls, most_s: float, info: ValidationInfo) -> float:
+        first = str(info.field_name).removeprefix("max_")
+        first_s = info.data.get(first, 0.0)
+        if most_s < first_s:
+            raise expected(f"at least {first.removesuffix('_s')} ({durations.written(first_s)})")
+        return most_s
+
+    @property
+    def config(self) -> HealthConfig:
+        """The numbers."""
+        return HealthConfig(**self.model_dump(exclude={"shared"}))
 
 
 class LaneSettings(Table):

@@ -21,6 +21,7 @@ from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
 from celery_lanes.llm.value import mistakes
+from celery_lanes.store.health import HealthStore
 
 MARGIN_S = 1.0
 """How long before the soft time limit the provider must have answered."""
@@ -84,7 +85,7 @@ def generate(
     ``ProviderError`` (``ChainExhausted`` if nobody of several answered), and ``ConfigError`` for an
     unknown provider.
     """
-    chain = registry.parse(model)
+    chain = registry.parse(model, health=_health_of(self.app))
     asked = _request(model, prompt, **options)
     info = CallInfo.from_request(self.request) or CallInfo()
     began_at = time.monotonic()
@@ -104,6 +105,12 @@ def generate(
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
+
+
+def _health_of(app: Any) -> HealthStore | None:
+    """Give the health that an app with lanes shares with all its workers."""
+    lanes = getattr(app, "lanes", None)
+    return None if lanes is None else lanes.health
 
 
 def _request(model: str, prompt: Prompt, **options: Any) -> Request:

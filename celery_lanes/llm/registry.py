@@ -133,8 +133,10 @@ class Registry:
         self._named.update(found)
         return [wrong for wrong in found.values() if isinstance(wrong, ConfigError)]
 
-    def parse(self, spec: object) -> Chain:
+    def parse(self, spec: object, *, health: HealthStore | None = None) -> Chain:
         """Chain a spec's targets in order: aliases are put in inline, and equal ones left out.
+
+        ``health`` is another than the registry's, for this chain.
 
         Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` as
         ``provider`` does.
@@ -144,7 +146,7 @@ class Registry:
         plan = Plan(
             spec=str(spec),
             targets=targets,
-            health=self.health,
+            health=health or self.health,
             config=self.chain_config,
             observers=self._observers,
         )

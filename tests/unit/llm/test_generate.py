@@ -17,6 +17,7 @@ from celery_lanes.config import Settings
 from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
+from celery_lanes.store.health_memory import MemoryHealth
 
 
 class Lanes:
@@ -24,6 +25,7 @@ class Lanes:
 
     def __init__(self):
         self.settings = Settings.parse({})
+        self.health = MemoryHealth()
         self.settled = []
         self.overloads = []
 
@@ -105,6 +107,16 @@ def test_the_real_cost_is_settled(generate):
     generate.apply(("m1/small", "hi"), task_id="t1")
 
     assert generate.app.lanes.settled == [("t1", 7 + 2 * 3)]
+
+
+def test_an_app_with_lanes_asks_their_health(generate):
+    generate.answers += [httpx.Response(429, json={})]
+
+    with pytest.raises(errors.RateLimited):
+        generate.apply(("m1/small", "hi")).get()
+
+    assert [c.state for c in generate.app.lanes.health.conditions()] == ["benched"]
+    assert tasks.registry.health.conditions() == []
 
 
 def test_an_app_without_lanes_generates_as_well(generate):
