@@ -150,21 +150,27 @@ class HealthSettings(Table):
         failure_threshold: a target is benched after so many failures in a row.
         base_cooldown_s: so long at first.
         multiplier: and so many times as long each time after that.
-        max_cooldown_s: up to this.
+        max_cooldown_s: up to this; 5 minutes, or ``base_cooldown`` if that is longer.
         quota_cooldown_s: so long at first for a provider whose quota is used up.
-        max_quota_cooldown_s: up to this.
+        max_quota_cooldown_s: up to this; a day, or ``quota_cooldown`` if that is longer.
     """
 
     shared: bool = Field(default=True, description="true or false")
     failure_threshold: Count = Field(default=2, description="a positive integer")
     multiplier: float = Field(default=2.0, ge=1, le=1000, description="a number, 1 to 1000")
     base_cooldown_s: Seconds = Field(default=5.0, alias="base_cooldown", description=_A_DURATION)
-    max_cooldown_s: Seconds = Field(default=300.0, alias="max_cooldown", description=_A_DURATION)
+    max_cooldown_s: Seconds = Field(
+        default_factory=lambda table: max(300.0, table.get("base_cooldown_s", 0.0)),
+        alias="max_cooldown",
+        description=_A_DURATION,
+    )
     quota_cooldown_s: Seconds = Field(
         default=5 * 3600.0, alias="quota_cooldown", description=_A_DURATION
     )
     max_quota_cooldown_s: Seconds = Field(
-        default=24 * 3600.0, alias="max_quota_cooldown", description=_A_DURATION
+        default_factory=lambda table: max(24 * 3600.0, table.get("quota_cooldown_s", 0.0)),
+        alias="max_quota_cooldown",
+        description=_A_DURATION,
     )
 
     @field_validator("max_cooldown_s", "max_quota_cooldown_s")

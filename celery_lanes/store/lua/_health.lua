@@ -20,10 +20,10 @@ local function forget_entries(name, most)
   for _, faded in ipairs(gone) do drop_entry(faded) end
 end
 
--- All keys go with the entry that fades last. The first write is a deletion, as in delete_first.
+-- All keys go with the entry that fades last. The first write is a deletion: it is let through at maxmemory.
 local function keep_entry(name, entry, most)
   entry.fades = math.max(now, entry.till or NEVER) + MEMORY
-  redis.call('HDEL', benches, '')
+  redis.call('HDEL', benches, name)
   redis.call('HSET', benches, name, cmsgpack.pack(entry))
   redis.call('ZADD', fading, entry.fades, name)
   forget_entries(name, most)
