@@ -82,7 +82,7 @@ class Complaints:
     def _owner(self, path: Path) -> tuple[type[BaseModel], int | str]:
         """Find the model that declares the path's last key; a table itself is its own, unnamed."""
         model = self._tables.get(str(path[0]))
-        depth = 1 if path[0] in {"store", "defaults"} else 2
+        depth = 1 if path[0] in {"store", "defaults", "health"} else 2
         if model is None or len(path) == 1:
             return self._top, path[0]
         return model, path[depth] if len(path) > depth else ""

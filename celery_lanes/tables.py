@@ -193,10 +193,10 @@ class HealthSettings(Table):
     @field_validator("max_cooldown_s", "max_quota_cooldown_s")
     @classmethod
     def _no_shorter(cls, most_s: float, info: ValidationInfo) -> float:
-        first = str(info.field_name).removeprefix("max_")
-        first_s = info.data.get(first, 0.0)
+        first = "quota_cooldown" if info.field_name == "max_quota_cooldown_s" else "base_cooldown"
+        first_s = info.data.get(f"{first}_s", 0.0)
         if most_s < first_s:
-            raise expected(f"at least {first.removesuffix('_s')} ({durations.written(first_s)})")
+            raise expected(f"at least {first} ({durations.written(first_s)})")
         return most_s
 
     @property

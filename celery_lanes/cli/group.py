@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_lanes import durations
-from celery_lanes.cli import callers, control, dead, status, where
+from celery_lanes.cli import callers, control, dead, health, status, where
 from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
@@ -244,6 +244,24 @@ def _dead(
     else:
         letters = dead.read(found, lane, limit)
         status.print_table(dead.table(letters), is_plain=ctx.obj.no_color, width=dead.MIN_WIDTH)
+
+
+@lanes.command(name="health")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+@click.option("--clear", "name", metavar="TARGET", help="End its bench, and forget its failures.")
+@click.pass_context
+def _health(ctx: click.Context, /, name: str | None, *, as_json: bool) -> None:
+    """Show the LLM targets that have failed of late, and those that are benched.
+
+    TARGET is provider/model, or a provider: what all its models share, such as a used-up quota.
+    """
+    found = _lanes(ctx)
+    if name is not None:
+        click.echo(health.clear(found, name))
+    elif as_json:
+        click.echo(health.to_json(health.read(found)))
+    else:
+        status.print_table(health.table(health.read(found)), is_plain=ctx.obj.no_color)
 
 
 @lanes.command(name="check")

@@ -400,6 +400,23 @@ def test_where_of_what_is_in_no_lane_is_refused(shell):
     )
 
 
+def test_health_shows_what_is_benched_and_ends_it_by_hand(shell):
+    health = shell.app.lanes.health
+    health.report(health.enter("ollama/llama3.1:8b", probe_s=60), "count")
+    health.report(health.enter("openai/gpt-5-mini", probe_s=60), "bench_provider")
+
+    shown = shell("health").output
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if "/" in line}
+    assert rows["ollama/llama3.1:8b"] == ["failing", "1", "-", "-"]
+    assert rows["openai/*"][:3] == ["benched", "-", "5h"]
+    (_, openai) = json.loads(shell("health", "--json").output)
+    assert (openai["name"], openai["state"], openai["cooldown_s"]) == ("openai", "benched", 18000)
+
+    assert "openai: forgotten" in shell("health", "--clear", "openai").output
+    assert health.enter("openai/gpt-5-mini", probe_s=60).probes == ()
+    assert shell("health", "--clear", "openai").exit_code == 1
+
+
 def test_dead_lists_the_dead_letters_of_a_lane(shell):
     kill(shell, Call(id="n1", task_id="t-1", task="shop.ask", caller="alice"))
 

@@ -18,6 +18,7 @@ from celery_lanes.store.connect import open_health
 from celery_lanes.store.health import (
     MAX_RETRY_AFTER_S,
     Benched,
+    Condition,
     HealthConfig,
     Pass,
 )
@@ -301,6 +302,65 @@ def test_of_too_many_those_are_forgotten_first_that_would_be_anyway(make):
     assert len(health.conditions()) == 3
     assert entered(health, "m/6")
     assert skipped(health, "m/7")
+
+
+def test_calls_that_go_on_during_a_bench_do_not_make_it_longer(health, clock):
+    bench(health)
+
+    for _ in range(20):
+        assert health.report(entered(health, is_alone=True), "count") == Benched(left_s=5)
+    clock.now += 5
+
+    assert health.report(entered(health), "count") == Benched(left_s=10)
+
+
+def test_a_success_during_a_bench_ends_it(health, clock):
+    bench(health)
+    clock.now += 1
+
+    assert health.recover(entered(health, is_alone=True))
+    assert entered(health).probes == ()
+
+
+def test_a_bench_from_the_future_begins_now(health, clock):
+    bench(health)
+    clock.now -= 500
+
+    assert skipped(health) == Benched(left_s=5)
+    clock.now += 5
+    assert entered(health).probes == (X,)
+
+
+def test_who_reads_is_told_what_has_failed_and_how_it_is(health, clock):
+    health.report(entered(health, "m2/x"), "count")
+    bench(health)
+
+    benched, failing = health.conditions()
+
+    assert benched == Condition(name=X, failures=0, cooldown_s=5, left_s=5, is_tried=False)
+    assert (failing.name, failing.failures, failing.state) == ("m2/x", 1, "failing")
+    assert benched.state == "benched"
+    clock.now += 5
+    assert health.conditions()[0].state == "due"
+    entered(health)
+    assert health.conditions()[0].state == "tried"
+
+
+def test_a_bench_can_be_ended_by_hand(health):
+    bench(health)
+
+    assert health.clear(X)
+
+    assert entered(health).probes == ()
+    assert not health.clear(X)
+
+
+def test_what_is_long_over_is_forgotten(health, clock):
+    bench(health)
+    clock.now += 5 + 24 * 3600
+
+    assert health.conditions() == []
+    assert entered(health).probes == ()
 
 
 def test_of_many_threads_one_is_the_probe(health, clock):

@@ -33,7 +33,8 @@ from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock
 EXAMPLES = int(os.environ.get("LANES_MODEL_EXAMPLES", "70"))
 
 LONG = "m1/" + "ü" * 300
-TARGETS = ["m1/x", "m1/y", "m2/x", "m1", "m1/", "/", LONG, LONG + "1", "m1/\udc80\x00 {m1}"]
+OFTEN = ["m1/x"] * 9
+TARGETS = [*OFTEN, "m1/y", "m2/x", "m1", "m1/", "/", LONG, LONG + "1", "m1/\udc80\x00 {m1}"]
 HEALTHS = ["none", "count", "bench", "count_provider", "bench_provider"]
 CONFIGS = [
     HealthConfig(),
@@ -79,6 +80,11 @@ class TwoHealths(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([1, 500, 4999, 5000, 60_000, 300_000, 5 * 3600_000, 48 * 3600_000]))
     def wait(self, ms):
         self.clock.sleep_ms(ms)
+
+    @rule(ms=st.sampled_from([-1, 0, 0, 1]))
+    def wait_for_the_end_of_a_bench(self, ms):
+        left_s = max((known.left_s for known in self.memory.conditions()), default=0)
+        self.clock.sleep_ms(max(1, left_s * 1000 + ms))
 
     @rule(ms=st.sampled_from([1, 50, 5000, 3600_000]))
     def be_set_back(self, ms):

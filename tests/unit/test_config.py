@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from celery_lanes.config import CallerSettings, LaneSettings, Rule, Settings
+from celery_lanes.config import CallerSettings, HealthSettings, LaneSettings, Rule, Settings
 from celery_lanes.durations import duration_s, written
 from celery_lanes.errors import ConfigError
+from celery_lanes.store.health import HealthConfig
 from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
 
 SHIPPED = Path(__file__).parents[2] / "config" / "lanes.toml"
@@ -79,6 +80,23 @@ def test_what_the_shipped_file_comments_out_is_the_default(load):
 
     assert len(commented) >= 9
     assert settings.lane("x").model_copy(update={"burst": None}) == LaneSettings()
+
+
+def test_the_health_that_the_shipped_file_comments_out_is_the_default(load):
+    table = SHIPPED.read_text().partition("[health]")[2].partition("\n\n")[0]
+    commented = re.findall(r'^# (\w+ = (?:"[^"]*"|[\w.]+)) +#', table, re.MULTILINE)
+
+    health = load("\n".join(["[health]", *commented])).health
+
+    assert len(commented) == len(HealthSettings.model_fields)
+    assert health == HealthSettings()
+    assert health.config == HealthConfig()
+
+
+def test_a_first_cooldown_that_is_longer_than_the_longest_is_that_too(load):
+    health = load('[health]\nbase_cooldown = "10m"\nquota_cooldown = "3d"').health.config
+
+    assert (health.max_cooldown_s, health.max_quota_cooldown_s) == (600, 3 * 86400)
 
 
 def test_everything_that_the_shipped_file_comments_out_may_be_used(load):
@@ -293,6 +311,17 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             '[aliases]\nquick = "m/x,fast"\nfast = "quick"',
             "aliases.quick: aliases in a circle: quick -> fast -> quick (lanes.toml)",
             id="alias-circle",
+        ),
+        pytest.param(
+            '[health]\nbase_cooldown = "10s"\nmax_cooldown = "5s"',
+            "expected health.max_cooldown to be at least base_cooldown (10s), "
+            'got "5s" (lanes.toml)',
+            id="cooldown",
+        ),
+        pytest.param(
+            "[health]\nfailure_threshold = 0",
+            "expected health.failure_threshold to be a positive integer, got 0 (lanes.toml)",
+            id="threshold",
         ),
         pytest.param(
             'enabled = "yes"',
