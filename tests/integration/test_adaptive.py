@@ -37,7 +37,7 @@ def test_the_cap_settles_near_what_the_provider_bears(make_shop, observer):
 
     refused = len(refusals(observer))
     assert 0 < refused <= 50  # of 12 slots that are always filled, 190 would be
-    assert sum(observer.share_at(n) for n in range(2, BEARS + 1)) > 0.8
+    assert sum(observer.share_at(n) for n in range(2, BEARS + 1)) > 0.6  # the refused come last
     assert shop.tasks.lanes.lane("ollama").stats().effective <= BEARS + 1
     assert [result.get(timeout=20)["text"] for result in results] == list(map(str, range(200)))
 
