@@ -24,6 +24,7 @@ from celery_lanes.herald import Herald
 from celery_lanes.journey import moved, returned, stage_in
 from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.leg import leg_of
+from celery_lanes.llm.chain import Chain
 from celery_lanes.llm.journey import Leg
 from celery_lanes.llm.logbook import log
 from celery_lanes.llm.registry import Registry
@@ -33,6 +34,7 @@ from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.slots.office import Office
+from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
@@ -110,6 +112,26 @@ class Lanes:
         registry.register_observer(log)
         registry.register_observer(self.herald)
         return registry
+
+    def chain(self, spec: str, *, max_wait: float | None = None) -> Chain:
+        """Chain a spec's targets for code that is no task: each attempt holds a slot of its lane.
+
+        ::
+
+            with call_context(caller="alice"):
+                reply = lanes.chain("ollama/llama3.1:8b,openai/gpt-5-mini").generate(request)
+
+        As by ``lanes.slot``, under the same caps, shares and rates; a stream holds its slot to its
+        end. Inside a task that runs in a lane there is no second one.
+
+        Args:
+            spec: as ``registry.parse`` takes it, and raises for it.
+            max_wait: seconds for a slot, ``None`` = any time; beyond, the next target is asked. The
+                wait counts to the ``timeout_s`` of the call.
+        """
+        return self.registry.parse(spec).served_by(
+            lambda target: within_slots(self, target, max_wait)
+        )
 
     def _lane_of(self, model: str) -> str:
         return self.settings.lane_for(model).lane

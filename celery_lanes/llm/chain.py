@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import final, overload
 
 from celery_lanes.callinfo import CallInfo, current_call
@@ -14,7 +14,7 @@ from celery_lanes.llm.events import Observer
 from celery_lanes.llm.failover import Failover
 from celery_lanes.llm.journey import Leg
 from celery_lanes.llm.plan import Plan, Terms, Trial
-from celery_lanes.llm.provider import IDLE_S
+from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
@@ -54,6 +54,11 @@ class Chain(Sequence[Target]):
     def __getitem__(self, index: int | slice) -> Target | tuple[Target, ...]:
         """Give one of the targets, or several."""
         return self._plan.targets[index]
+
+    def served_by(self, provider_of: Callable[[Target], Provider]) -> Chain:
+        """Give the same chain, with other providers of the same names."""
+        targets = tuple(replace(one, provider=provider_of(one)) for one in self)
+        return Chain(replace(self._plan, targets=targets))
 
     @property
     def capabilities(self) -> Capabilities:

@@ -29,6 +29,10 @@ SAID = {
         r"ann: ollama: .*\nbob: ollama: .*\n",
         r"for ann, in lane ollama\n.* for bob, in lane ollama\n",
     ],
+    "failover": [
+        r"m1/qwen3:30b in lane m1: cannot be reached.*\n",
+        r"ollama/llama3\.1:8b in lane ollama: answered\n.* \(in lane ollama\)\n",
+    ],
     "errors": [
         r"ValueError: ollama/llama3\.1:8b cannot translate '\?'\n",
         r"caller alice, run run-17, lane ollama, model ollama/llama3\.1:8b\n",
@@ -48,6 +52,7 @@ def env_of(valkey, stub):
         "CELERY_RESULT_BACKEND": valkey.url(1),
         "CELERY_LANES_STORE_URL": valkey.url(2),
         "LLM_OLLAMA": stub.dsn,
+        "LLM_M1": "openai+http://127.0.0.1:9/v1",  # nobody is there
         "PYTHONPATH": str(ROOT),
     }
 
