@@ -15,7 +15,7 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
-from celery_lanes.callinfo import HEADER, Held, held_by
+from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
@@ -38,7 +38,7 @@ from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
-from celery_lanes.store.calls import Call, Verdict, fitting
+from celery_lanes.store.calls import Busy, Call, Verdict, fitting
 from celery_lanes.store.connect import open_health, open_store
 from celery_lanes.store.health_memory import MemoryHealth
 from celery_lanes.store.health_redis import RedisHealth
@@ -439,6 +439,20 @@ class Lanes:
     def stage(self, request: Any) -> dict[str, Any] | None:
         """Give what a call's body has left for its next run, by ``move`` or ``give_back``."""
         return stage_in(getattr(request, HEADER, None))
+
+    def foresee(self, request: Any, lane: str) -> Busy | None:
+        """Say how long a running call would wait in another lane, and behind how many.
+
+        ``None`` if nobody can tell: the lane is paused or new, or no call of it has ended yet.
+        """
+        held = _held(request)
+        info = CallInfo.from_request(request) or CallInfo()
+        cost = self._cost_there(request, held.lane, lane) or info.cost or 1.0
+        call = Call(
+            id=held.call, task_id=request.id, task=request.task, caller=info.caller,
+            priority=info.priority or 0, cost=cost, has_waited=True, envelope=b"",
+        )  # fmt: skip
+        return self.store.foresee(lane, call, policy=self.policy(lane))
 
     def leg(self, request: Any) -> Leg | None:
         """Let a chain within a task ask each model in its own lane, as ``generate`` does.

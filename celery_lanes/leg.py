@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.utils.log import get_logger
 from pydantic import ValidationError
 
+from celery_lanes.busy import refused
 from celery_lanes.callinfo import CallInfo, Held, held_by
+from celery_lanes.errors import StoreError
 from celery_lanes.llm.journey import Journey, Leg
 from celery_lanes.llm.patience import Wait
 from celery_lanes.llm.target import Target
@@ -58,8 +60,23 @@ class _Ways:
         self._lanes, self._request, self._held = lanes, request, held
 
     def move(self, target: Target, journey: Journey) -> NoReturn:
+        if journey.max_wait_s is not None:
+            self._check_room(str(target.lane), journey.max_wait_s)
         stage = journey.model_dump(mode="json")
         self._lanes.move(self._request, str(target.lane), stage, model=target.written)
+
+    def _check_room(self, lane: str, max_wait_s: float) -> None:
+        """Refuse a lane with too long a line, as far as that can be told before the call is there.
+
+        Raises ``LaneBusy``.
+        """
+        try:
+            wait = self._lanes.foresee(self._request, lane)
+        except StoreError as error:
+            logger.warning("celery_lanes: nobody can tell the wait in lane %s: %s", lane, error)
+            return
+        if wait is not None and wait.wait_ms > max_wait_s * 1000:
+            raise refused(lane, wait, max_wait_s)
 
     def wait(self, wait: Wait, journey: Journey) -> NoReturn:
         """Let everybody wait who would be refused as well; else come again on one's own."""

@@ -19,6 +19,7 @@ from celery_lanes.store.keys import account_of
 from celery_lanes.store.ledger import Ledger, Record
 from celery_lanes.store.preemption import preempt
 from celery_lanes.store.rules import Policy
+from celery_lanes.store.standing import Standing
 from celery_lanes.store.survey import survey
 
 
@@ -40,6 +41,16 @@ def admit(
     if is_closing or (is_news and ledger.free_slots):
         ledger.wake()
     return verdicts
+
+
+def foresee(lane: str, ledger: Ledger, call: Call, policy: Policy) -> Busy | None:
+    """Say how long a call would wait if it were admitted now; ``None`` if nobody can tell."""
+    record = Record(call, account_of(policy, call.caller), ledger.seq + 1, ledger.now)
+    return _wait(survey(lane, ledger, record))
+
+
+def _wait(standing: Standing) -> Busy | None:
+    return None if standing.wait_ms is None else Busy(standing.ahead, standing.wait_ms)
 
 
 def _admit_one(
@@ -76,6 +87,5 @@ def _is_forbidden(ledger: Ledger, call: Call) -> bool:
 def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None) -> Busy | None:
     if max_wait_ms is None or record.call.due_ms > ledger.now:
         return None
-    standing = survey(lane, ledger, record)
-    wait_ms = standing.wait_ms
-    return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(standing.ahead, wait_ms)
+    wait = _wait(survey(lane, ledger, record))
+    return wait if wait is not None and wait.wait_ms > max_wait_ms else None

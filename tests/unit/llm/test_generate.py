@@ -20,8 +20,10 @@ from celery_lanes.config import Settings
 from celery_lanes.leg import left_s, leg_of
 from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.journey import Journey
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
+from celery_lanes.store.calls import Busy
 
 
 class Lanes:
@@ -34,6 +36,7 @@ class Lanes:
         self.moves = []
         self.returns = []
         self.given_stage = None
+        self.waits = {}
 
     def leg(self, request):
         return leg_of(self, request)
@@ -44,6 +47,9 @@ class Lanes:
     def move(self, request, lane, stage, *, model):
         self.moves.append((lane, model, stage))
         raise Reject
+
+    def foresee(self, request, lane):
+        return self.waits.get(lane)
 
     def give_back(self, request, stage, delay=None):
         self.returns.append((delay, stage))
@@ -210,6 +216,23 @@ def test_the_next_model_is_asked_in_its_own_lane_with_all_that_came_before(gener
     ]
     assert result["attempts"][1]["queued_s"] == 2
     assert generate.sent[0].headers["idempotency-key"] == "n1"
+
+
+def test_a_call_that_may_not_wait_passes_by_a_lane_with_too_long_a_line(generate):
+    registry, lanes = tasks.registry, generate.app.lanes
+    registry.register_provider(FakeProvider("x", errors.ModelNotFound("who?", 404)))
+    registry.register_provider(FakeProvider("y"))
+    lanes.waits = {"y": Busy(9, 5001), "m1": Busy(1, 5000)}
+    lanes.given_stage = Journey(
+        call_id="n1", to_come=("x/1", "y/2", "m1/small"), retries_left=3, max_wait_s=5
+    ).model_dump(mode="json")
+
+    with pytest.raises(Reject):
+        in_lane(generate, "x/1,y/2,m1/small", "x")
+
+    ((lane, _, stage),) = lanes.moves
+    assert (lane, stage["to_come"], stage["max_wait_s"]) == ("m1", ["m1/small"], 5)
+    assert [a["error_class"] for a in stage["ledger"]] == ["ModelNotFound", "LaneBusy"]
 
 
 def test_a_stage_that_is_no_chains_is_passed_by(generate):
