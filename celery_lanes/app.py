@@ -19,7 +19,7 @@ from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
-from celery_lanes.errors import ConfigError, NotInLane, NotQueued, StoreError
+from celery_lanes.errors import ConfigError, NotInLane, StoreError
 from celery_lanes.herald import Herald
 from celery_lanes.journey import moved, returned, stage_in
 from celery_lanes.lane import Lane, checked_lane
@@ -44,7 +44,7 @@ from celery_lanes.store.health_memory import MemoryHealth
 from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
-from celery_lanes.submission import Submission, submit
+from celery_lanes.submission import Submission, call, submit
 from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
 
@@ -254,23 +254,10 @@ class Lanes:
         """Publish a signature and wait for its result.
 
         If you stop waiting, by ``timeout`` in seconds (``celery.exceptions.TimeoutError``) or by an
-        interrupt, a call that still waits is cancelled; one that runs goes on.
+        interrupt, what still waits of it is cancelled, of a chain, group or chord each call; what
+        runs goes on, and so does a chain whose first call does.
         """
-        result = signature.apply_async()
-        try:
-            return result.get(timeout=timeout)
-        except BaseException:
-            if not result.ready():
-                self._give_up(result)
-            raise
-
-    def _give_up(self, result: Any) -> None:
-        try:
-            self.cancel(result)
-        except NotQueued:
-            logger.debug("celery_lanes: nobody waits any more for %s, which runs", result.id)
-        except StoreError as error:
-            logger.warning("celery_lanes: nobody waits any more for %s: %s", result.id, error)
+        return call(signature, timeout, self.cancel)
 
     def position(self, result: Any, *, lane: str | None = None) -> Position:
         """Say where a call stands: its place in fair order, when it starts, what holds it up.
@@ -301,11 +288,18 @@ class Lanes:
         """
         return self.cancellation().cancel(str(getattr(task, "id", task)))
 
-    def cancel_caller(self, caller: str) -> dict[str, int]:
+    def cancel_caller(self, caller: str, *, anonymous: bool = False) -> dict[str, int]:
         """Cancel all that waits of a caller; gives how many calls in which lanes.
 
-        What comes or goes meanwhile, or is still in the broker, may stay.
+        What comes or goes meanwhile, or is still in the broker, may stay. ``ValueError`` for "",
+        which is whoever has not said who it is, and may be a name that got lost on its way here:
+        ``anonymous=True`` means it.
         """
+        if not caller and not anonymous:
+            raise ValueError(
+                'expected the name of a caller, got ""; all calls without one are cancelled by'
+                ' cancel_caller("", anonymous=True)'
+            )
         return self.cancellation().cancel_caller(fitting(caller))
 
     def cancellation(self) -> Cancellation:

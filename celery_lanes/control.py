@@ -64,8 +64,11 @@ def _cancel_tasks(lanes: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def _cancel_callers(lanes: Any, arguments: Mapping[str, Any]) -> None:
-    """Cancel by the one stamp that the store knows of every call; workers know the others."""
-    for caller in _callers(arguments.get("headers") or {}):
+    """Cancel by the one stamp that the store knows of every call; workers know the others.
+
+    A name that is empty is rather a mistake than all calls without one.
+    """
+    for caller in filter(None, _callers(arguments.get("headers") or {})):
         lanes.cancel_caller(caller)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from celery_lanes.store.rules import Bucket
+from celery_lanes.store.checks import check_limit
+from celery_lanes.store.rules import Bucket, Limit
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCALE = {"": 1, "k": 1_000, "M": 1_000_000}
@@ -29,17 +30,17 @@ def duration_s(text: object) -> float:
 def bucket(text: object, *, burst: float | None = None) -> Bucket:
     """Read "60/m" (per s, m, h or d; k and M multiply) as a bucket.
 
-    ``burst`` is how much may come at once; as much as comes in one period when ``None``.
-    Raises ``ValueError`` for anything else.
+    ``burst`` is how much may come at once; as much as comes in one period, but at least 1, when
+    ``None``. Raises ``ValueError`` for anything else, and for what no store would take.
     """
     written = _RATE.fullmatch(text) if isinstance(text, str) else None
     if written is None:
         raise ValueError(text)
     number, scale, unit = written.groups()
     count = float(number) * _SCALE[scale]
-    if count <= 0:
-        raise ValueError(text)
-    return Bucket(count, int(_UNIT_S[unit] * 1000), count if burst is None else burst)
+    made = Bucket(count, int(_UNIT_S[unit] * 1000), max(1.0, count) if burst is None else burst)
+    check_limit(Limit.RATE, made)
+    return made
 
 
 def written_rate(rate: Bucket) -> str:

@@ -111,6 +111,19 @@ class Levels:
         )
         return [(name, self.queues[at].waiting[name][0]) for at, _, _, name in standing[:limit]]
 
+    def count_before_new(self, account: str, place: Place) -> int | None:
+        """Count the accounts that go before a new call; ``None`` if one of its own does."""
+        rank = self.rank(place)
+        queue = self.queues.get(rank) or FairQueue()
+        if account in queue.waiting:
+            return None
+        stands = (
+            (at, start, level.waiting[name][0][1])
+            for at, level in self.queues.items()
+            for name, start in level.ring.items()
+        )
+        return sum(stand < (rank, queue.start(account), place[1]) for stand in stands)
+
     def take(self, account: str, place: Place, cost: float, *, is_passing: bool = False) -> Charge:
         """Grant an account's first call; one that passes others over is no turn."""
         rank, queue = self.rank(place), self._queue(place)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -45,5 +46,8 @@ class LaneLimiter(AbstractConcurrencyLimiter):  # type: ignore[misc] # an extra
         self._held.append(slot)
 
     def release(self) -> None:
-        """Give a slot back; any of ours, for it may be another task that says so."""
-        self._held.popleft().release()
+        """Give a slot back; any of ours, for it may be another task that says so.
+
+        What is on its way out meanwhile tells whether the request failed, a 429 say.
+        """
+        self._held.popleft().release(failed=sys.exc_info()[0] is not None)

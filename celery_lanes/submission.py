@@ -1,14 +1,19 @@
-"""A publish that says in the same step where its call stands."""
+"""A publish that says in the same step where its call stands, or waits for what comes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from celery.canvas import Signature, _chain, _chord, chunks, group
+from celery.utils.log import get_logger
 
+from celery_lanes.errors import NotQueued, StoreError
 from celery_lanes.position import Position, position_of
 from celery_lanes.store.standing import Standing
+
+logger = get_logger(__name__)
 
 TELL = "lanes_tell"
 """The publish option that takes who is told where the call stands: a function of a ``Standing``."""
@@ -44,6 +49,45 @@ def submit(signature: Any, max_wait: float | None = None) -> Submission:
     told: list[Standing] = []
     result = signature.apply_async(max_wait=max_wait, **{TELL: told.append})
     return Submission(result, position_of(told[-1]) if told else None)
+
+
+def call(signature: Any, timeout_s: float | None, cancel: Callable[[Any], object]) -> Any:
+    """Publish, and wait for the result; what waits when nobody does any more is cancelled."""
+    result = signature.apply_async()
+    try:
+        return result.get(timeout=timeout_s)
+    except BaseException:
+        for part in reversed(list(_parts(result))):  # no call of a chain comes before the first
+            _take_back(part, cancel)
+        raise
+
+
+def _parts(result: Any) -> Iterator[Any]:
+    """Give the result of each call, those of a chain's last ones first."""
+    while result is not None:
+        for child in getattr(result, "results", ()):
+            yield from _parts(child)
+        if not hasattr(result, "results"):
+            yield result
+        result = result.parent
+
+
+def _take_back(result: Any, cancel: Callable[[Any], object]) -> None:
+    try:
+        if not _has_ended(result):
+            cancel(result)
+    except NotQueued:
+        logger.debug("celery_lanes: nobody waits any more for %s, which does not wait", result.id)
+    except StoreError as error:
+        logger.warning("celery_lanes: nobody waits any more for %s: %s", result.id, error)
+
+
+def _has_ended(result: Any) -> bool:
+    try:
+        return bool(result.ready())
+    except Exception as error:  # noqa: BLE001 # a result backend may raise anything
+        logger.warning("celery_lanes: whether %s has ended is not known: %r", result.id, error)
+        return False
 
 
 def _check_begins_with_one_call(signature: Any) -> None:

@@ -66,9 +66,11 @@ def cancel(lanes: Lanes, task_id: str) -> str:
 
 
 def cancel_caller(lanes: Lanes, caller: str) -> str:
-    """Cancel all that waits of a caller."""
-    found = lanes.cancel_caller(caller)
-    return _cancelled(found, caller) if found else f"nothing of {caller!r} waits in any lane"
+    """Cancel all that waits of a caller, "" for the calls without one."""
+    found = lanes.cancel_caller(caller, anonymous=not caller)
+    if found:
+        return _cancelled(found, caller or "no caller")
+    return f"nothing {f'of {caller!r}' if caller else 'without a caller'} waits in any lane"
 
 
 def _cancelled(found: Mapping[str, int], whose: str) -> str:

@@ -200,15 +200,18 @@ def _callers(ctx: click.Context, /, lane: str, *, as_json: bool) -> None:
 @lanes.command(name="cancel")
 @click.argument("task_id", required=False)
 @click.option("--caller", help="Cancel all that waits of this caller instead.")
+@click.option("--anonymous", is_flag=True, help="Cancel all that waits without a caller instead.")
 @click.pass_context
-def _cancel(ctx: click.Context, /, task_id: str | None, caller: str | None) -> None:
+def _cancel(
+    ctx: click.Context, /, task_id: str | None, caller: str | None, *, anonymous: bool
+) -> None:
     """Take a waiting call off its lane; its result becomes REVOKED."""
-    if task_id is not None and caller is None:
+    if (task_id is not None) + (caller is not None) + anonymous != 1 or caller == "":
+        raise click.UsageError("expected a TASK_ID, --caller NAME, or --anonymous")
+    if task_id is not None:
         click.echo(control.cancel(_lanes(ctx), task_id))
-    elif caller is not None and task_id is None:
-        click.echo(control.cancel_caller(_lanes(ctx), caller))
     else:
-        raise click.UsageError("expected a TASK_ID, or --caller NAME")
+        click.echo(control.cancel_caller(_lanes(ctx), caller or ""))
 
 
 @lanes.command(name="where")

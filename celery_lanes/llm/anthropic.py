@@ -49,11 +49,15 @@ _EFFORT: Mapping[Effort, str] = {
     "high": "high",
     "xhigh": "xhigh",
 }
+_LEAST_TOP_P = 0.95
+"""The least that is taken from who lets it think."""
+
 _CHOICE = {"auto": "auto", "none": "none", "required": "any"}
 
 
 def anthropic_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) -> HttpProvider:
     """Make a provider of an account at Anthropic, or at who speaks its API."""
+    dsn.known_options(name)
     return HttpProvider(name, dsn, AnthropicWire(), transport=transport)
 
 
@@ -75,15 +79,13 @@ class AnthropicWire:
             "model": request.model,
             "max_tokens": request.max_tokens or DEFAULT_MAX_TOKENS,
             "messages": joined(map(_message, request.turns), "content"),
+            **_sampling(request),
             **given(
                 system=request.system,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
                 stop_sequences=list(request.stop) or None,
                 tools=[_tool(tool) for tool in request.tools] or None,
                 tool_choice=_choice(request.tool_choice),
-                thinking=_thinking(request.effort),
+                thinking={"type": "adaptive"} if _thinks(request) else None,
                 output_config=_output(request) or None,
                 stream=is_stream or None,
             ),
@@ -166,9 +168,19 @@ def _choice(choice: ToolName | str | None) -> dict[str, Any] | None:
     return {"type": _CHOICE[choice]} if choice else None
 
 
-def _thinking(effort: Effort | None) -> dict[str, Any] | None:
-    """Let it think, or say nothing: what always thinks refuses to be told not to."""
-    return {"type": "adaptive"} if effort in _EFFORT else None
+def _thinks(request: Request) -> bool:
+    """Let it think, or say nothing: what always thinks refuses to be told not to.
+
+    It cannot think and be made to call a tool: what is asked for goes before how.
+    """
+    return request.effort in _EFFORT and request.tool_choice in {None, "auto", "none"}
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """Write the numbers that go with thinking, or without it all: others would be refused."""
+    if _thinks(request):
+        return given(top_p=request.top_p if (request.top_p or 0) >= _LEAST_TOP_P else None)
+    return given(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k)
 
 
 def _output(request: Request) -> dict[str, Any]:

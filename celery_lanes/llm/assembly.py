@@ -46,9 +46,19 @@ class Assembly:
         return bool(self._text or self._thoughts or self._calls)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the provider has said that this is all."""
+        return self.has_ended or self.finish_reason is not None
+
+    @property
     def has_calls(self) -> bool:
         """Whether a tool call came."""
         return bool(self._calls)
+
+    def is_taken(self, index: int, name: str) -> bool:
+        """Whether a tool call with this index has another id."""
+        call = self._calls.get(index)
+        return call is not None and call.id not in {None, name}
 
     @property
     def next_index(self) -> int:
@@ -137,9 +147,14 @@ class _Call:
 
 
 def _arguments(text: str) -> dict[str, Any] | str:
-    """Read what a model wrote, which may be anything, or be cut off."""
+    """Read what a model wrote, which may be anything, or be cut off.
+
+    What could not be sent on as JSON stays the text that it is: numbers that are none, half
+    characters, brackets without end.
+    """
     try:
         read = json.loads(text) if text.strip() else {}
-    except ValueError:
+        json.dumps(read, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return text
     return read if isinstance(read, dict) else text

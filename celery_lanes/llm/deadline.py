@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 CONNECT_TIMEOUT_S = 10.0
+MAX_WAIT_S = 24 * 3600.0
+"""The longest wait that sockets are asked for: they cannot count up to infinity."""
+
 _CLOSE_S = 0.05
+
+
+class Left(float):
+    """How many seconds were left of a step when it began.
+
+    Attributes:
+        now: gives those that are left now, perhaps below 0.
+    """
+
+    now: Callable[[], float]
 
 
 class Deadline(Mapping[str, float]):
     """The end of a call, as the time-outs that httpcore asks for before each step.
 
-    Each is what is then left of the whole; so they cannot add up to more. Only a provider that
-    sends a little and then stalls can use up to twice the time: the steps within one answer's
-    body share one time-out, and the whole is checked after each piece that arrives.
+    Each is what is then left of the whole; so they cannot add up to more. httpcore asks but once
+    for all that it reads of an answer's head, and of its body: each is a ``Left``, which tells
+    ``network`` anew before each wait.
 
     Args:
         timeout_s: for all of it.
@@ -28,10 +41,22 @@ class Deadline(Mapping[str, float]):
         self._idle_s = idle_s
         self.renew()
 
-    def __getitem__(self, step: str) -> float:
-        """Give the time-out of a step (connect, pool, write, read) in seconds, never quite 0."""
-        left_s = max(self._ends_at - time.monotonic(), 0.001)
-        return min(left_s, CONNECT_TIMEOUT_S if step == "connect" else self._idle_s)
+    def __getitem__(self, step: str) -> Left:
+        """Give the time-out of a step (connect, pool, write, read) in seconds, never quite 0.
+
+        The provider is silent from when it is first read from: what is before that is our own.
+        """
+        if step == "read":
+            self.renew()
+        ends_at = time.monotonic() + (CONNECT_TIMEOUT_S if step == "connect" else MAX_WAIT_S)
+
+        def now() -> float:
+            over_at = self._over_at if step == "read" else self._ends_at
+            return min(over_at, ends_at) - time.monotonic()
+
+        left = Left(max(now(), 0.001))
+        left.now = now
+        return left
 
     def __iter__(self) -> Iterator[str]:
         return iter(("connect", "pool", "write", "read"))
@@ -50,7 +75,15 @@ class Deadline(Mapping[str, float]):
         """Begin the silence anew."""
         self._silent_at = time.monotonic() + self._idle_s
 
+    def hurry(self, timeout_s: float) -> None:
+        """Let it end in ``timeout_s`` seconds, if it does not before."""
+        self._ends_at = min(self._ends_at, time.monotonic() + timeout_s)
+
     @property
     def is_over(self) -> bool:
         """Whether the time is up."""
-        return time.monotonic() >= min(self._ends_at, self._silent_at)
+        return time.monotonic() >= self._over_at
+
+    @property
+    def _over_at(self) -> float:
+        return min(self._ends_at, self._silent_at)

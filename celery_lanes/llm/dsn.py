@@ -57,6 +57,14 @@ class Dsn:
         secret = read_token(unquote(token), variable=variable)
         return cls(kind, base_url, secret, tuple(parse_qsl(parts.query)))
 
+    def known_options(self, name: str, *known: str) -> dict[str, str]:
+        """Give the options of provider ``name``. Raises ``ConfigError`` for an unknown one."""
+        options = dict(self.options)
+        if unknown := ", ".join(sorted(options.keys() - set(known))):
+            only = f", only {', '.join(known)}" if known else ""
+            raise ConfigError(f"LLM_{name.upper()} knows no option {unknown}{only}")
+        return options
+
     def with_path(self, path: str) -> Dsn:
         """Add a path if the address is a bare host."""
         has_path = bool(urlsplit(self.base_url).path)
@@ -78,12 +86,14 @@ def read_token(text: str, *, variable: str) -> SecretStr | None:
 def read_ollama_host(text: str, *, variable: str = "OLLAMA_HOST") -> str:
     """Give the base URL of an ``OLLAMA_HOST``: a host, host:port or URL, as Ollama reads it.
 
-    Without a port it is 11434; with a protocol, that protocol's own port.
+    Without a port it is 11434; with a protocol, that protocol's own port. Without a host it is
+    this machine.
     """
     protocol, separator, rest = text.strip().rpartition("://")
     if separator and protocol not in {"http", "https"}:
         raise ConfigError(f"expected {variable} to be a host, host:port or http(s):// URL")
-    parts = _address(f"{protocol or 'http'}://{rest}", variable)
+    host = "localhost" if rest.startswith(":") else ""
+    parts = _address(f"{protocol or 'http'}://{host}{rest}", variable)
     port = "" if separator or parts.port else ":11434"
     return f"{parts.scheme}://{parts.netloc}{port}{parts.path}".rstrip("/")
 
@@ -98,7 +108,8 @@ def _address(url: str, variable: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         is_sound = bool(_NETLOC.fullmatch(parts.netloc)) and parts.port != 0
-    except ValueError:  # a port beyond 65535, half an IPv6 address
+        (parts.hostname or "").encode("idna").decode("idna")
+    except ValueError:  # a port beyond 65535, half an IPv6 address, a name that is too long
         is_sound = False
     if not is_sound or parts.fragment:
         raise malformed(variable, "it has no host, or one with odd characters or a wrong port")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 MAX_LINE = 16 * 1024 * 1024
 """The longest line that is read, in bytes."""
@@ -28,17 +29,18 @@ def ndjson(pieces: Iterable[bytes]) -> Iterator[str]:
 def server_sent_events(pieces: Iterable[bytes]) -> Iterator[str]:
     """Give each event's data; names, ids and comments are left out.
 
-    An event that the end cuts off counts: some servers leave out the last blank line.
+    An event without data is none. One that the end cuts off counts: some servers leave out the
+    last blank line.
     """
     data: list[str] = []
-    for line in _lines(pieces):
-        if not line and data:
-            yield "\n".join(data)
+    for line in chain(_lines(pieces), [""]):
+        text = line.removeprefix("\ufeff")  # which may begin a stream, and is nothing elsewhere
+        if text.startswith("data:"):
+            data.append(text[5:].removeprefix(" "))
+        elif not text:
+            if event := "\n".join(data):
+                yield event
             data = []
-        elif line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-    if data:
-        yield "\n".join(data)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:

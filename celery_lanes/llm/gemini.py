@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -56,9 +57,13 @@ _BUDGET: Mapping[Effort, int] = {
 }
 """Tokens, for the models that know no levels."""
 
+UNSIGNED = "skip_thought_signature_validator"
+"""What Google has one write in the place of a signature that is not there."""
+
 
 def gemini_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) -> HttpProvider:
     """Make a provider of an account at Google."""
+    dsn.known_options(name)
     return HttpProvider(name, dsn, GeminiWire(), transport=transport)
 
 
@@ -77,7 +82,7 @@ class GeminiWire:
         """Write a request."""
         verb = "streamGenerateContent?alt=sse" if is_stream else "generateContent"
         body = {
-            "contents": joined(map(_content, request.turns), "parts"),
+            "contents": joined(map(partial(_content, request.model), request.turns), "parts"),
             **given(
                 systemInstruction={"parts": [{"text": request.system}]} if request.system else None,
                 tools=_tools(request.tools),
@@ -109,9 +114,18 @@ class GeminiWire:
             into.finish_reason = "tool_calls" if finish == "stop" and into.has_calls else finish
 
 
-def _content(message: Message) -> dict[str, Any]:
+def _content(model: str, message: Message) -> dict[str, Any]:
     role = "model" if message.role == "assistant" else "user"
-    return {"role": role, "parts": [one for part in message.parts for one in _written(part)]}
+    parts = [one for part in message.parts for one in _written(part)]
+    return {"role": role, "parts": parts if _knows_budgets(model) else _signed(parts)}
+
+
+def _signed(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sign the first call of a turn, if it is not: those of other providers would be refused."""
+    calls = [part for part in parts if "functionCall" in part]
+    if calls and "thoughtSignature" not in calls[0]:
+        calls[0]["thoughtSignature"] = UNSIGNED
+    return parts
 
 
 def _written(part: Part) -> Iterator[dict[str, Any]]:
@@ -125,11 +139,12 @@ def _written(part: Part) -> Iterator[dict[str, Any]]:
             yield {"inlineData": {"mimeType": part.media_type, "data": part.data}}
         case ToolCall():
             arguments = part.arguments if isinstance(part.arguments, dict) else {}
-            call = {"functionCall": {"name": part.name, "args": arguments}}
+            call = {"functionCall": {"id": part.id, "name": part.name, "args": arguments}}
             yield {**call, **given(thoughtSignature=part.signature)}
         case ToolResult():
             response = {"error" if part.is_error else "result": part.content}
-            yield {"functionResponse": {"name": part.name, "response": response}}
+            answer = {"id": part.id, "name": part.name, "response": response}
+            yield {"functionResponse": answer}
 
 
 def _tools(tools: tuple[Tool, ...]) -> list[dict[str, Any]] | None:
@@ -174,9 +189,14 @@ def _thinking(request: Request) -> dict[str, Any] | None:
     """Say how hard to think: up to Gemini 2.5 in tokens, from 3 on by level."""
     if request.effort is None:
         return None
-    if request.model.startswith("gemini-2"):
+    if _knows_budgets(request.model):
         return {"thinkingBudget": _BUDGET[request.effort]}
     return {"thinkingLevel": _LEVEL[request.effort]}
+
+
+def _knows_budgets(model: str) -> bool:
+    """Whether it is one from before Gemini 3, which brought levels, and checks signatures."""
+    return model.startswith("gemini-2")
 
 
 def _blocked(payload: Mapping[str, Any]) -> str | None:
@@ -191,10 +211,10 @@ def _read_usage(usage: Mapping[str, Any], into: Assembly) -> None:
         count(usage.get("thoughtsTokenCount")),
     )
     into.input_tokens = into.input_tokens if read is None else read
-    if written is not None or thought is not None:
-        into.output_tokens = (written or 0) + (thought or 0)
     into.cached_tokens = into.cached_tokens if cached is None else cached
     into.reasoning_tokens = into.reasoning_tokens if thought is None else thought
+    if written is not None or thought is not None:
+        into.output_tokens = (written or 0) + (into.reasoning_tokens or 0)
 
 
 def _pieces(part: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:

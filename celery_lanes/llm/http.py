@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from celery_lanes.llm import refusals
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.framing import Framing, LineTooLong
+from celery_lanes.llm.network import transport
 from celery_lanes.llm.waits import retry_after_s
 from celery_lanes.llm.wire import Question
 
@@ -25,7 +26,12 @@ MAX_MESSAGE = 500
 MAX_REPLY = 64 * 1024 * 1024
 """The largest reply that is read, in bytes."""
 
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)  # the lane is the cap
+DRAIN_S = 0.1
+"""How long a server may take to end an answer that was all there, to have its connection kept."""
+
+_PLAIN = {"", "identity", "gzip", "deflate"}
+"""Codings of a body that grow little: what was packed twice, or by others, may grow to any size."""
+
 _REQUEST_IDS = ("x-request-id", "request-id", "x-goog-request-id")
 
 
@@ -82,6 +88,10 @@ class HttpClient:
             response = self._client().send(self._request(question, call), stream=True)
         except httpx.RequestError as error:
             raise self._unanswered(call, error) from error
+        if (coding := response.headers.get("content-encoding", "").strip().lower()) not in _PLAIN:
+            response.close()
+            what = f"answered oddly: in the coding {coding!r:.50}, which was not asked for"
+            raise self.no_reply(call.model, what, headers=response.headers)
         if response.is_success:
             return response
         with closing(response):
@@ -96,6 +106,13 @@ class HttpClient:
             yield from framing(self._pieces(response, call))
         except LineTooLong as error:
             raise self.no_reply(call.model, f"answered oddly: {error}") from None
+
+    def drain(self, events: Iterator[str], call: Call) -> None:
+        """Read on after the last event, in a hurry: only a body's end lets its connection live."""
+        call.deadline.hurry(DRAIN_S)
+        with suppress(errors.ProviderError):
+            for _ in events:
+                pass
 
     def failure(
         self,
@@ -134,7 +151,8 @@ class HttpClient:
         pid = os.getpid()
         if (client := self._clients.get(pid)) is not None:
             return client
-        new = httpx.Client(headers=self._headers, transport=self._transport, limits=_LIMITS)
+        used = self._transport or transport(self._base_url)
+        new = httpx.Client(headers=self._headers, transport=used)
         return self._clients.setdefault(pid, new)  # no lock: it might be forked
 
     def _request(self, question: Question, call: Call) -> httpx.Request:
@@ -144,6 +162,7 @@ class HttpClient:
             self._base_url + question.path,
             content=_to_json(question.body),
             headers={
+                "Accept-Encoding": "identity",  # what is packed is held back by who packs it
                 "Content-Type": "application/json",
                 **({"Idempotency-Key": key} if key else {}),
             },
@@ -170,6 +189,10 @@ class HttpClient:
         said = self._without_key(str(error)) or type(error).__name__
         kind = errors.TransientError
         match error:
+            case httpx.ConnectTimeout() if call.deadline.is_over:
+                what = str(
+                    call.deadline
+                )  # the caller's time is up: that says nothing of the server
             case httpx.ConnectError() | httpx.ConnectTimeout():
                 kind = errors.Unreachable
                 what = f"cannot be reached at {self._base_url}: {said}"

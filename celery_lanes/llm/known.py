@@ -33,11 +33,13 @@ BUILTINS: Mapping[str, Builtin] = MappingProxyType(
             "https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", "gemini"
         ),
         "groq": Builtin("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+        "litellm": Builtin("https://litellm.invalid", None, "litellm"),
         "mistral": Builtin("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
         "ollama": Builtin("http://localhost:11434", None, "ollama"),
         "ollama_cloud": Builtin("https://ollama.com", "OLLAMA_API_KEY", "ollama"),
         "openai": Builtin("https://api.openai.com/v1", "OPENAI_API_KEY"),
         "openrouter": Builtin("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+        "pydantic_ai": Builtin("https://pydantic-ai.invalid", None, "pydantic-ai"),
         "together": Builtin("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
         "xai": Builtin("https://api.x.ai/v1", "XAI_API_KEY"),
     }
@@ -53,7 +55,9 @@ SCHEMES: Mapping[str, str] = MappingProxyType(
         "fake": "celery_lanes.llm.fake:fake_provider",
         "foreman": "celery_lanes.llm.foreman:foreman_provider",
         "gemini": "celery_lanes.llm.gemini:gemini_provider",
+        "litellm": "celery_lanes.llm.litellm:litellm_provider",
         "ollama": "celery_lanes.llm.ollama:ollama_provider",
+        "pydantic-ai": "celery_lanes.llm.pydantic_ai:pydantic_ai_provider",
     }
 )
 """DSN scheme to "module:factory"; these are imported when they are first used."""

@@ -35,6 +35,7 @@ def ollama_provider(
     name: str, dsn: Dsn, *, timeout_s: float = TIMEOUT_S, transport: Transport | None = None
 ) -> HttpProvider:
     """Make a provider of an Ollama server."""
+    dsn.known_options(name)
     return HttpProvider(name, dsn, OllamaWire(), timeout_s=timeout_s, transport=transport)
 
 
@@ -128,8 +129,13 @@ def _call_piece(call: Mapping[str, Any], into: Assembly) -> ToolCallDelta:
         index=into.next_index,
         id=string(call.get("id")) or None,
         name=string(function.get("name")),
-        arguments=json.dumps(function.get("arguments") or {}),
+        arguments=_arguments(function.get("arguments")),
     )
+
+
+def _arguments(arguments: object) -> str:
+    """Take the object, or its text, which some relatives send."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {})
 
 
 def _read_end(event: Mapping[str, Any], into: Assembly) -> None:

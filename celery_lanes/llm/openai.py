@@ -8,14 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from celery_lanes.errors import ConfigError
+from celery_lanes.llm import refusals
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.fields import count, mapping, mappings, string
 from celery_lanes.llm.framing import Framing, server_sent_events
 from celery_lanes.llm.http import Transport
-from celery_lanes.llm.messages import File, Image, Message, Part, Text, ToolCall, ToolResult
+from celery_lanes.llm.messages import (
+    File,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from celery_lanes.llm.remote import HttpProvider
 from celery_lanes.llm.reply import FinishReason, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from celery_lanes.llm.request import Request, Schema, Tool, ToolName
@@ -43,13 +52,10 @@ def openai_provider(name: str, dsn: Dsn, *, transport: Transport | None = None) 
         dsn: its address and key; takes the option ``max_tokens_field``.
         transport: an httpx transport, in tests.
     """
-    options = dict(dsn.options)
-    max_tokens = options.pop(MAX_TOKENS_FIELD, "")
-    if options:
-        unknown = ", ".join(sorted(options))
-        raise ConfigError(f"LLM_{name.upper()} knows no {unknown}, only {MAX_TOKENS_FIELD}")
-    is_openai = urlsplit(dsn.base_url).hostname == "api.openai.com"
-    return HttpProvider(name, dsn, OpenAIWire(is_openai, max_tokens), transport=transport)
+    max_tokens = dsn.known_options(name, MAX_TOKENS_FIELD).get(MAX_TOKENS_FIELD, "")
+    host = urlsplit(dsn.base_url).hostname
+    wire = OpenAIWire(host == "api.openai.com", max_tokens, host == "api.deepseek.com")
+    return HttpProvider(name, dsn, wire, transport=transport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,13 @@ class OpenAIWire:
         is_openai: it is OpenAI itself, whose newer models refuse ``max_tokens`` and ``top_k``;
             most other servers know nothing else.
         max_tokens_field: the name of the field for ``max_tokens``, if it is another.
+        wants_thoughts: it is DeepSeek, which must be told what it thought before it called tools;
+            most other servers refuse to be.
     """
 
     is_openai: bool = False
     max_tokens_field: str = ""
+    wants_thoughts: bool = False
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(file_urls=False))
     framing: Framing = server_sent_events
 
@@ -75,7 +84,7 @@ class OpenAIWire:
         """Write a request."""
         body = {
             "model": request.model,
-            "messages": [one for message in request.messages for one in _message(message)],
+            "messages": [one for message in request.messages for one in self._messages(message)],
             **self._wishes(request),
             **given(
                 tools=[_tool(tool) for tool in request.tools] or None,
@@ -89,15 +98,19 @@ class OpenAIWire:
 
     def read(self, payload: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:
         """Read a whole reply."""
-        choice = next(iter(mappings(payload.get("choices"))), None)
+        choice = _first(payload)
         if choice is None or not isinstance(choice.get("message"), Mapping):
             raise NoReply("answered oddly: no choices in the reply")
         yield from _read(payload, choice, "message", into)
 
     def read_event(self, event: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:
         """Read one event; the last may hold the usage and no choice."""
-        choice = next(iter(mappings(event.get("choices"))), {})
-        yield from _read(event, choice, "delta", into)
+        yield from _read(event, _first(event) or {}, "delta", into)
+
+    def _messages(self, message: Message) -> Iterator[dict[str, Any]]:
+        for written in _message(message):
+            has_thoughts = self.wants_thoughts and "tool_calls" in written
+            yield {**written, "reasoning_content": _thoughts(message)} if has_thoughts else written
 
     def _wishes(self, request: Request) -> dict[str, Any]:
         default = "max_completion_tokens" if self.is_openai else "max_tokens"
@@ -128,10 +141,15 @@ def _message(message: Message) -> Iterator[dict[str, Any]]:
         yield {"role": message.role, "content": [_part(part) for part in message.content]}
 
 
+def _thoughts(message: Message) -> str:
+    return "".join(part.text for part in message.parts if isinstance(part, Reasoning))
+
+
 def _assistant(message: Message) -> dict[str, Any]:
     calls = [_call(part) for part in message.parts if isinstance(part, ToolCall)]
-    written = {"role": "assistant", "content": message.text or None}
-    return {**written, "tool_calls": calls} if calls else written
+    if not calls:
+        return {"role": "assistant", "content": message.text}
+    return {"role": "assistant", "content": message.text or None, "tool_calls": calls}
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -168,17 +186,26 @@ def _format(schema: Schema) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": inner}
 
 
+def _first(payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Take the first choice, also where ``params`` asked for several."""
+    choices = mappings(payload.get("choices"))
+    return next((choice for choice in choices if not count(choice.get("index"))), None)
+
+
 def _read(
     payload: Mapping[str, Any], choice: Mapping[str, Any], key: str, into: Assembly
 ) -> Iterator[Piece]:
     into.model = string(payload.get("model")) or into.model
     _read_usage(mapping(payload.get("usage")), into)
+    if error := choice.get("error"):  # OpenRouter's, in mid-reply
+        raise NoReply(f"broke off: {refusals.message({'error': error}):.200}")
     message = mapping(choice.get(key))
     yield from _pieces(message, into)
     if string(message.get("refusal")):  # beside it, the reason is "stop"
         into.finish_reason = "content_filter"
     if (reason := string(choice.get("finish_reason"))) and into.finish_reason is None:
-        into.finish_reason = _FINISH.get(reason, "other")
+        finish = _FINISH.get(reason, "other")
+        into.finish_reason = "tool_calls" if finish == "stop" and into.has_calls else finish
 
 
 def _pieces(message: Mapping[str, Any], into: Assembly) -> Iterator[Piece]:
@@ -199,20 +226,27 @@ def _text(content: object) -> str:
 
 
 def _call_piece(call: Mapping[str, Any], position: int, into: Assembly) -> ToolCallDelta:
-    """Read a call, or a piece of one; some servers leave out which, and send whole ones."""
-    index = count(call.get("index"))
+    """Read a call, or a piece of one."""
     function = mapping(call.get("function"))
     return ToolCallDelta(
-        index=_position(call, position, into) if index is None else index,
+        index=_index(call, position, into),
         id=string(call.get("id")) or None,
         name=string(function.get("name")) or None,
         arguments=_arguments(function.get("arguments")),
     )
 
 
-def _position(call: Mapping[str, Any], position: int, into: Assembly) -> int:
-    is_new = bool(string(mapping(call.get("function")).get("name")))
-    return into.next_index if is_new else max(position, into.next_index - 1)
+def _index(call: Mapping[str, Any], position: int, into: Assembly) -> int:
+    """Find which call it is; some servers send whole ones, and leave that out, or always say 0.
+
+    A new id alone says nothing: others make up one for each piece.
+    """
+    index = count(call.get("index"))
+    is_named = bool(string(mapping(call.get("function")).get("name")))
+    if index is None:
+        return into.next_index if is_named else max(position, into.next_index - 1)
+    name = string(call.get("id"))
+    return into.next_index if is_named and name and into.is_taken(index, name) else index
 
 
 def _arguments(arguments: object) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from celery_lanes import errors
-from celery_lanes.llm.fields import mapping, mappings
+from celery_lanes.llm.fields import mapping, mappings, string
 
-_SERVER_ERROR = 500
+_REFUSED, _SERVER_ERROR, _STATUSES_END = 400, 500, 600
+_BUSY: Mapping[str, int] = {"overloaded_error": 529, "UNAVAILABLE": 503}
 
 _BY_STATUS: Mapping[int | None, type[errors.ProviderError]] = {
     **dict.fromkeys((400, 405, 422), errors.BadRequest),
@@ -27,7 +28,8 @@ _BY_CODE: Mapping[str, type[errors.ProviderError]] = {
     **dict.fromkeys(("content_filter", "content_policy_violation"), errors.ContentFiltered),
     **dict.fromkeys(("context_length_exceeded", "request_too_large"), errors.ContextTooLong),
     **dict.fromkeys(
-        ("model_decommissioned", "model_not_found", "not_found_error"), errors.ModelNotFound
+        ("invalid_model", "model_decommissioned", "model_not_found", "not_found_error"),
+        errors.ModelNotFound,
     ),
     **dict.fromkeys(
         ("API_KEY_INVALID", "authentication_error", "invalid_api_key", "permission_error"),
@@ -40,18 +42,32 @@ _BY_CODE: Mapping[str, type[errors.ProviderError]] = {
         ("UNAVAILABLE", "api_error", "overloaded_error", "timeout_error"), errors.TransientError
     ),
 }
-_NO_QUOTA = r"credit balance|insufficient (balance|credits|funds|quota)|requests?perday|daily quota"
+_NO_QUOTA = (
+    r"credit balance|insufficient (balance|credits|funds|quota)|requests?perday|daily quota"
+    r"|doesn't have any credits|used all available credits|specified api usage limits"
+)
 _TOO_LONG = (
-    r"maximum context|context (length|window|size)|prompt is too long"
-    r"|input token count .{0,60}exceeds"
+    r"maximum (context|prompt length)|context (length|limit|size|window)|prompt is too long"
+    r"|input token count .{0,60}exceeds|inputs?`? tokens .{0,40}must be <="
+)
+_FILTERED = (
+    r"content[ _](management )?(filter|policy|policies)"
+    r"|flagged as potentially violating|violates usage guidelines"
+)
+_NO_MODEL = (
+    r"not a valid model|invalid model:|model .{0,100}(does not exist|not found)|model not exist"
+)
+_UNABLE = (
+    r"does not support (chat|images|thinking|tools|vision)"
+    r"|support (image input|tool use)|tools?`? (use )?is not supported"
 )
 _BY_MESSAGE = (
     (_NO_QUOTA, errors.QuotaExhausted),
     (_TOO_LONG, errors.ContextTooLong),
-    (r"content[ _](management )?(filter|policy|policies)", errors.ContentFiltered),
-    (r"not a valid model|model .{0,100}(does not exist|not found)", errors.ModelNotFound),
-    (r"api key not valid", errors.AuthenticationFailed),
-    (r"does not support (chat|images|thinking|tools|vision)", errors.Unsupported),
+    (_FILTERED, errors.ContentFiltered),
+    (_NO_MODEL, errors.ModelNotFound),
+    (r"api key not valid|user location is not supported", errors.AuthenticationFailed),
+    (_UNABLE, errors.Unsupported),
 )
 _REFINES: Mapping[int | None, tuple[type[errors.ProviderError], ...]] = {
     **dict.fromkeys((401, 402, 408, 409, 413), ()),
@@ -73,6 +89,15 @@ def classify(status: int | None, payload: object, said: str) -> type[errors.Prov
     fit = _REFINES.get(status, (errors.ProviderError,))
     refined = (kind for kind in [*by_code, *by_message] if issubclass(kind, fit))
     return next(refined, _BY_STATUS.get(status, errors.TransientError))
+
+
+def status_within(payload: object) -> int | None:
+    """Give the status that an error would have had, if it had not come with 200."""
+    codes = [code for code in _codes(payload) if code in _BUSY]
+    told = mapping(_error(payload)).get("code")
+    if isinstance(told, int) and _REFUSED <= told < _STATUSES_END:
+        return told
+    return _BUSY[min(codes)] if codes else None
 
 
 def message(payload: object) -> str:
@@ -104,4 +129,5 @@ def _error(payload: object) -> object:
 
 
 def _on_one_line(said: object) -> str:
-    return " ".join((said if isinstance(said, str) else json.dumps(said)).split())
+    text = string(said)
+    return " ".join((json.dumps(said) if text is None else text).split())

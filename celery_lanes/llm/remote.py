@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from celery_lanes.errors import ProviderError, StreamInterrupted, Unsupported
+from celery_lanes.errors import ProviderError, Unsupported
+from celery_lanes.llm import refusals
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.deadline import Deadline
@@ -19,7 +20,7 @@ from celery_lanes.llm.http import Call, HttpClient, Transport
 from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
-from celery_lanes.llm.stream import Stream
+from celery_lanes.llm.stream import Stream, interrupted
 from celery_lanes.llm.wire import NoReply, Wire
 
 _LAST_EVENT = "[DONE]"
@@ -116,28 +117,24 @@ class HttpProvider:
     def _deltas(
         self, response: httpx.Response, call: Call, assembly: Assembly
     ) -> Iterator[Piece | Done]:
+        framing, reader = self._manner(response)
+        assembly.has_ended = framing is whole  # with its first event
+        events = self._http.events(response, framing, call)
         try:
-            yield from self._pieces(response, call, assembly)
+            for text in _until_last(events, assembly):
+                for piece in self._read(reader, _parsed(text), assembly, response.headers):
+                    assembly.add(piece)
+                    yield piece
+                    call.deadline.renew()
+            if not assembly.is_complete:
+                what = "broke off: the stream ended before the reply"
+                raise self._http.no_reply(call.model, what, headers=response.headers)
         except ProviderError as error:
             if assembly.has_begun:
-                raise _interrupted(error, assembly) from error
+                raise interrupted(error, assembly) from error
             raise
         yield Done(reply=assembly.reply())
-
-    def _pieces(self, response: httpx.Response, call: Call, assembly: Assembly) -> Iterator[Piece]:
-        framing, reader = self._manner(response)
-        for text in self._http.events(response, framing, call):
-            if text == _LAST_EVENT:
-                return
-            for piece in self._read(reader, _parsed(text), assembly, response.headers):
-                assembly.add(piece)
-                yield piece
-                call.deadline.renew()
-            if assembly.has_ended or framing is whole:
-                return
-        if assembly.finish_reason is None:
-            what = "broke off: the stream ended before the reply"
-            raise self._http.no_reply(call.model, what, headers=response.headers)
+        self._http.drain(events, call)
 
     def _manner(self, response: httpx.Response) -> tuple[Framing, Reader]:
         """Say how to read a stream: some gateways answer with a whole reply, or a whole error."""
@@ -154,14 +151,24 @@ class HttpProvider:
         if not isinstance(payload, Mapping):
             what = "answered oddly: no JSON object in the reply"
             raise self._http.no_reply(model, what, headers=headers)
-        if error := payload.get("error"):
-            code = error.get("code") if isinstance(error, Mapping) else None
-            status = code if isinstance(code, int) else None
+        if payload.get("error"):
+            status = refusals.status_within(payload)
             raise self._http.failure(model, payload, status=status, headers=headers)
         try:
             yield from reader(payload, assembly)
         except NoReply as none:
             raise self._http.no_reply(model, str(none), none.kind, headers) from None
+
+
+def _until_last(events: Iterator[str], assembly: Assembly) -> Iterator[str]:
+    """Give events up to the one that says, or is read as, the end; the rest stays unread."""
+    for text in events:
+        if text.strip() == _LAST_EVENT:
+            assembly.has_ended = assembly.has_begun or assembly.has_ended
+            return
+        yield text
+        if assembly.has_ended:
+            return
 
 
 def _parsed(text: str) -> object:
@@ -170,13 +177,3 @@ def _parsed(text: str) -> object:
     except (ValueError, RecursionError):
         return text
     return parsed
-
-
-def _interrupted(error: ProviderError, assembly: Assembly) -> StreamInterrupted:
-    return StreamInterrupted(
-        f"{error} (in mid-reply)",
-        error.status,
-        error.retry_after_s,
-        error.request_id or assembly.request_id,
-        usage=assembly.reply().usage.model_dump(),
-    )

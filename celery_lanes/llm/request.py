@@ -141,6 +141,8 @@ def _closed(schema: Any) -> Any:
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    if isinstance(schema.get("$ref"), str):  # strict servers take nothing beside it
+        return {"$ref": schema["$ref"]}
     closed = {k: _closed(v) for k, v in schema.items() if not (k == "default" and v is None)}
     properties = closed.get("properties")
     if closed.get("type") == "object" and isinstance(properties, dict):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from types import TracebackType
 from typing import final
 
+from celery_lanes.errors import ProviderError, StreamInterrupted
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.reply import Done, Piece, Reply
 
@@ -61,8 +63,24 @@ class Stream(Iterator[Piece | Done]):
 
         return Stream(deltas, self._assembly, close)
 
+    def begun(self) -> Stream:
+        """Wait for its first piece, and give it again with all pieces. Raises what that may."""
+        first = list(islice(self, 1))
+        return self.relayed(chain(first, self), lambda: None)
+
     def close(self) -> None:
         """Stop the provider, if it is still writing. May be repeated."""
         was_open, self._is_open = self._is_open, False
         if was_open:
             self._close()
+
+
+def interrupted(error: ProviderError, assembly: Assembly) -> StreamInterrupted:
+    """Say that a failure came in mid-reply."""
+    return StreamInterrupted(
+        f"{error} (in mid-reply)",
+        error.status,
+        error.retry_after_s,
+        error.request_id or assembly.request_id,
+        usage=assembly.reply().usage.model_dump(),
+    )

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 
+WITHDRAWN_AT_ONCE = 100
+"""Each is a question of its own, and leases must be renewed meanwhile."""
+
 _NEVER = float("inf")
 
 
@@ -58,7 +61,8 @@ class Desk:
         self._ending: dict[str, Ticket] = {}
         self._known: dict[str, str] = {}
         self._is_called = False
-        self._due_at = self._ticked_at = self._rests_until = 0.0
+        self._ticked_at = self._rests_until = 0.0
+        self._due_at = _NEVER
 
     # -- what the waiters say --------------------------------------------------------------------
 
@@ -123,24 +127,36 @@ class Desk:
     # -- what the store is told ------------------------------------------------------------------
 
     def work(self, store: Store, now: float) -> None:
-        """Do what is due; a refusal is logged, and the lane rests."""
+        """Do what is due, what we have before what is new; after a refusal the lane rests.
+
+        A store that takes nothing new (it is full, its replicas are away) still renews and grants.
+        """
         if now < max(self.due_at, self._rests_until):
             return
         self.worked_at = now
         try:
-            self._admit(store)
-            self._withdraw(store)
-            is_tick = now >= self._tick_at
-            self._is_called = self._is_called or is_tick or now >= self._due_at
-            while self._is_called or self._releases:
-                self._claim(store)
-            if is_tick:
-                self._tick(store, now)
-        except StoreUnavailable:
-            raise
-        except StoreError:
+            self._work(store, now)
+        except StoreError as error:
+            self._turn_away(error)
+            if isinstance(error, StoreUnavailable):
+                raise
             logger.exception("celery_lanes: %s was refused its turn; again in 1 s", self.lane)
             self._rests_until = time.monotonic() + TICK_S
+
+    def _work(self, store: Store, now: float) -> None:
+        if now >= self._tick_at:
+            self._tick(store, now)
+        self._is_called = self._is_called or now >= self._due_at
+        self._claim_all(store)
+        self._withdraw(store)
+        self._admit(store)
+        self._claim_all(store)
+
+    def _turn_away(self, error: StoreError) -> None:
+        """Have those raise of whom the store has not been told yet."""
+        arrivals, self._arrivals = self._arrivals, []
+        for ticket in arrivals:
+            ticket.fail(error)
 
     def _admit(self, store: Store) -> None:
         """Let all in who are equally patient, at once."""
@@ -180,7 +196,7 @@ class Desk:
             self._leaving[ticket.call.id] = ticket
 
     def _withdraw(self, store: Store) -> None:
-        for call, ticket in list(self._leaving.items()):
+        for call, ticket in list(self._leaving.items())[:WITHDRAWN_AT_ONCE]:
             error = None if ticket.is_given_up else self._timed_out(store, ticket)
             token = store.withdraw(self.lane, holder=self._holder, call=call)
             del self._leaving[call]
@@ -199,6 +215,10 @@ class Desk:
             facts = {"ahead": standing.ahead, "wait_ms": standing.wait_ms}
             return timed_out(self.lane, max_wait_s, **facts)
         return timed_out(self.lane, max_wait_s)
+
+    def _claim_all(self, store: Store) -> None:
+        while self._is_called or self._releases:
+            self._claim(store)
 
     def _claim(self, store: Store) -> None:
         releases, known = dict(self._releases), dict(self._known)
@@ -256,14 +276,19 @@ class Desk:
         self._releases[call] = Release(call, token, outcome, cost)
 
     def _tick(self, store: Store, now: float) -> None:
-        """Renew what we hold, prove that we wait, and see to leases that are over."""
+        """Renew, and see to what is over: there may be no worker to do it."""
+        if self._held or self._waiting:
+            self._renew(store)
+            self._is_called = True  # a call of the store's may have got lost
+        store.reap(self.lane)
+        self._ticked_at = now
+
+    def _renew(self, store: Store) -> None:
+        """Keep what we hold, and prove that we wait."""
         held = [(call, ticket.token) for call, ticket in self._held.items()]
         waiting = [(call, "") for call in self._waiting]
         for call in store.renew(self.lane, worker=self._holder, held=[*held, *waiting]).lost:
             self._lose(call)
-        if self._waiting:  # there may be no worker to do it
-            store.reap(self.lane)
-        self._ticked_at = now
 
     def _lose(self, call: str) -> None:
         if (ticket := self._held.pop(call, None)) is not None:

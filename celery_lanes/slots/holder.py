@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 1.0
 
+LONGEST_SLEEP_S = 3600.0
+"""A lease may last for years; the system takes no such time-out."""
+
 
 class Holder:
     """One process's tickets, in any lane; a forked child makes its own.
@@ -75,8 +78,8 @@ class Holder:
     def _start(self) -> None:
         with self._starting:
             if not self._is_started:
-                self._is_started = True
                 threading.Thread(target=self._run, name="lanes-slots", daemon=True).start()
+                self._is_started = True  # not before: there may be no room for a thread
 
     # -- the thread's mail -----------------------------------------------------------------------
 
@@ -87,7 +90,8 @@ class Holder:
         self._desks[ticket.lane].take_in(ticket)
 
     def _give_up(self, ticket: Ticket) -> None:
-        self._desks[ticket.lane].give_up(ticket)
+        if (desk := self._desks.get(ticket.lane)) is not None:  # else it was never asked for
+            desk.give_up(ticket)
 
     def _give_back(self, ticket: Ticket, outcome: Outcome, cost: float | None) -> None:
         self._desks[ticket.lane].give_back(ticket, outcome, cost)
@@ -102,7 +106,10 @@ class Holder:
 
     def _timeout_s(self) -> float | None:
         due_at = min((desk.due_at for desk in self._desks.values()), default=inf)
-        return None if due_at == inf else max(0.0, max(due_at, self._retry_at) - time.monotonic())
+        if due_at == inf:
+            return None
+        left_s = max(due_at, self._retry_at) - time.monotonic()
+        return min(max(0.0, left_s), LONGEST_SLEEP_S)
 
     def _work(self, *, heard: bool) -> None:
         """Take one round; whatever goes wrong, the thread goes on."""

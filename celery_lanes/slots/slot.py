@@ -66,15 +66,17 @@ class Slot:
         """
         return self._ticket.is_asked or self.is_lost
 
-    def release(self, cost: float | None = None) -> None:
+    def release(self, cost: float | None = None, *, failed: bool = False) -> None:
         """Give the slot back before the block ends; after that, nothing happens.
 
-        ``cost``: what it really cost, in the lane's unit, instead of the estimate. Inside
-        ``with``, it returns when the store knows, or after a second while the store is away.
+        ``cost``: what it really cost, in the lane's unit, instead of the estimate. ``failed``: its
+        time does not tell how long calls take, nor that an adaptive lane bears more of them, as
+        when the block raises. Inside ``with``, it returns when the store knows, or after a second
+        while the store is away.
         """
         if cost is not None:
             check_real_cost(cost, self._ticket.call.id)
-        self._give_back(Outcome.DONE, cost)
+        self._give_back(Outcome.FAILED if failed else Outcome.DONE, cost)
         if not self._is_async:
             self._wait_until_ended()
 
@@ -86,11 +88,12 @@ class Slot:
         """
         keeper = self._begin()
         try:
+            keeper.want(self._ticket)
             self._ticket.granted.result()
+            self._is_held = True
         except BaseException:
             keeper.give_up(self._ticket)
             raise
-        self._is_held = True
         return self
 
     def __exit__(
@@ -108,11 +111,12 @@ class Slot:
         self._is_async = True
         keeper = self._begin()
         try:
+            keeper.want(self._ticket)
             await asyncio.wrap_future(self._ticket.granted)
+            self._is_held = True
         except BaseException:
             keeper.give_up(self._ticket)
             raise
-        self._is_held = True
         return self
 
     async def __aexit__(
@@ -132,7 +136,6 @@ class Slot:
         if self._keeper is not None:
             raise LanesError("a slot is for one block; ask for another one: lanes.slot(...)")
         self._keeper = self._find_keeper()
-        self._keeper.want(self._ticket)
         return self._keeper
 
     def _give_back(self, outcome: Outcome, cost: float | None = None) -> None:

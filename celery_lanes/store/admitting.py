@@ -14,13 +14,12 @@ from celery_lanes.store.calls import (
     Parked,
     Verdict,
 )
-from celery_lanes.store.grants import serve_tickets
+from celery_lanes.store.grants import serve_tickets, will_pass
 from celery_lanes.store.keys import account_of
 from celery_lanes.store.ledger import Ledger, Record
 from celery_lanes.store.preemption import preempt
 from celery_lanes.store.rules import Policy
-from celery_lanes.store.standing import Standing
-from celery_lanes.store.survey import survey
+from celery_lanes.store.survey import buckets_pass_in_ms, survey
 
 
 def admit(
@@ -46,10 +45,7 @@ def admit(
 def foresee(lane: str, ledger: Ledger, call: Call, policy: Policy) -> Busy | None:
     """Say how long a call would wait if it were admitted now; ``None`` if nobody can tell."""
     record = Record(call, account_of(policy, call.caller), ledger.seq + 1, ledger.now)
-    return _wait(survey(lane, ledger, record))
-
-
-def _wait(standing: Standing) -> Busy | None:
+    standing = survey(lane, ledger, record)
     return None if standing.wait_ms is None else Busy(standing.ahead, standing.wait_ms)
 
 
@@ -87,5 +83,8 @@ def _is_forbidden(ledger: Ledger, call: Call) -> bool:
 def _refusal(lane: str, ledger: Ledger, record: Record, max_wait_ms: int | None) -> Busy | None:
     if max_wait_ms is None or record.call.due_ms > ledger.now:
         return None
-    wait = _wait(survey(lane, ledger, record))
-    return wait if wait is not None and wait.wait_ms > max_wait_ms else None
+    standing = survey(lane, ledger, record)
+    ahead, wait_ms = standing.ahead, standing.wait_ms
+    if wait_ms is not None and will_pass(ledger, record):
+        ahead, wait_ms = 0, buckets_pass_in_ms(ledger, record)
+    return None if wait_ms is None or wait_ms <= max_wait_ms else Busy(ahead, wait_ms)

@@ -68,15 +68,29 @@ def _next_to_serve(ledger: Ledger, want: int, count: int) -> tuple[tuple[str, Pl
 
 
 def _ticket_behind(ledger: Ledger) -> tuple[str, Place] | None:
-    """Find the first ticket behind calls that no worker is there to run.
+    """Find the first ticket behind calls that no worker is there to run."""
+    if not _are_passed_over(ledger):
+        return None
+    line = ledger.queue.line(PASSED_OVER)
+    return next((at for at in line if ledger.records[at[1][2]].is_ticket), None)
+
+
+def _are_passed_over(ledger: Ledger) -> bool:
+    """Say whether tickets pass over calls that no worker is there to run.
 
     None is idle, and none has been woken, or has asked, just now. The calls keep their tags, and
     so their turn. A slot that is promised to the highest level is none to take so.
     """
-    if ledger.queue.promised or ledger.idle or abs(ledger.now - ledger.coming_ms) < COMING_MS:
-        return None
-    line = ledger.queue.line(PASSED_OVER)
-    return next((at for at in line if ledger.records[at[1][2]].is_ticket), None)
+    is_coming = abs(ledger.now - ledger.coming_ms) < COMING_MS
+    return not (ledger.queue.promised or ledger.idle or is_coming)
+
+
+def will_pass(ledger: Ledger, record: Record) -> bool:
+    """Say whether a ticket that is admitted now finds a slot that those before it leave empty."""
+    if not record.is_ticket or ledger.free_slots <= ledger.tickets.waiting:
+        return False
+    before = ledger.queue.count_before_new(record.account, record.place)
+    return before is not None and before < PASSED_OVER and _are_passed_over(ledger)
 
 
 def _hand_over(

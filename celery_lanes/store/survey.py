@@ -63,6 +63,15 @@ def survey(lane: str, ledger: Ledger, record: Record) -> Standing:
     )
 
 
+def buckets_pass_in_ms(ledger: Ledger, record: Record) -> int:
+    """Say in how many ms the buckets let a call pass with nothing before it."""
+    return max(
+        _passes_in(ledger, record.account, after=0),
+        _passes_in(ledger, RATE, after=0),
+        _passes_in(ledger, TOKENS, after=0, cost=record.call.cost),
+    )
+
+
 def _ahead(ledger: Ledger, record: Record) -> Ahead:
     """Count by fair order; of higher levels all that waits, and none of what lower ones may get."""
     levels, account = ledger.queue, record.account

@@ -66,6 +66,7 @@ def take_claim(ledger: Ledger, holder: str, ends: int) -> Claim:
     ledger.promote()
     if ends:
         ledger.queue.forget_finishes(FORGET_AT_MOST)
+        trim_settled(ledger, FORGET_AT_MOST)
     blocked_until = serve_tickets(ledger)
     ledger.wake(min(ends, ledger.free_slots, len(ledger.queue), WAKE_AT_ONCE))
     if ledger.tickets.waiting and blocked_until is None and ledger.free_slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +20,23 @@ class Attempt:
     Of one that must make room: ``is_asked``, ``is_killed`` because it would not hear. ``parting``:
     what has ended its body, if the call goes on: to make room, in another lane, later in this one.
 
+    ``good_until``: until then, by the monotonic clock, the lease is ours; a process that has been
+    paused for longer may find that it is another's.
+
     It is *finished* when the pool's job object has ended. Celery's acknowledgements only say how:
     an early one comes before the body has run, and some endings never acknowledge at all.
     """
 
-    def __init__(self, lane: str, grant: Grant, released: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self,
+        lane: str,
+        grant: Grant,
+        released: Callable[[Attempt], None],
+        good_until: float = math.inf,
+    ) -> None:
         self.lane = lane
         self.grant = grant
+        self.good_until = good_until
         self.request: Any = None
         self.job: Any = None
         self.acked = False

@@ -55,11 +55,13 @@ class Conversation:
         share.settle_the_vanished(LOST_AFTER_S)
         if not (held := share.held()):
             return
+        sent_at = time.monotonic()
         for call in store.renew(share.lane, worker=self._incarnation, held=held).lost:
             share.closings.pop(call, None)
             if (attempt := share.attempts.pop(call, None)) is not None:
                 logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
                 self._hands.stop_body(attempt)
+        share.trust_leases(sent_at)
 
     def _configure(self, store: Store, share: LaneShare) -> None:
         rules = self._source.rules(share.lane)
@@ -102,7 +104,8 @@ class Conversation:
         """Dispatch what was granted; a late reply may name leases that are no longer ours."""
         is_fresh = time.monotonic() - sent_at < share.patience_s
         for grant in turn.grants:
-            attempt = Attempt(share.lane, grant, self._owner.released)
+            good_until = sent_at + share.certain_s
+            attempt = Attempt(share.lane, grant, self._owner.released, good_until)
             share.take(attempt)
             if is_fresh and self._owner.is_open:
                 self._hands.dispatch(attempt)

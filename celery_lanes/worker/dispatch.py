@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from functools import cached_property, partial
 from signal import SIGTERM
 from typing import Any
@@ -84,10 +85,10 @@ class Dispatcher:
                 self._end_stopped(attempt)
 
     def start(self, attempt: Attempt) -> None:
-        """Hand a granted call to Celery, unless it has been given back meanwhile."""
+        """Hand a granted call to Celery, unless it was given back, or may be lost by now."""
         if not attempt.claim():
             return
-        if self.is_shut:
+        if self.is_shut or time.monotonic() > attempt.good_until:
             attempt.end()
             return
         try:

@@ -176,6 +176,16 @@ class LaneShare:
         if turn.due_in_ms is not None:
             self.due_at = time.monotonic() + turn.due_in_ms / 1000
 
+    @property
+    def certain_s(self) -> float:
+        """Say for how long after the store has given or renewed a lease it cannot be another's."""
+        return 2 * self.patience_s
+
+    def trust_leases(self, renewed_at: float) -> None:
+        """Note that the leases were renewed."""
+        for attempt in self.attempts.values():
+            attempt.good_until = renewed_at + self.certain_s
+
     def held(self) -> list[tuple[str, str]]:
         """Name every lease that this worker holds, of running and closing calls."""
         running = [(call, attempt.grant.token) for call, attempt in self.attempts.items()]

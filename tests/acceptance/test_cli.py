@@ -228,6 +228,8 @@ def test_a_caller_is_steered_shown_and_given_back(shell):
         ["--caller", "alice", "--weight", "0"],
         ["--weight", "2"],
         ["--rate", "fast"],
+        ["--rate", "9999999M/s"],
+        ["--tokens", "9999999M/s"],
     ],
     ids=" ".join,
 )
@@ -325,12 +327,27 @@ def test_cancel_takes_all_that_waits_of_a_caller_off_the_lanes(shell):
     assert (again.exit_code, again.output) == (0, "nothing of 'ann' waits in any lane\n")
 
 
-@pytest.mark.parametrize("words", [(), ("a", "--caller", "alice")], ids=["neither", "both"])
+def test_cancel_takes_what_has_no_caller_only_where_that_is_said(shell):
+    park(shell, "ollama", "a", "b", caller="")
+
+    empty = shell("cancel", "--caller", "")  # a variable that is not set, say
+    assert empty.exit_code == 2
+    assert shell.store.snapshot("ollama").waiting == 2
+
+    assert shell("cancel", "--anonymous").output == "ollama: cancelled 2 calls of no caller\n"
+    assert shell("cancel", "--anonymous").output == "nothing without a caller waits in any lane\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("a", "--caller", "alice"), ("a", "--anonymous"), ("--caller", "alice", "--anonymous")],
+    ids=["none", "both", "id-of-nobody", "somebody-and-nobody"],
+)
 def test_cancel_wants_a_task_id_or_a_caller(shell, words):
     shown = shell("cancel", *words)
 
     assert shown.exit_code == 2
-    assert "expected a TASK_ID, or --caller NAME" in shown.stderr
+    assert "expected a TASK_ID, --caller NAME, or --anonymous" in shown.stderr
 
 
 def test_cancel_of_what_does_not_wait_is_refused(shell):

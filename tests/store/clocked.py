@@ -15,13 +15,14 @@ TIME = """local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)"""
 
 
-TURN_EVERY, LOOKED_AT = 3, 2
-"""Grants to a turn of a lower level, callers looked at: few calls wait in a test at once."""
+TURN_EVERY, LOOKED_AT, PLACES_READ = 3, 2, 2
+"""Grants to a turn of a lower level, callers looked at, calls of each that are read at once: few
+calls wait in a test."""
 
 BOUNDS = {
     "local TURN_EVERY, FORGET_AT_ONCE = 20,": f"local TURN_EVERY, FORGET_AT_ONCE = {TURN_EVERY},",
-    "local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = 250,": (
-        f"local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = {LOOKED_AT},"
+    "local CALLERS_LOOKED_AT, PLACES_READ, RUNNING_LOOKED_AT = 250, 4,": (
+        f"local CALLERS_LOOKED_AT, PLACES_READ, RUNNING_LOOKED_AT = {LOOKED_AT}, {PLACES_READ},"
     ),
 }
 

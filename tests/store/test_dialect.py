@@ -186,6 +186,6 @@ def test_a_script_uses_the_files_of_the_functions_that_it_may_call(verb):
     source = re.sub(r"--.*", "", lua.load(verb).source)
 
     for name in set(lua.SHARED) - used:
-        made = set(re.findall(r"^local function (\w+)", lua._read(f"_{name}"), re.MULTILINE))
+        made = set(re.findall(r"^(?:local |  )function (\w+)", lua._read(f"_{name}"), re.MULTILINE))
         own = set(re.findall(r"local function (\w+)", lua._read(verb)))
         assert not {f for f in made - own if re.search(rf"\b{f}\(", source)}, name

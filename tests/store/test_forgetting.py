@@ -78,6 +78,19 @@ def test_settled_calls_are_forgotten_by_the_turns_themselves(lane, keeper):
 
 
 @SERVERS
+def test_tickets_that_have_ended_are_forgotten_where_there_is_no_worker(lane, keeper):
+    lane.configure(dedupe_ttl_ms=0)
+    releases = ()
+    for number in range(30):
+        lane.admit(lane.call(id=f"t{number}", holder="h1"))
+        ((call, token),) = lane.store.claim(lane.lane, holder="h1", releases=releases).granted
+        lane.store.claim(lane.lane, holder="h1", known=[(call, token)])
+        releases = [Release(call, token)]
+
+    assert keeper.size("settled") < 5
+
+
+@SERVERS
 def test_settled_calls_of_a_lane_that_rests_are_forgotten_by_the_reaping(lane, keeper):
     lane.configure(dedupe_ttl_ms=0)
     lane.park(times=5)

@@ -8,7 +8,7 @@ import pytest
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.attempts import Outcome, Release
-from celery_lanes.store.calls import Busy, Duplicate
+from celery_lanes.store.calls import Busy, Duplicate, Parked
 from celery_lanes.store.rules import Bucket, CallerRules, Preemption, Scope
 
 TTL_MS = 400
@@ -478,6 +478,25 @@ def test_a_ticket_that_would_wait_too_long_is_refused(lane, desk):
 
     assert isinstance(desk.want("bob", max_wait_ms=0), Busy)
     assert lane.counts == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_a_ticket_that_passes_calls_nobody_runs_is_not_refused_for_them(lane, desk, scope):
+    lane.scope = scope
+    lane.configure(2)
+    lane.park("ann", times=30, priority=5)
+    for _ in range(2):
+        grant = lane.take()
+        lane.clock.sleep_ms(60)
+        lane.release(grant)
+    lane.clock.sleep_ms(110)  # the worker does not come again
+
+    assert isinstance(desk.want("ann", max_wait_ms=0, priority=5), Busy)  # its own go first
+    for _ in range(2):
+        assert isinstance(desk.want("bob", max_wait_ms=0), Parked)
+
+    assert len(desk.claim().granted) == 2
+    assert isinstance(desk.want("zoe", max_wait_ms=0), Busy)  # no slot is free any more
 
 
 def test_a_new_lane_says_that_it_has_no_rules_and_serves_when_it_has(lane, desk):

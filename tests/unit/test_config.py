@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from celery_lanes.config import CallerSettings, HealthSettings, LaneSettings, Rule, Settings
 from celery_lanes.durations import duration_s, written
 from celery_lanes.errors import ConfigError
+from celery_lanes.store.checks import check_rules
 from celery_lanes.store.health import HealthConfig
 from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
 
@@ -477,11 +478,11 @@ def test_rates_are_read(rate, count, period_ms):
     lane = LaneSettings(rate=rate, tokens=rate)
 
     assert lane.rate == Bucket(count, period_ms, 1)
-    assert lane.tokens == Bucket(count, period_ms, count)
+    assert lane.tokens == Bucket(count, period_ms, max(1, count))
 
 
 @pytest.mark.parametrize(
-    "rate", ["60", "60/", "/m", "0/m", "-1/m", "60/min", "60K/m", 60, True], ids=str
+    "rate", ["60", "60/", "/m", "0/m", "-1/m", "60/min", "60K/m", "9999999M/s", 60, True], ids=str
 )
 def test_what_is_no_rate_is_refused(rate):
     with pytest.raises(ValidationError):
@@ -515,6 +516,13 @@ def test_a_hard_timeout_follows_the_exec_timeout_that_a_lane_changes(load):
 
     assert settings.lane("a").hard_timeout_s == 31 * 60
     assert settings.lane("b").hard_timeout_s == 6 * 60
+
+
+def test_tokens_of_less_than_one_in_a_period_let_one_pass_at_once(load):
+    settings = load('[lanes.a]\ntokens = "0.5/m"')
+
+    check_rules(settings.rules_of("a"))
+    assert settings.lane("a").tokens == Bucket(0.5, 60_000, 1)
 
 
 def test_a_lane_can_take_an_inherited_rate_away(load):

@@ -142,6 +142,17 @@ def test_a_caller_whose_name_was_shortened_is_found_by_the_whole_name(app):
     assert app.lanes.cancel_caller("x" * 300) == {"a": 1}
 
 
+def test_a_name_that_is_empty_cancels_nothing_unless_that_is_meant(app):
+    park(app, "t", caller="")
+
+    with pytest.raises(ValueError, match="expected the name of a caller"):
+        app.lanes.cancel_caller("")
+    app.control.revoke_by_stamped_headers({"caller": ""})
+    assert waiting(app, "a") == 1
+
+    assert app.lanes.cancel_caller("", anonymous=True) == {"a": 1}
+
+
 def test_lanes_may_be_made_twice_and_own_classes_are_kept(app):
     class Own(Control):
         pass

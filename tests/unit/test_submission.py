@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.exceptions import TimeoutError as GaveUp
 
 from celery_lanes import Lanes, Settings, Submission
 from celery_lanes.envelope import Envelope
@@ -208,6 +209,37 @@ def test_who_is_told_is_no_property_of_the_message(app):
     (grant,) = app.lanes.store.next("ollama", worker="w", request=2, want=1).grants
 
     assert not [name for name in Envelope.unpack(grant.envelope).properties if "lanes" in name]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ask: ask,
+        lambda ask: chain(ask, ask.clone(), ask.clone()),
+        lambda ask: chain(ask, group(ask.clone(), ask.clone())),
+        lambda ask: group(ask, ask.clone()),
+        lambda ask: chord([ask, ask.clone()], ask.clone()),
+    ],
+    ids=["call", "chain", "chain-of-group", "group", "chord"],
+)
+def test_whatever_waits_is_cancelled_when_nobody_waits_for_it_any_more(busy, make):
+    with pytest.raises(GaveUp):
+        busy.lanes.call(make(busy.tasks["ask"].si(MODEL)), timeout=0.05)
+
+    assert busy.lanes.store.snapshot("ollama").waiting == 1
+
+
+def test_a_call_is_cancelled_though_the_result_backend_is_away(busy, monkeypatch):
+    def get(*_, **__):
+        raise OSError("the backend is away")
+
+    monkeypatch.setattr(busy.AsyncResult, "get", get)
+    monkeypatch.setattr(busy.AsyncResult, "ready", get)
+
+    with pytest.raises(OSError, match="away"):
+        busy.lanes.call(busy.tasks["ask"].s(MODEL))
+
+    assert busy.lanes.store.snapshot("ollama").waiting == 1
 
 
 class Chains(Store):

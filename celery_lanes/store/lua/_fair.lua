@@ -1,13 +1,20 @@
 -- Weighted fair queueing, step by step as in fairness.py, where it is explained; ranks as in _ring.lua.
 
-local function learn(account)
-  local weight, paused = unpack(redis.call('HMGET', meta, 'weight:' .. account, 'paused:' .. account))
-  weights_known[account], pauses_known[account] = tonumber(weight or 1), paused
+local function learn_all(accounts)
+  if not rules.has_accounts then return end
+  local fields = {}
+  for i, account in ipairs(accounts) do
+    fields[2 * i - 1], fields[2 * i] = 'weight:' .. account, 'paused:' .. account
+  end
+  local told = redis.call('HMGET', meta, unpack(fields))
+  for i, account in ipairs(accounts) do
+    weights_known[account], pauses_known[account] = tonumber(told[2 * i - 1] or 1), told[2 * i]
+  end
 end
 
 local function weight_of(account)
   if not rules.has_accounts then return 1 end
-  if not weights_known[account] then learn(account) end
+  if not weights_known[account] then learn_all({ account }) end
   return weights_known[account]
 end
 

@@ -101,11 +101,16 @@ local function first_of(name, rank)
   return account, place, after, cmsgpack.unpack(record), envelope
 end
 
--- Finds the first ticket behind calls that no worker is there to run: none is idle, and none has been
--- woken, or has asked, just now. The calls keep their tags, and so their turn. A promised slot is none to take so.
+-- Whether tickets pass over calls that no worker is there to run: none is idle, and none has been woken,
+-- or has asked, just now. The calls keep their tags, and so their turn. A promised slot is none to take so.
+local function are_passed_over()
+  if lane.promised or redis.call('ZCARD', idle) > 0 then return false end
+  return math.abs(now - tonumber(redis.call('HGET', meta, 'coming') or 0)) >= COMING_MS
+end
+
+-- Finds the first ticket behind such calls.
 local function ticket_behind()
-  if lane.promised or redis.call('ZCARD', idle) > 0 then return nil end
-  if math.abs(now - tonumber(redis.call('HGET', meta, 'coming') or 0)) < COMING_MS then return nil end
+  if not are_passed_over() then return nil end
   local found = redis.call('ZRANGE', ring, 0, PASSED_OVER - 1, 'WITHSCORES')
   for i = 1, #found, 2 do
     local name, start, rank = found[i], found[i + 1], nil

@@ -1,6 +1,7 @@
 -- Where a call stands, or would if it were admitted now; as in survey.py and standing.py.
 
-local CALLERS_LOOKED_AT, RUNNING_LOOKED_AT = 250, 100
+-- Places: of each caller, as many as are read at once.
+local CALLERS_LOOKED_AT, PLACES_READ, RUNNING_LOOKED_AT = 250, 4, 100
 
 local function stem_of(account, rank)
   return rank and account .. string.format(':%04d', rank) or account
@@ -26,84 +27,115 @@ local function number_in(name)
   return tonumber(string.sub(name, 1, 16)) or tonumber(string.sub(name, 2, 16)) - 1e15
 end
 
-local function number_at(count, first, account)
-  local at = redis.call('ZRANK', queue, first) + count
-  return number_in(ring_name(account, redis.call('ZRANGE', queue, at, at)[1]))
-end
+local count_standing, before
 
--- Counts an account's calls that start before a tag, or with it and have a smaller number, all of
--- them without a tag; gives also their cost.
-local function count_before(account, rank, start, tag, number)
-  local first = head(account, rank)
-  local cost = cost_at(first, account)
-  local waiting = redis.call('ZLEXCOUNT', queue, '[' .. first, '(' .. stem_of(account, rank) .. ';')
-  if not tag then return waiting, waiting * cost end
-  local step = cost / weight_of(account)
-  local count = math.min(waiting, math.max(0, math.ceil((tag - start) / step)))
-  local is_tie = count < waiting and start + count * step == tag
-  if is_tie and number_at(count, first, account) < number then count = count + 1 end
-  return count, count * cost
-end
-
--- Reads who stands in the ring: account, start tag, number of its first call, rank.
-local function standpoint(name, score)
-  if not lane.levels then return string.sub(name, 18), score, number_in(name) end
-  return string.sub(name, 26), tag_in(name), number_in(string.sub(name, 9)), score
-end
-
--- Lists who but the account is in the ring, up to a tag at a rank, in the order of service: account,
--- start tag, rank.
-local function near(account, rank, tag)
-  local found, out = redis.call('ZRANGEBYSCORE', ring, '-inf', rank or tag, 'WITHSCORES', 'LIMIT', 0,
-    CALLERS_LOOKED_AT + 1), {}
-  for i = 1, #found, 2 do
-    local name, start, _, at = standpoint(found[i], tonumber(found[i + 1]))
-    local is_near = at ~= rank or name ~= account and start <= tag
-    if is_near and #out < CALLERS_LOOKED_AT then out[#out + 1] = { name, start, at } end
+do -- whose names nobody else needs: a script has room for 200
+  -- How many wait where an account stands; of few calls all places are known.
+  local function waiting_at(stand)
+    if #stand.places < PLACES_READ then return #stand.places end
+    return redis.call('ZLEXCOUNT', queue, '[' .. stand.places[1], '(' .. stem_of(stand.account, stand.rank) .. ';')
   end
-  return out
-end
 
--- Counts who stands in the ring before a tag at a rank; of equals, those with a smaller number.
-local function count_standing(rank, tag, own)
-  local low, high = 0, redis.call('ZCARD', ring)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local name, score = unpack(redis.call('ZRANGE', ring, middle, middle, 'WITHSCORES'))
-    local _, start, number, at = standpoint(name, tonumber(score))
-    local is_before = start < tag or start == tag and number < own
-    if at ~= rank then is_before = at < rank end
-    if is_before then low = middle + 1 else high = middle end
+  -- Gives the number of the call after so many where an account stands.
+  local function number_after(count, stand)
+    local place = stand.places[count + 1]
+    if not place then
+      local at = redis.call('ZRANK', queue, stand.places[1]) + count
+      place = redis.call('ZRANGE', queue, at, at)[1]
+    end
+    return number_in(ring_name(stand.account, place))
   end
-  return low
-end
 
--- Where an account stands in the ring, from 0.
-local function index_of(account, rank)
-  local first = head(account, rank)
-  local name = first and ring_name(account, first)
-  local start = name and start_of(account, rank, name)
-  return start and redis.call('ZRANK', ring, rank and bytes_of(start) .. name or name)
-end
-
--- Counts the accounts that go before a call and are not looked at: at least one call of each.
-local function beyond_of(r, rank, tag)
-  local number = number_in(ring_name(r.account, place_of(r)))
-  local index, own = count_standing(rank, tag, number), index_of(r.account, rank)
-  local others = own and own < index and index - 1 or index
-  return math.max(0, others - CALLERS_LOOKED_AT)
-end
-
-local function before(r, rank, tag)
-  local own, others, cost, looked_at = 0, 0, 0, near(r.account, rank, tag)
-  local number = number_in(ring_name(r.account, place_of(r)))
-  for _, found in ipairs(looked_at) do
-    local account, start, at = unpack(found)
-    local more, more_cost = count_before(account, at, start, at == rank and tag or nil, number)
-    cost = cost + more_cost
-    if account == r.account then own = own + more else others = others + more end
+  -- Counts the calls where an account stands that start before a tag, or with it and have a smaller
+  -- number, all of them without a tag; gives also their cost.
+  local function count_before(stand, tag, number)
+    if not tag then
+      local waiting = waiting_at(stand)
+      return waiting, waiting * stand.cost
+    end
+    local step, waiting = stand.cost / weight_of(stand.account), #stand.places
+    local count = math.max(0, math.ceil((tag - stand.start) / step))
+    if count >= waiting then waiting = waiting_at(stand) end
+    count = math.min(waiting, count)
+    local is_tie = count < waiting and stand.start + count * step == tag
+    if is_tie and number_after(count, stand) < number then count = count + 1 end
+    return count, count * stand.cost
   end
-  return own, others, cost, #looked_at == CALLERS_LOOKED_AT and beyond_of(r, rank, tag) or 0
+
+  -- Reads who stands in the ring: account, start tag, number of its first call, rank.
+  local function standpoint(name, score)
+    if not lane.levels then return string.sub(name, 18), score, number_in(name) end
+    return string.sub(name, 26), tag_in(name), number_in(string.sub(name, 9)), score
+  end
+
+  -- Lists who but the account is in the ring, up to a tag at a rank, in the order of service.
+  local function near(account, rank, tag)
+    local found, out = redis.call('ZRANGEBYSCORE', ring, '-inf', rank or tag, 'WITHSCORES', 'LIMIT', 0,
+      CALLERS_LOOKED_AT + 1), {}
+    for i = 1, #found, 2 do
+      local name, start, _, at = standpoint(found[i], tonumber(found[i + 1]))
+      local is_near = at ~= rank or name ~= account and start <= tag
+      if is_near and #out < CALLERS_LOOKED_AT then out[#out + 1] = { account = name, start = start, rank = at } end
+    end
+    return out
+  end
+
+  -- Adds what must be known of each to count its calls; of all with few commands, for there may be many.
+  local function look_at(stands)
+    local firsts, accounts = {}, {}
+    for i, stand in ipairs(stands) do
+      stand.places = first_places(stand.account, stand.rank, PLACES_READ)
+      firsts[i] = 'r:' .. call_at(stand.places[1], stand.account)
+      accounts[i] = stand.account
+    end
+    if #stands == 0 then return end
+    for i, packed in ipairs(redis.call('HMGET', calls, unpack(firsts))) do
+      stands[i].cost = cmsgpack.unpack(packed).cost
+    end
+    learn_all(accounts)
+  end
+
+  -- Counts who stands in the ring before a tag at a rank; of equals, those with a smaller number.
+  function count_standing(rank, tag, own)
+    local low, high = 0, redis.call('ZCARD', ring)
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      local name, score = unpack(redis.call('ZRANGE', ring, middle, middle, 'WITHSCORES'))
+      local _, start, number, at = standpoint(name, tonumber(score))
+      local is_before = start < tag or start == tag and number < own
+      if at ~= rank then is_before = at < rank end
+      if is_before then low = middle + 1 else high = middle end
+    end
+    return low
+  end
+
+  -- Where an account stands in the ring, from 0.
+  local function index_of(account, rank)
+    local first = head(account, rank)
+    local name = first and ring_name(account, first)
+    local start = name and start_of(account, rank, name)
+    return start and redis.call('ZRANK', ring, rank and bytes_of(start) .. name or name)
+  end
+
+  -- Counts the accounts that go before a call and are not looked at: at least one call of each.
+  local function beyond_of(r, rank, tag)
+    local number = number_in(ring_name(r.account, place_of(r)))
+    local index, own = count_standing(rank, tag, number), index_of(r.account, rank)
+    local others = own and own < index and index - 1 or index
+    return math.max(0, others - CALLERS_LOOKED_AT)
+  end
+
+  function before(r, rank, tag)
+    local own, others, cost, stands = 0, 0, 0, near(r.account, rank, tag)
+    local number = number_in(ring_name(r.account, place_of(r)))
+    look_at(stands)
+    for _, stand in ipairs(stands) do
+      local more, more_cost = count_before(stand, stand.rank == rank and tag or nil, number)
+      cost = cost + more_cost
+      if stand.account == r.account then own = own + more else others = others + more end
+    end
+    return own, others, cost, #stands == CALLERS_LOOKED_AT and beyond_of(r, rank, tag) or 0
+  end
 end
 
 -- Counts what goes before a call: its own account's, others'; gives what they cost, and how many

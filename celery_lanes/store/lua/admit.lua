@@ -80,8 +80,19 @@ end
 
 max_wait = tonumber(max_wait)
 
+-- Whether a ticket that is admitted now finds a slot that those before it leave empty.
+local function will_pass(r)
+  if not r.holder or free_slots() <= (lane.tickets or 0) or not are_passed_over() then return false end
+  local rank = rank_of(r)
+  if head(r.account, rank) then return false end
+  return count_standing(rank, begins_at(r.account, rank), r.seq) < PASSED_OVER
+end
+
 local function refusal(r)
   local ahead, wait = wait_of(r)
+  if wait and will_pass(r) then
+    ahead, wait = 0, math.max(buckets_pass_in(r, 0, 0, 0))
+  end
   return wait and wait > max_wait and string.format('busy %d:%d', ahead, wait)
 end
 

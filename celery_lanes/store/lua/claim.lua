@@ -36,7 +36,10 @@ if not rules.max_concurrent then
 end
 
 local due = promote()
-if released > 0 then forget_tags(FORGET_AT_MOST) end
+if released > 0 then
+  forget_tags(FORGET_AT_MOST)
+  trim_settled(FORGET_AT_MOST)
+end
 local blocked_until = serve_tickets()
 local room_at = preempt()
 save_lane()

@@ -155,6 +155,64 @@ RECORDED = [
         FAIL,
     ),
     ("openai", 502, "<html>Bad Gateway</html>", errors.TransientError, RETRY),
+    (
+        "openai",
+        400,
+        openai("Invalid prompt: it was flagged as potentially violating our usage policy."),
+        errors.ContentFiltered,
+        FAIL,
+    ),
+    # Mistral, DeepSeek, xAI, OpenRouter, Together, Groq
+    (
+        "openai",
+        400,
+        {"object": "error", "message": "Invalid model: x", "type": "invalid_model", "code": "1500"},
+        errors.ModelNotFound,
+        ADVANCE,
+    ),
+    ("openai", 400, openai("Model Not Exist"), errors.ModelNotFound, ADVANCE),
+    (
+        "openai",
+        403,
+        {"error": "Your newly created team doesn't have any credits yet."},
+        errors.QuotaExhausted,
+        BROKE,
+    ),
+    (
+        "openai",
+        400,
+        {"error": "This model's maximum prompt length is 131072 but the request contains 5 more."},
+        errors.ContextTooLong,
+        FAIL,
+    ),
+    (
+        "openai",
+        403,
+        {"error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"},
+        errors.ContentFiltered,
+        FAIL,
+    ),
+    (
+        "openai",
+        404,
+        {"error": {"message": "No endpoints found that support tool use", "code": 404}},
+        errors.Unsupported,
+        ADVANCE,
+    ),
+    (
+        "openai",
+        422,
+        openai("`inputs` tokens + `max_new_tokens` must be <= 8193. Given: 9000 `inputs` tokens"),
+        errors.ContextTooLong,
+        FAIL,
+    ),
+    (
+        "openai",
+        400,
+        openai("`tools` is not supported with this model", "invalid_request_error"),
+        errors.Unsupported,
+        ADVANCE,
+    ),
     # Anthropic
     (
         "anthropic",
@@ -240,7 +298,31 @@ RECORDED = [
         errors.BadRequest,
         FAIL,
     ),
+    (
+        "anthropic",
+        400,
+        anthropic(
+            "invalid_request_error",
+            "input length and `max_tokens` exceed context limit: 197202 + 21333 > 200000",
+        ),
+        errors.ContextTooLong,
+        FAIL,
+    ),
+    (
+        "anthropic",
+        400,
+        anthropic("invalid_request_error", "You have reached your specified API usage limits."),
+        errors.QuotaExhausted,
+        BROKE,
+    ),
     # Gemini
+    (
+        "gemini",
+        400,
+        gemini(400, "FAILED_PRECONDITION", "User location is not supported for the API use."),
+        errors.AuthenticationFailed,
+        FAIL,
+    ),
     (
         "gemini",
         429,

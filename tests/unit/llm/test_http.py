@@ -162,6 +162,16 @@ def test_a_broken_connection_is_transient(ask, error, said):
     assert caught.value.status is None
 
 
+def test_a_connection_that_outlasts_the_callers_time_is_not_held_against_the_server(ask):
+    def answer(_):
+        raise httpx.ConnectTimeout("late")
+
+    with pytest.raises(TransientError, match="gave no answer within") as caught:
+        ask(answer, timeout_s=1e-9)
+
+    assert type(caught.value) is TransientError
+
+
 def test_an_answer_that_comes_in_too_slowly_is_transient(ask):
     with pytest.raises(TransientError, match="gave no answer within"):
         ask(httpx.Response(200, json={}), timeout_s=1e-9)

@@ -69,9 +69,10 @@ def test_a_missing_key_is_told_with_both_variables():
     [
         ({}, "http://localhost:11434/api/chat"),
         ({"OLLAMA_HOST": "gpu"}, "http://gpu:11434/api/chat"),
+        ({"OLLAMA_HOST": ":8000"}, "http://localhost:8000/api/chat"),
         ({"OLLAMA_HOST": "https://gpu/o/"}, "https://gpu/o/api/chat"),
     ],
-    ids=["default", "host", "url"],
+    ids=["default", "host", "port", "url"],
 )
 def test_ollama_needs_no_key(env, url):
     assert asked_url(env, "ollama/qwen3:30b") == (url, None)
@@ -137,9 +138,10 @@ def test_an_unknown_provider_is_told_both_places_and_what_is_close():
     assert "did you mean openai" in message
 
 
-def test_an_unknown_option_is_refused():
-    with pytest.raises(ConfigError, match="LLM_M1 knows no speed, only max_tokens_field"):
-        Registry({"LLM_M1": "openai://h?speed=9"}).parse("m1/x")
+@pytest.mark.parametrize("scheme", ["openai", "anthropic", "gemini", "ollama", "foreman"])
+def test_an_unknown_option_is_refused(scheme):
+    with pytest.raises(ConfigError, match="LLM_BOX knows no option fast"):
+        Registry({"LLM_BOX": f"{scheme}://h?fast=1"}).provider("box")
 
 
 def test_a_provider_is_kept_until_its_variable_changes():

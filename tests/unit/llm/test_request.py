@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.request import Request, Schema, Tool, ToolName
@@ -90,6 +90,13 @@ def test_a_models_schema_is_closed_and_all_of_it_is_required():
     assert leg["required"] == ["length", "default"]
     assert leg["additionalProperties"] is False
     assert "default" not in schema.json_schema["properties"]["name"]
+
+
+def test_nothing_stands_beside_a_reference_in_a_models_schema():
+    class Stable(BaseModel):
+        horse: Animal = Field(description="the only one")
+
+    assert Schema.of(Stable).json_schema["properties"]["horse"] == {"$ref": "#/$defs/Animal"}
 
 
 def test_a_json_schema_is_taken_as_it_is():

@@ -18,7 +18,7 @@ from celery_lanes.errors import (
 )
 from celery_lanes.llm.anthropic import DEFAULT_MAX_TOKENS, AnthropicWire
 from celery_lanes.llm.assembly import Assembly
-from celery_lanes.llm.gemini import GeminiWire
+from celery_lanes.llm.gemini import UNSIGNED, GeminiWire
 from celery_lanes.llm.messages import (
     File,
     Image,
@@ -57,6 +57,11 @@ def request(*messages: Message, **options: Any) -> Request:
 
 def body(wire: Wire, *messages: Message, **options: Any) -> Mapping[str, Any]:
     return wire.question(request(*messages, **options), is_stream=False).body
+
+
+def calls(index: int, id_: str, name: str | None, arguments: str) -> dict[str, Any]:
+    call = {"index": index, "id": id_, "function": {"name": name, "arguments": arguments}}
+    return {"choices": [{"delta": {"tool_calls": [call]}}]}
 
 
 def read(wire: Wire, payload: Mapping[str, Any]) -> Reply:
@@ -185,6 +190,22 @@ def test_anthropic_thinks_as_hard_as_asked(effort, written):
 
 
 @pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({"effort": "low"}, {"thinking"}),
+        ({"effort": "low", "top_p": 0.95}, {"thinking", "top_p"}),
+        ({"effort": "low", "tool_choice": "auto"}, {"thinking"}),
+        ({"effort": "low", "tool_choice": "required"}, {"temperature", "top_p", "top_k"}),
+        ({"effort": "none"}, {"temperature", "top_p", "top_k"}),
+    ],
+)
+def test_anthropic_is_not_told_what_does_not_go_with_thinking(options, written):
+    asked = body(WIRES["anthropic"], **{"temperature": 0.0, "top_p": 0.5, "top_k": 3, **options})
+
+    assert asked.keys() & {"thinking", "temperature", "top_p", "top_k"} == written
+
+
+@pytest.mark.parametrize(
     ("model", "effort", "written"),
     [
         ("gemini-2.5-flash", "none", {"thinkingBudget": 0}),
@@ -245,7 +266,10 @@ def test_anthropics_redacted_thoughts_are_kept():
             "anthropic",
             {"type": "tool_result", "tool_use_id": "c1", "content": "oh", "is_error": True},
         ),
-        ("gemini", {"functionResponse": {"name": "look", "response": {"error": "oh"}}}),
+        (
+            "gemini",
+            {"functionResponse": {"id": "c1", "name": "look", "response": {"error": "oh"}}},
+        ),
     ],
 )
 def test_a_tools_failure_is_told(wire, written):
@@ -263,6 +287,29 @@ def test_geminis_signature_goes_back_with_its_call():
     (content,) = body(WIRES["gemini"], turn)["contents"]
 
     assert content["parts"][0]["thoughtSignature"] == "sig"
+
+
+@pytest.mark.parametrize(
+    ("model", "signatures"), [("gemini-2.5-pro", [None, None]), ("gemini-3-pro", [UNSIGNED, None])]
+)
+def test_gemini_takes_the_calls_of_another_model(model, signatures):
+    turn = says("assistant", ToolCall(id="c1", name="look"), ToolCall(id="c2", name="go"))
+
+    (content,) = body(WIRES["gemini"], turn, model=model)["contents"]
+
+    assert [part.get("thoughtSignature") for part in content["parts"]] == signatures
+    assert [part["functionCall"]["id"] for part in content["parts"]] == ["c1", "c2"]
+
+
+def test_gemini_counts_thoughts_that_only_an_earlier_event_told():
+    events = [
+        {"usageMetadata": {"thoughtsTokenCount": 5}},
+        {"usageMetadata": {"candidatesTokenCount": 2}, "candidates": [{"finishReason": "STOP"}]},
+    ]
+
+    *_, done = stream("gemini://h", sse(*events))
+
+    assert (done.reply.usage.output_tokens, done.reply.usage.reasoning_tokens) == (7, 5)
 
 
 def test_a_models_name_cannot_leave_geminis_path():
@@ -352,6 +399,118 @@ def test_calls_without_an_index_are_told_apart_and_arguments_may_be_an_object():
     ]
 
 
+def test_calls_that_all_have_the_index_0_are_told_apart():
+    whole = [calls(0, "c1", "a", '{"x":1}'), calls(0, "c2", "b", '{"y":2}')]
+
+    *_, done = stream("openai://h", sse(*whole, "[DONE]"))
+
+    assert [(call.id, call.arguments) for call in done.reply.tool_calls] == [
+        ("c1", {"x": 1}),
+        ("c2", {"y": 2}),
+    ]
+
+
+def test_pieces_of_one_call_may_each_have_an_id():
+    pieces = [calls(0, "c1", "a", '{"x"'), calls(0, "c2", None, ":1}")]
+
+    *_, done = stream("openai://h", sse(*pieces, "[DONE]"))
+
+    assert [(call.id, call.arguments) for call in done.reply.tool_calls] == [("c1", {"x": 1})]
+
+
+def test_of_several_choices_the_first_is_the_reply():
+    texts = [{"choices": [{"index": n, "delta": {"content": text}}]} for n, text in enumerate("AB")]
+
+    *_, done = stream("openai://h", sse(*texts, "[DONE]"))
+
+    assert done.reply.text == "A"
+
+
+def test_ollamas_relatives_may_send_arguments_as_a_text():
+    call = {"function": {"name": "look", "arguments": '{"at": 1}'}}
+
+    reply = read(WIRES["ollama"], {"message": {"tool_calls": [call]}, "done": True})
+
+    assert reply.tool_calls[0].arguments == {"at": 1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', '{"\\ud800": 1}', "[" * 100_000],
+    ids=["nan", "infinite", "half-a-character", "half-a-character-in-a-key", "deep"],
+)
+def test_arguments_that_are_no_json_stay_the_text_that_they_are(arguments):
+    message = {"tool_calls": [{"id": "c1", "function": {"name": "a", "arguments": arguments}}]}
+
+    reply = read(WIRES["openai"], {"choices": [{"message": message}]})
+
+    assert reply.tool_calls[0].arguments == arguments
+    assert Reply.model_validate_json(reply.model_dump_json()) == reply
+
+
+def test_half_a_character_is_replaced():
+    message = {"content": "a\ud83d", "reasoning": "\ud83d\ude00"}
+
+    reply = read(WIRES["openai"], {"choices": [{"message": message}], "model": "\udc00"})
+
+    assert (reply.text, reply.reasoning[0].text, reply.model) == ("a\ufffd", "😀", "\ufffd")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + sse({"choices": [{"delta": {"content": "x"}}]}, "[DONE]"),
+        b"data:\n\n: hm\n\n" + sse({"choices": [{"delta": {"content": "x"}}]}, "[DONE] "),
+        b'data: {"choices":\ndata:[{"delta": {"content": "x"}}]}\n\ndata: [DONE]',
+    ],
+    ids=["byte-order-mark", "events-without-data", "data-of-two-lines"],
+)
+def test_events_are_cut_as_they_should_be(body):
+    *_, done = stream("openai://h", body)
+
+    assert done.reply.text == "x"
+
+
+def test_an_end_without_anything_before_it_is_no_reply():
+    with pytest.raises(TransientError, match="the stream ended before the reply"):
+        stream("openai://h", sse("[DONE]"))
+
+
+def test_a_number_beyond_all_counting_is_not_told():
+    usage = {"prompt_tokens": 10**400, "completion_tokens": 2**53}
+
+    reply = read(WIRES["openai"], {"choices": [{"message": {"content": "x"}}], "usage": usage})
+
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (1, 1)
+    assert reply.usage.is_estimated
+
+
+@pytest.mark.parametrize(("host", "is_sent"), [("api.deepseek.com", True), ("llm.test", False)])
+def test_deepseek_is_told_what_it_thought_before_it_called_tools(host, is_sent):
+    asked = []
+
+    def serve(sent: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(sent.content)["messages"])
+        return httpx.Response(200, json={"choices": [{"message": {"content": "x"}}]})
+
+    turns = (
+        says("assistant", Reasoning(text="hm"), ToolCall(id="c1", name="look")),
+        says("assistant", ToolCall(id="c2", name="look")),
+        says("assistant", Reasoning(text="hm"), Text(text="so")),
+    )
+    registry = Registry({"LLM_M1": f"openai://k@{host}"}, transport=httpx.MockTransport(serve))
+    registry.parse("m1/small")[0].generate(request(*turns))
+
+    thoughts = [turn.get("reasoning_content") for turn in asked[0]]
+    assert thoughts == (["hm", "", None] if is_sent else [None, None, None])
+
+
+def test_openai_is_told_of_a_turn_without_words():
+    (message,) = body(WIRES["openai"], says("assistant", Reasoning(text="hm")))["messages"]
+
+    assert message == {"role": "assistant", "content": ""}
+
+
 @pytest.mark.parametrize(("wire", "inner"), [("gemini", "generationConfig"), ("ollama", "options")])
 def test_parameters_are_put_into_what_is_there(wire, inner):
     asked = body(WIRES[wire], temperature=0.5, params={inner: {"mine": 1}})
@@ -366,7 +525,7 @@ def test_parameters_are_put_into_what_is_there(wire, inner):
             "anthropic://h",
             sse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
             TransientError,
-            "m1/small answered with an error: Overloaded",
+            "m1/small answered 529: Overloaded",
         ),
         (
             "anthropic://h",
@@ -392,8 +551,28 @@ def test_parameters_are_put_into_what_is_there(wire, inner):
             TransientError,
             "m1/small answered 503: busy",
         ),
+        (
+            "openai://h",
+            sse({"error": {"code": 1302, "message": "busy"}}),
+            TransientError,
+            "m1/small answered with an error: busy",
+        ),
+        (
+            "openai://h",
+            sse({"choices": [{"error": {"code": 502, "message": "it died"}, "delta": {}}]}),
+            TransientError,
+            "m1/small broke off: it died",
+        ),
     ],
-    ids=["anthropic", "anthropic-429", "openrouter", "ollama", "gemini"],
+    ids=[
+        "anthropic",
+        "anthropic-429",
+        "openrouter",
+        "ollama",
+        "gemini",
+        "code-that-is-no-status",
+        "openrouter-in-mid-reply",
+    ],
 )
 def test_an_error_in_a_stream_is_raised(dsn, content, kind, said):
     with pytest.raises(kind, match=said) as caught:

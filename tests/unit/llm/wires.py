@@ -258,9 +258,6 @@ ANTHROPIC = Exchange(
             "effort": "low",
             "format": {"type": "json_schema", "schema": SCHEMA},
         },
-        "temperature": 0.0,
-        "top_p": 0.5,
-        "top_k": 3,
         "stop_sequences": ["END"],
         "extra": 1,
     },
@@ -385,12 +382,23 @@ GEMINI = Exchange(
                 "role": "model",
                 "parts": [
                     {"text": "let me look"},
-                    {"functionCall": {"name": "look", "args": {"at": "it"}}},
+                    {
+                        "functionCall": {"id": "c1", "name": "look", "args": {"at": "it"}},
+                        "thoughtSignature": "skip_thought_signature_validator",
+                    },
                 ],
             },
             {
                 "role": "user",
-                "parts": [{"functionResponse": {"name": "look", "response": {"result": "a cat"}}}],
+                "parts": [
+                    {
+                        "functionResponse": {
+                            "id": "c1",
+                            "name": "look",
+                            "response": {"result": "a cat"},
+                        }
+                    }
+                ],
             },
         ],
         "tools": [

@@ -66,6 +66,28 @@ def test_a_request_that_would_wait_too_long_raises(lanes):
     asyncio.run(main())
 
 
+def test_a_request_that_failed_says_nothing_of_service_times(lanes):
+    from pydantic_ai import Agent
+    from pydantic_ai.exceptions import ModelHTTPError
+    from pydantic_ai.models.concurrency import ConcurrencyLimitedModel
+    from pydantic_ai.models.function import FunctionModel
+
+    from celery_lanes.limiter import LaneLimiter
+
+    async def refuse(messages, info):
+        raise ModelHTTPError(429, "x")
+
+    model = ConcurrencyLimitedModel(FunctionModel(refuse), limiter=LaneLimiter(lanes, "ollama/x"))
+    with pytest.raises(ModelHTTPError):
+        asyncio.run(Agent(model).run("why?"))
+
+    with lanes.slot("ollama/x") as slot:
+        slot.release(failed=True)
+    ledger = lanes.store._lanes["ollama"]
+    assert not ledger.leases
+    assert not ledger.times_ms
+
+
 def test_odd_wishes_are_refused_when_the_limiter_is_made(lanes):
     from celery_lanes.limiter import LaneLimiter
 

@@ -16,6 +16,7 @@ from celery_lanes import call_context
 from celery_lanes.app import Lanes
 from celery_lanes.config import Settings
 from celery_lanes.errors import ConfigError, LaneBusy, LanesError, StoreUnavailable, WaitCancelled
+from celery_lanes.slots.holder import Holder
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.memory import MemoryStore
 
@@ -357,6 +358,15 @@ def test_slots_are_renewed_while_their_blocks_run(lanes):
         assert not slot.is_lost
 
 
+def test_a_lease_may_last_for_longer_than_the_system_can_wait(make_lanes):
+    lanes = make_lanes(lane={"lease_ttl": "100d"})
+
+    with lanes.slot("ollama/x"):
+        threading.Event().wait(0.1)  # the thread goes to sleep
+
+    assert counts(lanes) == (0, 0)
+
+
 def test_a_bucket_that_refills_lets_the_waiter_go_with_no_worker_there(make_lanes):
     lanes = make_lanes(lane={"max_concurrent": 5, "rate": "10/s"})
 
@@ -413,6 +423,91 @@ def test_who_waits_waits_on_while_the_store_is_away(lanes, away):
     until(lambda: away.snapshot("ollama").waiting == 0)
 
 
+class Full(MemoryStore):
+    """A store that can be full: it takes nothing new, and keeps what it has."""
+
+    is_full = False
+
+    def admit(self, *args, **how):
+        if self.is_full:
+            raise StoreUnavailable
+        return super().admit(*args, **how)
+
+
+@pytest.fixture
+def full(lanes, monkeypatch) -> Full:
+    store = Full()
+    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    return store
+
+
+def ask_in_vain(lanes: Lanes, *, until_when) -> None:
+    """Ask for a slot again and again, as the visitors of a web site do."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not until_when():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        with pytest.raises(StoreUnavailable):
+            lanes.slot("ollama/x", caller="visitor").__enter__()
+
+
+def test_wishes_that_a_full_store_refuses_cost_nobody_the_lease(lanes, full):
+    with lanes.slot("ollama/x") as slot:
+        full.is_full = True
+        ledger = full._lanes["ollama"]
+        for _ in range(2):
+            ((call, last),) = ledger.leases.items()
+            ask_in_vain(lanes, until_when=lambda c=call, t=last: ledger.leases[c] > t + 100)
+        assert not slot.is_lost
+
+
+def test_what_is_asked_for_while_the_store_is_away_is_not_withdrawn_one_by_one(lanes, away):
+    """After a long outage there would be thousands, and leases that nobody renews meanwhile."""
+    withdrawn = []
+    with lanes.slot("ollama/x"):
+        away.withdraw = lambda _lane, **said: withdrawn.append(said["call"])
+        away.is_away = True
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                lanes.slot("ollama/x").__enter__()
+        away.is_away = False
+
+    assert len(withdrawn) <= 1
+
+
+def test_who_cannot_start_a_thread_is_told_and_so_is_the_next(lanes, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "lanes-slots":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="can't start"):
+                lanes.slot("ollama/x").__enter__()
+
+    with lanes.slot("ollama/x"):
+        assert counts(lanes) == (1, 0)
+
+
+def test_an_interrupt_when_the_wish_is_out_leaves_no_slot_behind(lanes, monkeypatch):
+    want = Holder.want
+
+    def want_and_be_interrupted(holder, ticket):
+        want(holder, ticket)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Holder, "want", want_and_be_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lanes.slot("ollama/x").__enter__()
+
+    with lanes.slot("ollama/x"):
+        assert counts(lanes) == (1, 0)
+
+
 def test_a_lane_whose_node_is_away_costs_other_lanes_no_slot(make_lanes, monkeypatch):
     class Cluster(MemoryStore):
         """A store whose node for one lane can be away."""
@@ -440,14 +535,14 @@ def test_a_lane_whose_node_is_away_costs_other_lanes_no_slot(make_lanes, monkeyp
 
 def test_an_answer_that_is_older_than_its_lease_is_not_trusted(lanes, monkeypatch):
     class Slow(MemoryStore):
-        """A store whose first answer to a claim comes when the lease is over."""
+        """A store whose first answer that tells of a slot comes when the lease is over."""
 
-        claims = 0
+        is_slow = True
 
         def claim(self, lane, **said):
             claim = super().claim(lane, **said)
-            self.claims += 1
-            if self.claims == 1 and claim.granted:
+            if self.is_slow and claim.granted:
+                self.is_slow = False
                 time.sleep(1.1)  # a third of a lease
                 with self._lock:
                     self._lanes[lane].leases[claim.granted[0][0]] = 0

@@ -18,6 +18,7 @@ from celery_lanes.worker import arrivals, conversation
 from celery_lanes.worker.agent import Agent
 
 PATIENCE_S = 10.0
+LEASE_S = 30.0
 AHEAD_S = 3600.0
 """A third of ``Source``'s leases."""
 
@@ -385,6 +386,21 @@ def test_a_grant_is_as_old_as_the_first_request_for_it_whose_reply_was_lost(
 
     work_until(agent, lambda: hands.started)
     assert [attempt.grant.attempt for attempt in hands.started] == [2]
+
+
+def test_a_lease_is_ours_for_a_while_after_its_grant_and_after_each_renewal(
+    agent_of, hands, seconds
+):
+    agent = agent_of(MemoryStore(), "a")
+    park(agent._open_store(), "a")
+    work_until(agent, lambda: hands.started)
+    granted = hands.started[0].good_until
+    assert seconds.now < granted < seconds.now + LEASE_S
+
+    seconds.now += PATIENCE_S
+    work(agent)
+
+    assert hands.started[0].good_until == granted + PATIENCE_S
 
 
 # -- closings, and lanes that are not ours any more

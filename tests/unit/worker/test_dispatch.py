@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,21 @@ class Request:
 
     def on_failure(self, info, **_):
         self.failures.append(info.exception)
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_call_that_was_granted_before_a_long_pause_is_not_started_but_given_back(is_ours):
+    """Its early acknowledged body would run after another worker has called it lost."""
+    started = []
+    dispatcher = Dispatcher(SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
+    dispatcher._message = dispatcher._receive = started.append
+    good_until = time.monotonic() + (60 if is_ours else -0.001)
+    attempt = Attempt("ollama", Grant("c", "t", "ann", 1, 0, b""), lambda _: None, good_until)
+
+    dispatcher.start(attempt)
+
+    assert bool(started) is is_ours
+    assert attempt.outcome is Outcome.BACK
 
 
 @pytest.mark.parametrize("error", [Yielded(), moved("b", {}), returned({}, 1)], ids=type)

@@ -1,0 +1,278 @@
+"""What a server may do to its sockets, and what the environment says of the way to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+
+import httpcore
+import pytest
+
+from celery_lanes.errors import ConfigError, TransientError, Unreachable
+from celery_lanes.llm import network
+from celery_lanes.llm.deadline import Deadline
+from celery_lanes.llm.messages import Message
+from celery_lanes.llm.network import _Sockets
+from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.reply import Done
+from celery_lanes.llm.request import Request
+
+ASK = Request(model="small", messages=(Message(role="user", content="hi"),))
+SECRET = "sk-very-secret"
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+PACKED = HEAD + b"Content-Encoding: deflate\r\n\r\n"
+EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"
+
+
+class Server:
+    """Serves each connection by a function of it, which ends when the test does."""
+
+    def __init__(self, serve: Callable[[socket.socket], object]) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def dsn(self) -> str:
+        return f"openai+http://{SECRET}@127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            self._serve(connection)
+
+
+def read_request(connection: socket.socket) -> bytes:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536) or _gone()
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])
+    while len(body) < length:
+        body += connection.recv(65536) or _gone()
+    return head
+
+
+def _gone() -> bytes:
+    raise OSError
+
+
+def dripping(head: bytes, drop: bytes, pause_s: float = 0.02) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(head)
+        while True:
+            connection.sendall(drop)
+            time.sleep(pause_s)
+
+    return serve
+
+
+def deflated(text: bytes) -> bytes:
+    packer = zlib.compressobj()
+    return packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "serve",
+    [
+        dripping(b"HTTP/1.1 200 OK\r\n", b"X"),
+        dripping(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+        dripping(CHUNKED + b"5;", b"x"),
+        dripping(PACKED + deflated(b":"), EMPTY_BLOCK),
+        dripping(PACKED + deflated(b":"), EMPTY_BLOCK * 1000, pause_s=0),
+    ],
+    ids=["header", "interim-answers", "chunk-extension", "empty-blocks", "flood-of-nothing"],
+)
+def test_a_drip_that_is_no_body_ends_at_the_deadline_too(serve, is_stream):
+    with closing(Server(serve)) as server, closing(Registry({"LLM_M1": server.dsn})) as registry:
+        provider = registry.provider("m1")
+        provider._http._client()  # certificates are read before the clock runs
+        outcome: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                if is_stream:
+                    list(provider.stream(ASK, timeout_s=0.5))
+                provider.generate(ASK, timeout_s=0.5)
+            except TransientError as error:
+                outcome.append(error)
+
+        caller = threading.Thread(target=call, daemon=True)  # it would never end
+        caller.start()
+        caller.join(30)
+
+    assert len(outcome) == 1
+
+
+def test_a_body_in_a_coding_that_may_grow_to_any_size_is_not_read():
+    def serve(connection: socket.socket) -> None:
+        head = read_request(connection).lower()
+        assert b"accept-encoding: identity" in head
+        connection.sendall(HEAD + b"Content-Encoding: gzip, gzip\r\n\r\n")
+
+    with (
+        closing(Server(serve)) as server,
+        closing(Registry({"LLM_M1": server.dsn})) as registry,
+        pytest.raises(TransientError, match="in the coding 'gzip, gzip'"),
+    ):
+        registry.provider("m1").generate(ASK, timeout_s=20)
+
+
+def chunk(text: str) -> bytes:
+    return f"{len(text):x}\r\n{text}\r\n".encode()
+
+
+def serve_streams(connection: socket.socket, *, ends: bool = True) -> None:
+    """Answer each request of a connection with a stream whose last chunk comes a little late."""
+    delta = {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}]}
+    while True:
+        read_request(connection)
+        connection.sendall(CHUNKED + chunk(f"data: {json.dumps(delta)}\n\n"))
+        connection.sendall(chunk("data: [DONE]\n\n"))
+        time.sleep(0.01)
+        if ends:
+            connection.sendall(b"0\r\n\r\n")
+
+
+def test_the_connection_of_a_stream_that_was_read_is_used_again(monkeypatch):
+    monkeypatch.setattr("celery_lanes.llm.http.DRAIN_S", 30.0)  # on a slow machine, too
+    with (
+        closing(Server(serve_streams)) as server,
+        closing(Registry({"LLM_M1": server.dsn})) as registry,
+    ):
+        for _ in range(3):
+            *_, done = registry.provider("m1").stream(ASK, timeout_s=60)
+            assert isinstance(done, Done)
+
+    assert server.connections == 1
+
+
+def test_a_server_that_does_not_end_its_answer_is_not_waited_for():
+    def serve(connection: socket.socket) -> None:
+        serve_streams(connection, ends=False)
+
+    with closing(Server(serve)) as server, closing(Registry({"LLM_M1": server.dsn})) as registry:
+        *_, done = registry.provider("m1").stream(ASK, timeout_s=3600, idle_s=3600)
+
+    assert done.reply.text == "yes"
+
+
+def test_many_addresses_share_the_time_of_one_connection(monkeypatch):
+    shares = []
+
+    def connect_tcp(_, address, port, timeout, *rest):
+        shares.append((address, timeout))
+        raise httpcore.ConnectTimeout
+
+    monkeypatch.setattr(network, "_addresses", lambda *_: ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect_tcp)
+
+    with pytest.raises(httpcore.ConnectTimeout):
+        _Sockets().connect_tcp("many.test", 443, Deadline(6.0)["connect"])
+
+    assert [address for address, _ in shares] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert [share for _, share in shares] == pytest.approx([2.0, 3.0, 6.0], rel=0.1)
+
+
+@pytest.mark.parametrize("timeout_s", [1e10, 1e300, float("inf")])
+def test_sockets_are_not_asked_to_wait_for_longer_than_they_can(timeout_s):
+    with (
+        closing(Server(serve_streams)) as server,
+        closing(Registry({"LLM_M1": server.dsn})) as registry,
+    ):
+        stream = registry.provider("m1").stream(ASK, timeout_s=timeout_s, idle_s=timeout_s)
+
+        assert next(stream).text == "yes"
+        stream.close()
+
+
+@pytest.fixture
+def direct(monkeypatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def serve_proxy(heads: list[bytes]) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        heads.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+    return serve
+
+
+@pytest.fixture
+def proxy(direct, monkeypatch) -> Iterator[list[bytes]]:
+    """A proxy that the environment names for all: what it was sent."""
+    heads: list[bytes] = []
+    with closing(Server(serve_proxy(heads))) as server:
+        monkeypatch.setenv("ALL_PROXY", server.dsn.split("@")[1].removesuffix("/v1"))
+        yield heads
+
+
+def ask(dsn: str) -> None:
+    with closing(Registry({"LLM_M1": dsn})) as registry, pytest.raises(TransientError):
+        registry.provider("m1").generate(ASK, timeout_s=20)
+
+
+def test_a_key_goes_through_a_proxy_only_within_tls(proxy):
+    ask(f"openai://{SECRET}@llm.test/v1")
+
+    (head,) = proxy
+    assert head.startswith(b"CONNECT llm.test:443 ")
+    assert SECRET.encode() not in head
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "box.internal"])
+def test_this_machine_and_what_no_proxy_names_are_asked_directly(proxy, monkeypatch, host):
+    monkeypatch.setenv("NO_PROXY", ".internal")
+
+    ask(f"ollama+http://{host}:9")
+
+    assert proxy == []
+
+
+@pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize("url", ["ftp://x", "http://h:99999", "http://[h", "socks4://h"])
+def test_a_proxy_that_is_none_is_a_matter_of_configuration(monkeypatch, url):
+    monkeypatch.setenv("HTTPS_PROXY", url)
+
+    with pytest.raises(ConfigError, match="expected HTTPS_PROXY or ALL_PROXY to be the URL"):
+        Registry({"LLM_M1": "openai://llm.test"}).provider("m1").generate(ASK, timeout_s=20)
+
+
+def test_certificates_that_are_none_are_a_matter_of_configuration(monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+
+    with pytest.raises(ConfigError, match="expected SSL_CERT_FILE or SSL_CERT_DIR"):
+        Registry({"LLM_M1": "openai://llm.test"}).provider("m1").generate(ASK, timeout_s=20)
+
+
+def test_a_name_that_cannot_be_looked_up_is_unreachable(monkeypatch):
+    def getaddrinfo(*_, **__):
+        raise UnicodeError("label empty or too long")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    with pytest.raises(Unreachable, match="label empty or too long"):
+        Registry({"LLM_M1": "ollama+http://odd"}).provider("m1").generate(ASK, timeout_s=20)
