@@ -331,6 +331,26 @@ def test_a_bench_from_the_future_begins_now(health, clock):
     assert entered(health).probes == (X,)
 
 
+def test_a_probe_from_the_future_is_given_up_no_later_for_that(health, clock):
+    clock.now += bench(health)
+    entered(health)
+    clock.now -= 500
+
+    assert skipped(health) == Benched(left_s=5)
+    clock.now += 5
+    assert skipped(health) == Benched(left_s=60, is_probed=True)
+
+
+def test_a_new_failure_is_remembered_among_too_many_that_fade_later(make):
+    health = make(max_entries=2)
+    for target in ("m2/x", "m3/x"):
+        health.report(entered(health, target), "bench")
+
+    health.report(entered(health), "count")
+
+    assert [known.name for known in health.conditions()] == ["m3/x", X]
+
+
 def test_who_reads_is_told_what_has_failed_and_how_it_is(health, clock):
     health.report(entered(health, "m2/x"), "count")
     bench(health)

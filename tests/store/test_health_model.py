@@ -159,7 +159,7 @@ class TwoHealths(RuleBasedStateMachine):
         assert sorted(entries) == sorted(fading)
 
     def leave(self, at, is_over):
-        at %= len(self.leaves)
+        at = -1 - at % len(self.leaves)  # the youngest most often
         return self.leaves.pop(at) if is_over else self.leaves[at]
 
 
