@@ -700,12 +700,13 @@ class LegEndedError(Exception):
 class Legs:
     """Takes calls from lane to lane as a task does, by way of JSON; ``trip`` is what happened.
 
-    An hour passes in each queue; ``full`` are the lanes with too long a line.
+    ``queue_s`` pass in each queue, where ``on_hop`` is called; ``full`` lanes have too long a line.
     """
 
     def __init__(self, chains: Chains, *full: str) -> None:
         self.chains, self.full = chains, full
         self.trip, self.refused = [], []
+        self.queue_s, self.on_hop = 3600, lambda: None
         self._next = None
 
     def ask(self, spec: str, *, lane: str = "a", journey=None, left_s: float = 300.0, **terms):
@@ -718,14 +719,15 @@ class Legs:
                 wait=self.wait,
                 refused=self.refused.append,
                 left_s=left_s,
-                queued_s=3600.0,
+                queued_s=self.queue_s,
                 journey=journey and Journey.model_validate_json(journey),
             )
             self._lane = lane
             try:
                 return self.chains.registry.parse(spec).generate(ASK, info=INFO, leg=leg, **terms)
             except LegEndedError:
-                self.chains.now += 3600
+                self.chains.now += self.queue_s
+                self.on_hop()
 
     def move(self, target, journey):
         if target.lane in self.full:
@@ -796,6 +798,7 @@ def test_a_benched_target_is_passed_by_without_a_visit_to_its_lane(legs):
 
 def test_a_look_at_the_next_target_does_not_take_its_probe(legs):
     trip = legs()
+    trip.queue_s = 0
     trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
     trip.chains.ask("b/y,c/z")
     trip.chains.now += 61
@@ -818,6 +821,32 @@ def test_retries_and_time_are_of_the_whole_call_and_its_waits_cost_nothing(legs)
         ("b/y", "TransientError"),
         ("c/z", None),
     ]
+
+
+def test_the_time_of_a_call_is_that_of_its_parts_in_all_lanes(legs):
+    trip = legs()
+
+    def slow(request):
+        trip.chains.now += 40
+        return errors.ModelNotFound("who?", 404)
+
+    trip.chains.a.script(slow)
+    trip.chains.b.script(slow)
+    with pytest.raises(errors.ChainExhausted, match="c/z was not asked: the time was up"):
+        trip.ask("a/x,b/y,c/z", timeout_s=60)
+
+
+def test_a_target_that_others_try_by_then_is_not_asked_by_a_call_that_has_asked_somebody(legs):
+    trip = legs()
+    trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
+    trip.chains.ask("b/y,c/z")
+    trip.chains.now += 61
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+    trip.on_hop = lambda: trip.chains.registry.health.enter("b/y", probe_s=99.0)
+
+    with pytest.raises(errors.ChainExhausted, match="b/y is being tried by another call"):
+        trip.ask("a/x,b/y")
+    assert len(trip.chains.b.requests) == 1
 
 
 def test_the_time_of_one_lane_is_not_that_of_the_next(legs):
@@ -857,6 +886,17 @@ def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):
 
     assert trip.ask("a/x,b/y").attempts[-1].target == "a/x"
     assert trip.trip == [("call", 400)]
+
+
+def test_a_lane_does_not_wait_for_the_provider_of_another(legs):
+    trip = legs()
+    trip.queue_s = 0
+    trip.chains.a.script(errors.RateLimited("slow", 429, 20.0))
+    trip.chains.b.script(errors.RateLimited("slow", 429, 400.0))
+
+    with pytest.raises(errors.ChainExhausted):
+        trip.ask("a/x,b/y")
+    assert trip.trip[:2] == ["to b", ("call", 20)]
 
 
 def test_a_wait_is_not_for_ever(legs):
