@@ -16,8 +16,9 @@ from celery_lanes.store.calls import (
 )
 from celery_lanes.store.grants import serve_tickets, will_pass
 from celery_lanes.store.keys import account_of
-from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.ledger import Ledger
 from celery_lanes.store.preemption import preempt
+from celery_lanes.store.record import Record
 from celery_lanes.store.rules import Policy
 from celery_lanes.store.survey import buckets_pass_in_ms, survey
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from celery_lanes.fairness import Place
 from celery_lanes.store.calls import State
-from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger, Record
+from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger
 from celery_lanes.store.preemption import may_be_stopped
+from celery_lanes.store.record import Record
 
 PASSED_OVER, COMING_MS = 50, 100
 

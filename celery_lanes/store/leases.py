@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from celery_lanes.store.calls import State
-from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.endings import lose
+from celery_lanes.store.ledger import Ledger
+from celery_lanes.store.record import Record
 
 UNNAMED_AFTER_MS = 5_000
 REAP_AT_ONCE = 500
@@ -45,7 +47,7 @@ def reap_running(ledger: Ledger) -> list[bool]:
     expired = [ledger.records[call] for call in _expired(ledger.leases, ledger.lease_now)]
     for record in expired:
         ledger.unlease(record)
-    return [ledger.lose(record) for record in expired]
+    return [lose(ledger, record) for record in expired]
 
 
 def reap_closing(ledger: Ledger) -> int:

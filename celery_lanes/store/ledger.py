@@ -8,69 +8,25 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Any
 
-from celery_lanes.fairness import Charge, Place
 from celery_lanes.levels import Levels
 from celery_lanes.store.adapting import Learned
-from celery_lanes.store.attempts import Outcome, Reason, Release
+from celery_lanes.store.attempts import Reason
 from celery_lanes.store.buckets import Buckets
-from celery_lanes.store.calls import Call, State
-from celery_lanes.store.keys import quoted
+from celery_lanes.store.calls import State
 from celery_lanes.store.live import Live
+from celery_lanes.store.record import Record
 from celery_lanes.store.rules import LaneRules, Scope
 from celery_lanes.store.tickets import Tickets
 
 PROMOTE_AT_ONCE = 100
 ASIDE_AT_ONCE = 100
 WAKE_TRIES, WAKE_AT_ONCE = 10, 10
-MINUTE_S = 60
-TIMES_KEPT, TIMES_APART_MS, LONGEST_MS = 31, 50, 2**32 - 1
-DEFAULT_MAX_LEASES = 5
+TIMES_KEPT = 31
 DEFAULT_DEDUPE_TTL_MS = 120_000
 DEFAULT_LEASE_TTL_MS = 30_000
-HEAD_START = 10**15
-"""More than there are calls: what has waited in another lane is numbered before all others."""
-
-
-@dataclass(slots=True)
-class Record:
-    """A call and what has become of it. ``since_ms``: when it was admitted, due or put back.
-
-    While it runs, ``is_victim``: it may be marked to be stopped; ``is_marked``: it has been.
-    """
-
-    call: Call
-    account: str
-    seq: int
-    since_ms: int
-    state: State = State.WAITING
-    attempts: int = 0
-    losses: int = 0
-    preemptions: int = 0
-    is_reported: bool = False
-    is_early: bool = False
-    is_victim: bool = False
-    is_marked: bool = False
-    token: str = ""
-    worker: str = ""
-    granted_at_ms: int = 0
-    reason: Reason = Reason.LOST
-    last_end: Outcome = Outcome.LOST
-    charge: Charge = field(default_factory=lambda: Charge(0, 1, 1))
-
-    @property
-    def place(self) -> Place:
-        """Give its place in the account's queue: higher priority first, then first come."""
-        number = self.seq - HEAD_START if self.call.has_waited else self.seq
-        return (-self.call.priority, number, self.call.id)
-
-    @property
-    def is_ticket(self) -> bool:
-        """Say whether no worker may run it, for its holder keeps the slot itself."""
-        return bool(self.call.holder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,33 +198,6 @@ class Ledger:
             self.marks.remove(record)
             self.queue.promised += 1
 
-    def release(self, release: Release) -> None:
-        """End an attempt as its worker says; nothing happens if the token is not the holder's."""
-        record = self.records.get(release.call)
-        if record is None or record.state is not State.RUNNING or record.token != release.token:
-            return
-        was_marked = record.is_marked
-        self.unlease(record)
-        match release.outcome:
-            case Outcome.DONE:
-                self._note_time(record)
-                self._note_success(record)
-                self._finish(record, release.cost)
-            case Outcome.FAILED:
-                self._finish(record, release.cost)
-            case Outcome.MOVED:
-                self._move_on(record, release)
-            case Outcome.BACK:
-                self._return(record, release)
-            case Outcome.PREEMPTED if was_marked:
-                self._make_room(record)
-            case Outcome.PREEMPTED:
-                self.put_back(record)
-            case Outcome.LOST:
-                self.lose(record)
-            case Outcome.STRANGE:
-                self._estrange(record)
-
     def put_back(self, record: Record) -> None:
         """Let a call that ran wait again at its place, refunded."""
         self.recharge(record, 0)
@@ -277,16 +206,6 @@ class Ledger:
             return
         record.since_ms = self.now
         self.park(record)
-
-    def lose(self, record: Record) -> bool:
-        """Deal with a call whose body died; true if it waits again."""
-        if record.is_early or record.is_ticket:
-            self._give_up(record, Reason.LOST)
-            return False
-        if self._is_dead(record, Outcome.LOST):
-            return False
-        self.put_back(record)
-        return True
 
     def close_waiting(self, record: Record, reason: Reason) -> None:
         """Take a call out of the queue, its result to be written by a worker."""
@@ -317,91 +236,6 @@ class Ledger:
         self.queue.correct(record.account, record.charge, cost)
         self.buckets.correct(difference)
 
-    def report(self, record: Record, wait_ms: int) -> None:
-        """Note that a running call's provider was overloaded, once for each attempt."""
-        is_adaptive = self.rules is not None and self.rules.adaptive
-        if record.is_reported or not (is_adaptive or wait_ms):
-            return
-        record.is_reported = True
-        if is_adaptive:
-            self.learned.note_overload(record.granted_at_ms, self.now, self.ceiling)
-        self.learned.note_wait(wait_ms, self.now)
-
-    def _note_time(self, record: Record) -> None:
-        """Keep how long a call held its slot; where many calls end, some of them tell enough."""
-        if abs(self.now - self.timed_ms) >= TIMES_APART_MS:
-            self.times_ms.append(min(max(0, self.now - record.granted_at_ms), LONGEST_MS))
-            self.timed_ms = self.now
-
-    def _note_success(self, record: Record) -> None:
-        if self.rules is None or self.ceiling is None or record.is_reported:
-            return
-        self.learned.note_success(
-            record.granted_at_ms,
-            self.now,
-            running=len(self.leases) + 1,
-            ceiling=self.ceiling,
-            usual=self.rules.max_concurrent,
-        )
-
-    def _finish(self, record: Record, cost: float | None) -> None:
-        if cost is not None:
-            self.recharge(record, max(1.0, cost))
-        self.queue.finish(record.charge)
-        self.settle(record)
-        self._count_done()
-
-    def _count_done(self) -> None:
-        second = self.now // 1000
-        self.done[second] += 1
-        if len(self.done) > MINUTE_S:
-            del self.done[min(self.done)]
-
-    def _move_on(self, record: Record, release: Release) -> None:
-        """Let a call go on in another lane: here it only waits for the worker that admits it there.
-
-        What it took of this lane, it has been served.
-        """
-        if release.cost is not None:
-            self.recharge(record, max(1.0, release.cost))
-        record.call = replace(record.call, envelope=release.envelope)
-        self._give_up(record, Reason.MOVED)
-
-    def _return(self, record: Record, release: Release) -> None:
-        """Put back what its body has given back, perhaps with word of how far it has come."""
-        if release.envelope:
-            record.call = replace(record.call, envelope=release.envelope)
-        if record.is_ticket or not release.wait_ms:
-            self.put_back(record)
-            return
-        self.recharge(record, 0)
-        self.delay(record, self.now + release.wait_ms)
-
-    def _make_room(self, record: Record) -> None:
-        record.preemptions += 1
-        if self.rules and self.rules.preemption and self.rules.preemption.fails:
-            self._give_up(record, Reason.PREEMPTED)
-        else:
-            self.put_back(record)
-
-    def _estrange(self, record: Record) -> None:
-        if self._is_dead(record, Outcome.STRANGE):
-            return
-        self.recharge(record, 0)
-        self.delay(record, self.now + 1000 * 2 ** min(record.losses - 1, 12))
-
-    def _is_dead(self, record: Record, end: Outcome) -> bool:
-        record.losses += 1
-        record.last_end = end
-        if record.losses < (self.rules.max_leases if self.rules else DEFAULT_MAX_LEASES):
-            return False
-        self._give_up(record, Reason.DEAD)
-        return True
-
-    def _give_up(self, record: Record, reason: Reason) -> None:
-        self.queue.finish(record.charge)
-        self.to_closing(record, reason)
-
     def to_closing(self, record: Record, reason: Reason) -> None:
         """Let a call wait for nothing but its result, which a worker will write."""
         record.state, record.reason = State.CLOSING, reason
@@ -410,32 +244,6 @@ class Ledger:
             self.tickets.tell(record.call.holder, record.call.id)
             return
         self.closing[record.call.id] = 0
-
-    # -- settings ---------------------------------------------------------------------------------
-
-    def set_rules(self, rules: LaneRules) -> None:
-        """Take new rules, with effect on what waits; what was set at run time stays in force."""
-        dropped = [n for n in self.rules.callers if n not in rules.callers] if self.rules else []
-        self.rules = rules
-        if not rules.adaptive:
-            self.learned = Learned(wait_ms=self.learned.wait_ms)
-        for name in (*rules.callers, *dropped):
-            self._apply(name)
-        self.buckets.set_rules(rules, self.live, self.now)
-        for _, rank, account in self.queue.aside:
-            self.queue.come_back(account, rank)  # its bucket may be another now
-
-    def steer(self, caller: str, **change: Any) -> None:
-        """Set something of a caller, with effect on what waits."""
-        self.live.set_caller(caller, **change)
-        self._apply(caller)
-        self.buckets.set_rules(self.rules, self.live, self.now)
-        self.queue.stand_anew(quoted(caller))
-
-    def _apply(self, caller: str) -> None:
-        account = quoted(caller)
-        self.queue.reweigh(account, self.live.caller(caller, self.rules).weight)
-        self.queue.set_paused(account, is_paused=self.live.is_paused(caller))
 
     # -- waking -----------------------------------------------------------------------------------
 

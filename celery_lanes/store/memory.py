@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter, itemgetter
 from threading import RLock
 from typing import Any
 
-from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued
+from celery_lanes.errors import LaneNotConfigured, NotQueued
 from celery_lanes.store.admitting import admit, foresee
 from celery_lanes.store.attempts import Claim, Outcome, Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
@@ -26,6 +26,7 @@ from celery_lanes.store.calls import (
     State,
     Verdict,
 )
+from celery_lanes.store.cancelling import cancel, cancel_caller, forbid
 from celery_lanes.store.checks import (
     check_asked,
     check_caller,
@@ -44,8 +45,9 @@ from celery_lanes.store.checks import (
     chunks,
 )
 from celery_lanes.store.ears import MemoryEar
+from celery_lanes.store.endings import release
 from celery_lanes.store.grants import serve_tickets
-from celery_lanes.store.keys import account_of, checked_name, random_token
+from celery_lanes.store.keys import checked_name, random_token
 from celery_lanes.store.leases import (
     extend,
     reap_closing,
@@ -53,11 +55,12 @@ from celery_lanes.store.leases import (
     take_back_unnamed,
     trim,
 )
-from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Record
+from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger
 from celery_lanes.store.live import CallerStatus
-from celery_lanes.store.reading import letter_of, snapshot_of, status_of
+from celery_lanes.store.reading import letters_of, snapshot_of, status_of
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import NOWHERE, Standing
+from celery_lanes.store.steering import note_overload, set_rules, steer
 from celery_lanes.store.survey import survey
 from celery_lanes.store.turn import Wish, forget_news, take_claim, take_turn
 
@@ -148,8 +151,8 @@ class MemoryStore:
         with self._open(lane) as ledger:
             ledger.tick()
             ledger.workers[worker] = ledger.now
-            for release in releases:
-                ledger.release(release)
+            for end in releases:
+                release(ledger, end)
             ledger.settle_down()
             if ledger.rules is None:
                 raise LaneNotConfigured
@@ -169,8 +172,8 @@ class MemoryStore:
             ledger.tick()
             ledger.tickets.heard_ms[holder] = ledger.lease_now
             forget_news(ledger, holder, known)
-            for release in releases:
-                ledger.release(release)
+            for end in releases:
+                release(ledger, end)
             ledger.settle_down()
             if ledger.rules is None:
                 raise LaneNotConfigured
@@ -223,32 +226,17 @@ class MemoryStore:
     def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         with self._open(lane) as ledger:
-            of_task = [r for r in ledger.records.values() if r.call.task_id == task_id]
-            _cancel(ledger, of_task)
-            cancelled = sum(_is_cancelled(record) for record in of_task)  # a repeat counts the same
-            ledger.wake(min(cancelled, 1))
-        if not cancelled:
-            raise AlreadyStarted if of_task else NotQueued
-        return cancelled
+            return cancel(ledger, task_id)
 
     def forbid(self, lane: str, task_id: str, for_ms: int) -> bool:
         """Close as cancelled what a broker brings of a task id within a time."""
         with self._open(lane) as ledger:
-            if any(record.call.task_id == task_id for record in ledger.records.values()):
-                return False
-            known = {task: until for task, until in ledger.forbidden.items() if until > ledger.now}
-            ledger.forbidden = {**known, task_id: ledger.now + for_ms}
-            return True
+            return forbid(ledger, task_id, for_ms)
 
     def cancel_caller(self, lane: str, caller: str) -> int:
         """Move a caller's waiting and delayed calls to closing: first the delayed ones."""
         with self._open(lane) as ledger:
-            mine = [r for r in ledger.records.values() if r.call.caller == caller]
-            pages = [[record for record in mine if record.state is State.DELAYED]]
-            waiting = [record for record in mine if record.state is State.WAITING]
-            accounts = [account_of(policy, caller) for policy in Policy]
-            pages += [[r for r in waiting if r.account == account] for account in accounts]
-            return sum(_cancel_page(ledger, page) for page in pages)
+            return cancel_caller(ledger, caller)
 
     def close(self, lane: str, *, call: str, token: str) -> bool:
         """Settle a closing call, its result being written."""
@@ -275,13 +263,7 @@ class MemoryStore:
         """Read a page of dead letters, the youngest first."""
         check_page(limit, before_ms)
         with self._open(lane) as ledger:
-            found = [
-                letter_of(died_ms, record)
-                for died_ms, record in reversed(ledger.dead)
-                if before_ms is None or died_ms < before_ms
-            ]
-            last_ms = min((letter.died_ms for letter in found[:limit]), default=0)
-            return [letter for letter in found if letter.died_ms >= last_ms]
+            return letters_of(ledger, limit, before_ms)
 
     def bury(self, lane: str, call: str, died_ms: int) -> bool:
         """Forget a dead letter."""
@@ -309,7 +291,7 @@ class MemoryStore:
             record = ledger.records.get(call)
             if record is None or record.state is not State.RUNNING or record.token != token:
                 return False
-            ledger.report(record, wait_ms)
+            note_overload(ledger, record, wait_ms)
             return True
 
     def configure(self, lane: str, rules: LaneRules) -> None:
@@ -320,7 +302,7 @@ class MemoryStore:
             rules = replace(rules, acks_early={})
             if rules == ledger.rules:
                 return
-            ledger.set_rules(rules)
+            set_rules(ledger, rules)
             serve_tickets(ledger)
             ledger.wake(_takers(ledger))
 
@@ -359,7 +341,7 @@ class MemoryStore:
 
     def _steer(self, lane: str, caller: str, **change: Any) -> None:
         with self._open(lane) as ledger:
-            ledger.steer(caller, **change)
+            steer(ledger, caller, **change)
             serve_tickets(ledger)
             ledger.wake(_takers(ledger))
 
@@ -439,27 +421,6 @@ class MemoryStore:
         if ear is not None:
             ear.hear(lane)
         return ear is not None
-
-
-def _cancel(ledger: Ledger, records: Iterable[Record]) -> int:
-    """Take out of the queue those of these calls that wait; count them."""
-    waiting = [r for r in records if r.state in (State.WAITING, State.DELAYED)]
-    for record in waiting:
-        ledger.close_waiting(record, Reason.CANCELLED)
-    ledger.settle_down()
-    if waiting:
-        serve_tickets(ledger)
-    return len(waiting)
-
-
-def _cancel_page(ledger: Ledger, records: Iterable[Record]) -> int:
-    cancelled = _cancel(ledger, records)
-    ledger.wake(min(cancelled, 1))
-    return cancelled
-
-
-def _is_cancelled(record: Record) -> bool:
-    return record.state is State.CLOSING and record.reason is Reason.CANCELLED
 
 
 def _takers(ledger: Ledger) -> int:

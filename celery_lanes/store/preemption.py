@@ -12,7 +12,8 @@ A call that has its slot by a *turn* is left alone: else the bound of the low le
 
 from __future__ import annotations
 
-from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.ledger import Ledger
+from celery_lanes.store.record import Record
 
 MARKS = 50
 """Calls that may be on their way out at once."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import DeadLetter, onward_of
 from celery_lanes.store.keys import quoted
-from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.ledger import Ledger
 from celery_lanes.store.live import NOTHING, CallerStatus
+from celery_lanes.store.record import Record
 from celery_lanes.store.rules import Limit
 
 
@@ -49,7 +50,18 @@ def status_of(ledger: Ledger, caller: str) -> CallerStatus:
     )
 
 
-def letter_of(died_ms: int, record: Record) -> DeadLetter:
+def letters_of(ledger: Ledger, limit: int, before_ms: int | None) -> list[DeadLetter]:
+    """List dead letters, the youngest first, and all that died in the millisecond of the last."""
+    found = [
+        _letter_of(died_ms, record)
+        for died_ms, record in reversed(ledger.dead)
+        if before_ms is None or died_ms < before_ms
+    ]
+    last_ms = min((letter.died_ms for letter in found[:limit]), default=0)
+    return [letter for letter in found if letter.died_ms >= last_ms]
+
+
+def _letter_of(died_ms: int, record: Record) -> DeadLetter:
     """Give a dead letter, to be admitted anew."""
     call = replace(onward_of(record.call), has_waited=False, redelivery_ms=0)
     return DeadLetter(call, record.attempts, record.last_end, died_ms)

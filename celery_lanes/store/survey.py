@@ -11,7 +11,8 @@ from celery_lanes.levels import Levels
 from celery_lanes.store.buckets import RATE, TOKENS
 from celery_lanes.store.calls import State
 from celery_lanes.store.keys import EVERYBODY
-from celery_lanes.store.ledger import Ledger, Record
+from celery_lanes.store.ledger import Ledger
+from celery_lanes.store.record import Record
 from celery_lanes.store.standing import Standing
 
 LOOKED_AT = 250

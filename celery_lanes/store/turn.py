@@ -9,8 +9,9 @@ from celery_lanes.store.attempts import Claim, Closing, Grant, Reason, Turn
 from celery_lanes.store.calls import State, onward_of
 from celery_lanes.store.grants import COMING_MS, grant, serve_tickets
 from celery_lanes.store.leases import trim_settled
-from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Record, Reply
+from celery_lanes.store.ledger import WAKE_AT_ONCE, Ledger, Reply
 from celery_lanes.store.preemption import preempt
+from celery_lanes.store.record import Record
 from celery_lanes.store.tickets import FORGET_AT_MOST, TOLD_AT_ONCE
 
 FORGET_EVERY, FORGET_SOON, FORGET_LEAST, FORGET_MOST = 16, 12, 200, 500

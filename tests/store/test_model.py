@@ -656,7 +656,8 @@ class TwoStores(RuleBasedStateMachine):
         packed = self.client.hget(meta, "lane")
         lane = msgpack.unpackb(packed, unicode_errors="replace") if packed else {}
         assert lane.get("promised", 0) == self.ledger.queue.promised
-        if queue := self.ledger.queue.queues.get(0):
+        queue = self.ledger.queue.queues.get(0)
+        if queue is not None:
             told = (queue.time.served, queue.time.serving, queue.total_weight)
             assert told == (lane["served"], lane["serving"], lane["weights"])
 

@@ -186,6 +186,9 @@ def test_across_callers_a_move_changes_nothing(lane):
         pytest.param(moved, ["bob", "bob", "bob"], id="moved"),
         pytest.param(lambda grant: moved(grant, cost=1), ["bob", "ann", "bob"], id="real-cost"),
         pytest.param(back, ["ann", "bob", "bob"], id="back"),
+        pytest.param(
+            lambda grant: back(grant, wait_ms=60_000), ["ann", "bob", "ann"], id="back-later"
+        ),
     ],
 )
 def test_an_attempt_that_moves_is_charged_as_served_and_one_that_goes_back_is_not(lane, end, then):
