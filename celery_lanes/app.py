@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,23 +16,30 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
-from celery_lanes.callinfo import HEADER, Held, held_by
+from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
 from celery_lanes.errors import ConfigError, NotInLane, NotQueued, StoreError
+from celery_lanes.herald import Herald
 from celery_lanes.journey import moved, returned, stage_in
 from celery_lanes.lane import Lane, checked_lane
+from celery_lanes.leg import leg_of
+from celery_lanes.llm.chain import Chain
+from celery_lanes.llm.journey import Leg
+from celery_lanes.llm.logbook import log
+from celery_lanes.llm.registry import Registry
 from celery_lanes.position import Position, find_position
 from celery_lanes.producer import lazily
 from celery_lanes.results import attribute_results
 from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.slots.office import Office
+from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
-from celery_lanes.store.calls import Call, Verdict, fitting
+from celery_lanes.store.calls import Busy, Call, Verdict, fitting
 from celery_lanes.store.connect import open_health, open_store, open_transcripts
 from celery_lanes.store.health_memory import MemoryHealth
 from celery_lanes.store.health_redis import RedisHealth
@@ -67,12 +74,22 @@ class Lanes:
         app: the Celery app; it is kept as ``app.lanes``.
         config: a path, a ``Settings``, or nothing: ``$CELERY_LANES_CONFIG``, else
             ``config/lanes.toml``. Read at first use; a worker with a broken file does not start.
+        registry: makes the ``Registry``, at its first use, of the keywords that it is given; such
+            as ``partial(Registry, chain=ChainConfig(transient_retries=0))``.
     """
 
-    def __init__(self, app: Celery, config: Settings | str | Path | None = None) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        config: Settings | str | Path | None = None,
+        *,
+        registry: Callable[..., Registry] = Registry,
+    ) -> None:
         self.app: Any = app  # celery is not typed
         self._config = config
+        self._make_registry = registry
         self.sender = Sender(self)
+        self.herald = Herald(self)
         app.lanes = self
         _replace_classes(app)
         attribute_results(app)
@@ -86,7 +103,43 @@ class Lanes:
     @cached_property
     def router(self) -> LaneRouter:
         """Model to lane."""
-        return LaneRouter(self.settings)
+        return LaneRouter(lambda: self.settings, lambda: self.registry)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """What ``generate`` uses in this app: providers, and the aliases of the settings.
+
+        Nothing is read or opened before a provider is used.
+        """
+        registry = self._make_registry(
+            aliases=self.settings.aliases, lane_of=self._lane_of, health=self.health
+        )
+        registry.register_observer(log)
+        registry.register_observer(self.herald)
+        return registry
+
+    def chain(self, spec: str, *, max_wait: float | None = None) -> Chain:
+        """Chain a spec's targets for code that is no task: each attempt holds a slot of its lane.
+
+        ::
+
+            with call_context(caller="alice"):
+                reply = lanes.chain("ollama/llama3.1:8b,openai/gpt-5-mini").generate(request)
+
+        As by ``lanes.slot``, under the same caps, shares and rates; a stream holds its slot to its
+        end. Inside a task that runs in a lane there is no second one.
+
+        Args:
+            spec: as ``registry.parse`` takes it, and raises for it.
+            max_wait: seconds for a slot, ``None`` = any time; beyond, the next target is asked. The
+                wait counts to the ``timeout_s`` of the call.
+        """
+        return self.registry.parse(spec).served_by(
+            lambda target: within_slots(self, target, max_wait)
+        )
+
+    def _lane_of(self, model: str) -> str:
+        return self.settings.lane_for(model).lane
 
     @cached_property
     def store(self) -> Store:
@@ -409,13 +462,14 @@ class Lanes:
             request: the task's own, ``self.request``.
             lane: where it goes; ``ConfigError`` if there is none of that name.
             stage: what its body is to know then, a JSON object of up to 64 KB, else ``ValueError``.
-            model: ``provider/model``, if it is another one now; for its CallInfo only.
+            model: ``provider/model``, if it is another one now; its lane need not be named yet.
 
         Raises ``NotInLane`` for a task that runs in none. What it raises else ends the body, as
         Celery's ``Ignore`` does: let it pass.
         """
         held = _held(request)
-        known = checked_lane(lane, self.settings, lambda: self.store)
+        is_models = model is not None and self._lane_of(model) == lane
+        known = lane if is_models else checked_lane(lane, self.settings, lambda: self.store)
         raise moved(known, stage, model=model, cost=self._cost_there(request, held.lane, known))
 
     def give_back(
@@ -441,6 +495,36 @@ class Lanes:
     def stage(self, request: Any) -> dict[str, Any] | None:
         """Give what a call's body has left for its next run, by ``move`` or ``give_back``."""
         return stage_in(getattr(request, HEADER, None))
+
+    def foresee(self, request: Any, lane: str) -> Busy | None:
+        """Say how long a running call would wait in another lane, and behind how many.
+
+        ``None`` if nobody can tell: the lane is paused or new, or no call of it has ended yet.
+        """
+        held = _held(request)
+        info = CallInfo.from_request(request) or CallInfo()
+        cost = self._cost_there(request, held.lane, lane) or info.cost or 1.0
+        call = Call(
+            id=held.call, task_id=request.id, task=request.task, caller=info.caller,
+            priority=info.priority or 0, cost=cost, has_waited=True, envelope=b"",
+        )  # fmt: skip
+        return self.store.foresee(lane, call, policy=self.policy(lane))
+
+    def leg(self, request: Any) -> Leg | None:
+        """Let a chain within a task ask each model in its own lane, as ``generate`` does.
+
+        ::
+
+            @app.task(bind=True, acks_late=True, model_arg="model")
+            def ask(self, model, text):
+                chain = lanes.registry.parse(model)
+                asked = Request(model=model, messages=(Message(role="user", content=text),))
+                return chain.generate(asked, leg=lanes.leg(self.request)).text
+
+        The body ends, and begins anew in the next lane: what it does before has to bear that. Let
+        pass what the chain raises. ``None`` outside a lane: all models are asked here.
+        """
+        return leg_of(self, request)
 
     def _cost_there(self, request: Any, here: str, there: str) -> float | None:
         """Estimate what a call costs in a lane that counts in another unit; ``None`` = the same."""

@@ -14,11 +14,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from celery_lanes.complaints import Complaints, problem
-from celery_lanes.errors import ConfigError
+from celery_lanes.complaints import Complaints, dotted, problem
+from celery_lanes.errors import ConfigError, SpecError
+from celery_lanes.llm.spec import Expansion
 from celery_lanes.store.rules import CallerRules, LaneRules, Preemption
 from celery_lanes.tables import (
     A_NAME,
+    Alias,
     Caller,
     CallerSettings,
     Family,
@@ -26,6 +28,7 @@ from celery_lanes.tables import (
     LaneSettings,
     Name,
     Rule,
+    Spec,
     StoreSettings,
     Table,
     fit_name,
@@ -62,7 +65,18 @@ class Match:
 
 
 class Settings(Table):
-    """The whole file. ``families`` are the lane tables whose name is a glob."""
+    """The whole file.
+
+    Attributes:
+        enabled: false is plain Celery.
+        store: where the lanes' state lives.
+        defaults: of every lane.
+        lanes: those with a table of their own.
+        families: the lane tables whose name is a glob.
+        rules: which models go to which lane; the first that matches counts.
+        callers: their shares and rates.
+        aliases: names for specs, for ``generate`` and ``lanes.registry``.
+    """
 
     enabled: bool = Field(default=True, description="true or false")
     store: StoreSettings = StoreSettings()
@@ -74,6 +88,7 @@ class Settings(Table):
         default=(), strict=False, description="an array of tables: [[rules]]"
     )
     callers: Mapping[Caller, CallerSettings] = Field(default={}, description="a table")
+    aliases: Mapping[Alias, Spec] = Field(default={}, description="a table")
 
     @classmethod
     def load(cls, path: str | Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -187,6 +202,15 @@ class Settings(Table):
                 raise problem(f"lanes {other} and {name} have the same queue, {queue}")
         return self
 
+    @model_validator(mode="after")
+    def _aliases_lead_to_models(self) -> Settings:
+        expansion = Expansion(self.aliases)
+        wrong = ((name, _mistake(expansion, name)) for name in self.aliases)
+        for name, mistake in wrong:
+            if mistake is not None:
+                raise problem(f"{dotted(('aliases', name))}: {mistake}")
+        return self
+
     @cached_property
     def _compiled(self) -> list[tuple[Callable[[str], object], Rule]]:
         return [(re.compile(translate(rule.match)).match, rule) for rule in self.rules]
@@ -199,6 +223,14 @@ class Settings(Table):
     def _free_prefixes(self) -> set[str]:
         unnamed = (self.defaults, *self.families.values())
         return {lane.queue_prefix for lane in unnamed}
+
+
+def _mistake(expansion: Expansion, alias: str) -> SpecError | None:
+    try:
+        expansion.targets(alias)
+    except SpecError as error:
+        return error
+    return None
 
 
 def _preemption(lane: LaneSettings) -> Preemption | None:

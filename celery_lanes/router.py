@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from celery_lanes.config import DEFAULT_LANE, Settings
+from celery_lanes.errors import SpecError
+
+if TYPE_CHECKING:
+    from celery_lanes.llm.registry import Registry
 
 MODEL_ARGUMENT = "model"
 
@@ -37,13 +41,19 @@ class LaneRouter:
 
     In this order: the queue that the publish or the task names (a lane's, or none of ours); the
     lane that either names; the model in the argument that ``task.model_arg`` names, or in an
-    argument called ``model``. A ``model`` without a slash (a Django model's name, say) is no LLM's
-    and is not routed; one that ``model_arg`` points at goes to the lane ``default``.
+    argument called ``model``, which may begin with an alias. A ``model`` that is neither (a Django
+    model's name, say) is no LLM's and is not routed; one that ``model_arg`` points at goes to the
+    lane ``default``.
     """
 
-    def __init__(self, settings: Settings | Callable[[], Settings]) -> None:
-        """Take settings, or what gives them anew at each publish."""
+    def __init__(
+        self,
+        settings: Settings | Callable[[], Settings],
+        registry: Callable[[], Registry] | None = None,
+    ) -> None:
+        """Take settings, or what gives them anew at each publish; and who knows the aliases."""
         self._given = settings
+        self._registry = registry
         self._parameters: WeakKeyDictionary[Any, dict[str, _Parameter]] = WeakKeyDictionary()
 
     def __call__(
@@ -89,11 +99,31 @@ class LaneRouter:
         """Find the model among the arguments, and whether it is sure to be one."""
         named = getattr(task, "model_arg", None)
         value = self._argument(named or MODEL_ARGUMENT, args, kwargs, task)
-        if isinstance(value, str) and (named or _has_provider(value)):
+        if isinstance(value, str) and _has_provider(value):
             return value, True
+        if isinstance(value, str) and (named or self._is_alias(value)):
+            return self._unaliased(value), True
         if task is None and args and isinstance(args[0], str) and _has_provider(args[0]):
             return args[0], False
         return "", True
+
+    def _is_alias(self, text: str) -> bool:
+        return self._registry is not None and self._registry().knows_alias(text)
+
+    def _unaliased(self, spec: str) -> str:
+        """Give the first model of a spec that begins with an alias."""
+        if self._registry is None:
+            return spec
+        try:
+            return "/".join(self._registry().names(spec)[0])
+        except SpecError:  # for the task itself to raise, where the caller sees it
+            return spec
+
+    def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any) -> str:
+        """Find all that a call says of its models, as it says it; "" if that is nothing."""
+        named = getattr(task, "model_arg", None) or MODEL_ARGUMENT
+        value = self._argument(named, args, kwargs, task)
+        return value if isinstance(value, str) else ""
 
     def _argument(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any

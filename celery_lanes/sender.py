@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
 from celery_lanes.admission import Admission, check_max_wait, meta_of
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
+from celery_lanes.detours import ASKS_IN_LANES, Detours, Stop, stops_of
 from celery_lanes.errors import ConfigError
 from celery_lanes.journey import STAGE, stage_in
+from celery_lanes.llm.journey import Journey
 from celery_lanes.priority import (
     PREEMPTIBLE,
     PRIORITY,
@@ -28,7 +32,7 @@ from celery_lanes.priority import (
     priority_of,
 )
 from celery_lanes.producer import AdmittingProducer
-from celery_lanes.router import MODEL_OPTION, LaneRouter
+from celery_lanes.router import MODEL_OPTION
 from celery_lanes.submission import TELL
 from celery_lanes.worker.intake import LaneQueueConsumer
 
@@ -51,7 +55,7 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
         """Put the lane router before the user's own routes, which stay in force for other tasks."""
         super().flush_routes()
         users: list[Any] = self._rtable  # type: ignore[has-type] # celery is not typed
-        self._rtable = [LaneRouter(lambda: self._lanes.settings), *users]
+        self._rtable = [self._lanes.router, *users]
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
@@ -98,9 +102,7 @@ class Sender:
             HEADER: {**info.to_header(), **self._stage(carried, message)},
         }
         if lane and self._admits(lane, producer):
-            admit = Admission(
-                self._lanes, lane, name, message, info, given["max_wait"], given[TELL]
-            )
+            admit = self._admission(lane, name, message, info, options, given, producer)
             producer = AdmittingProducer(producer, admit)
         elif lane and given["max_wait"] is not None:
             raise ConfigError(
@@ -108,6 +110,55 @@ class Sender:
                 " own broker, for max_wait"
             )
         return send(producer, name, message, **options)
+
+    def _admission(
+        self,
+        lane: str,
+        name: str,
+        message: Any,
+        info: CallInfo,
+        options: dict[str, Any],
+        given: dict[str, Any],
+        producer: Any,
+    ) -> Callable[..., bool]:
+        """Make what admits a message; with a ``max_wait`` to another model's lane, if need be."""
+
+        def into(info: CallInfo) -> Admission:
+            wait_s, tell = given["max_wait"], given[TELL]
+            return Admission(self._lanes, info.lane, name, message, info, wait_s, tell)
+
+        stops = self._stops(lane, name, message, options, given)
+        if not stops:
+            return into(info)
+        infos = [info]
+        for stop in stops:
+            if stop.lane not in {known.lane for known in infos} and self._admits(
+                stop.lane, producer
+            ):
+                of_stop = {**given, MODEL_OPTION: stop.model}
+                of_lane = self._of_lane(stop.lane, name, message, options, of_stop)
+                infos.append(replace(info, **of_lane, nonce=os.urandom(16).hex()))
+        return Detours(
+            stops,
+            [(known, into(known)) for known in infos],
+            partial(self._begin, given["max_wait"]),
+        )
+
+    def _stops(
+        self, lane: str, name: str, message: Any, options: dict[str, Any], given: dict[str, Any]
+    ) -> tuple[Stop, ...]:
+        """List the models that a call may go on to, if it may not wait and has only begun."""
+        task = self._lanes.task(name)
+        if given["max_wait"] is None or not getattr(task, ASKS_IN_LANES, False):
+            return ()
+        if stage_in((options.get("headers") or {}).get(HEADER)) is not None:
+            return ()
+        stops = stops_of(self._lanes, self._lanes.router.spec(*_arguments(message), task))
+        return stops if stops and stops[0].lane == lane else ()
+
+    def _begin(self, max_wait_s: float, info: CallInfo) -> Journey:
+        budget = self._lanes.registry.chain_config.retry_budget
+        return Journey(call_id=info.nonce, to_come=(), retries_left=budget, max_wait_s=max_wait_s)
 
     def _lane(self, queue: Any) -> str | None:
         if queue is None or not self._lanes.settings.enabled:

@@ -24,6 +24,8 @@ from pydantic import (
 
 from celery_lanes import durations
 from celery_lanes.complaints import expected
+from celery_lanes.errors import SpecError
+from celery_lanes.llm.spec import check_alias
 from celery_lanes.store.calls import MAX_CALLER_BYTES
 from celery_lanes.store.health import HealthConfig
 from celery_lanes.store.rules import Bucket, Policy, Scope
@@ -71,6 +73,19 @@ def _checked_caller(caller: str) -> str:
     return caller
 
 
+def _checked_alias(name: str) -> str:
+    try:
+        return check_alias(name)
+    except SpecError:
+        raise expected("a word without / and comma") from None
+
+
+def _checked_spec(spec: object) -> str:
+    if not isinstance(spec, str):
+        raise expected('models and aliases, such as "ollama/llama3.1:8b,openai/gpt-5-mini"')
+    return spec
+
+
 def _read_duration(value: object) -> float:
     try:
         return durations.duration_s(value)
@@ -100,6 +115,8 @@ def _read_rate(value: object, *, burst: float | None) -> Bucket | None:
 Name = Annotated[str, AfterValidator(_checked_name)]
 Family = Annotated[str, AfterValidator(_checked_family)]
 Caller = Annotated[str, AfterValidator(_checked_caller)]
+Alias = Annotated[str, AfterValidator(_checked_alias)]
+Spec = Annotated[str, BeforeValidator(_checked_spec)]
 Seconds = Annotated[float, BeforeValidator(_read_duration)]
 Runtime = Annotated[float, BeforeValidator(_read_runtime)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

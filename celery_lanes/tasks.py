@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from celery import shared_task
 from pydantic import ValidationError
 
 from celery_lanes.callinfo import CallInfo
-from celery_lanes.errors import BadRequest, ChainExhausted
+from celery_lanes.errors import BadRequest
+from celery_lanes.leg import left_s
 from celery_lanes.llm import cost
-from celery_lanes.llm.events import FailoverEvent
+from celery_lanes.llm.journey import Leg
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
 from celery_lanes.llm.value import mistakes
-from celery_lanes.store.health import HealthStore
 from celery_lanes.streams.asking import asking
 from celery_lanes.streams.pump import Patience
-
-MARGIN_S = 1.0
-"""How long before the soft time limit the provider must have answered."""
-
-MAX_COUNTDOWN_S = 600.0
-"""The longest bench that a call whose models are all benched comes again after."""
 
 FIRST_TOKEN_S = 120.0
 """How long a stream's first piece may take."""
@@ -38,7 +30,7 @@ IDLE_S = 60.0
 """How long a stream may be silent after it."""
 
 registry = Registry()
-"""This process's providers; nothing is read or opened before the first call."""
+"""The providers of apps without lanes; nothing is read or opened before the first call."""
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -62,6 +54,7 @@ def estimate_cost(
     acks_late=True,
     reject_on_worker_lost=True,
     model_arg="model",
+    asks_in_lanes=True,
     estimate_cost=staticmethod(estimate_cost),
 )
 def generate(
@@ -81,10 +74,12 @@ def generate(
     Args:
         self: the task.
         model: ``provider/model``, such as ``openai/gpt-5-mini``, or several to be asked in turn,
-            ``a/x,b/y``, or an alias for either. All of it runs in the lane of the first.
+            ``a/x,b/y``, or an alias for either. Each is asked in its own lane, to which the call
+            moves as the same task.
         prompt: a text, or a list of messages: ``{"role": ..., "content": a text or parts}``.
-        timeout_s: how long all of it may take; 1 s less than the soft time limit by default, and
-            without one what each provider is given (300 s, a foreman 30 min).
+        timeout_s: how long it may run in all; its waits in lanes do not count. By default, in each
+            lane 1 s less than the soft time limit, and without one what each provider is given
+            (300 s, a foreman 30 min).
         attempt_timeout_s: how long one attempt may take; what is left of it all by default.
         stream: whether ``lanes.stream(result)`` brings the reply as it comes; also an option,
             ``generate.apply_async((...), stream=True)``. The result is the same.
@@ -96,39 +91,42 @@ def generate(
 
     Returns the ``Reply`` as JSON (``{text, tool_calls, reasoning, usage: {input_tokens,
     output_tokens, ...}, model, finish_reason, request_id, attempts}``), with ``lane``, ``wait_s``
-    and ``run_s``; lane and wait_s are ``None`` outside a lane. A call whose models are all benched,
-    for up to 10 minutes, is retried after that, up to ``max_retries`` (3) times. Raises
-    ``ProviderError`` (``ChainExhausted`` if nobody of several answered), and ``ConfigError`` for an
-    unknown provider.
+    and ``run_s``, of the lane that answered; lane and wait_s are ``None`` outside one. In a lane, a
+    call whose models are all busy or benched waits for the first of them, at its place, up to 10
+    minutes each time, and up to 20 times. Raises ``ProviderError`` (``ChainExhausted`` if nobody of
+    several answered), and ``ConfigError`` for an unknown provider.
     """
-    chain = registry.parse(model, health=_health_of(self.app))
+    chain = _registry(self).parse(model)
     asked = _request(model, prompt, **options)
     info = CallInfo.from_request(self.request) or CallInfo()
+    leg = _leg(self)
+    given_s = _checked(timeout_s, "timeout_s")
     began_at = time.monotonic()
     with asking(self, _patience(first_token_s, idle_s) if stream else None) as ask:
-        try:
-            reply = ask(
-                chain,
-                asked,
-                timeout_s=_timeout_s(self, timeout_s),
-                attempt_timeout_s=_checked(attempt_timeout_s, "attempt_timeout_s"),
-                idempotency_key=info.nonce or self.request.id,
-                info=info,
-                observer=partial(_report, self, str(chain[0])),
-            )
-        except ChainExhausted as error:
-            if (countdown_s := _countdown_s(error)) is None:
-                raise
-            raise self.retry(exc=error, countdown=countdown_s) from error
+        reply = ask(
+            chain,
+            asked,
+            timeout_s=given_s if given_s or leg else left_s(self.request, self.soft_time_limit),
+            attempt_timeout_s=_checked(attempt_timeout_s, "attempt_timeout_s"),
+            idempotency_key=info.call_id or self.request.id,
+            info=info,
+            leg=leg,
+        )
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
 
 
-def _health_of(app: Any) -> HealthStore | None:
-    """Give the health that an app with lanes shares with all its workers."""
-    lanes = getattr(app, "lanes", None)
-    return None if lanes is None else lanes.health
+def _leg(task: Any) -> Leg | None:
+    lanes = getattr(task.app, "lanes", None)
+    leg: Leg | None = None if lanes is None else lanes.leg(task.request)
+    return leg
+
+
+def _registry(task: Any) -> Registry:
+    lanes = getattr(task.app, "lanes", None)
+    found: Registry = registry if lanes is None else lanes.registry
+    return found
 
 
 def _request(model: str, prompt: Prompt, **options: Any) -> Request:
@@ -167,15 +165,6 @@ def _message(given: object) -> Message:
         ) from None
 
 
-def _timeout_s(task: Any, given: float | None) -> float | None:
-    """Find how long the call may take, so that it is given up before Celery stops the task."""
-    if given is not None:
-        return _checked(given, "timeout_s")
-    _, soft_s = task.request.timelimit or (None, None)
-    soft_s = soft_s or task.soft_time_limit
-    return max(soft_s - MARGIN_S, soft_s / 2) if soft_s else None
-
-
 def _checked(given: float | None, name: str) -> float | None:
     """Take a span of time. Raises ``BadRequest``."""
     if not (given is None or _is_positive(given)):
@@ -201,28 +190,6 @@ def _settle(task: Any, spent: int) -> None:
     lanes = getattr(task.app, "lanes", None)
     if lanes is not None:
         lanes.settle(task.request, spent)
-
-
-def _report(task: Any, first: str, event: FailoverEvent) -> None:
-    """Let the lane know that its provider is busy, if the app has lanes; others are none of its."""
-    lanes = getattr(task.app, "lanes", None)
-    if lanes is None or event.kind != "attempt_failed" or not event.is_overload:
-        return
-    lane_for = lanes.settings.lane_for
-    if lane_for(str(event.target)).lane == lane_for(first).lane:
-        lanes.overloaded(task.request, retry_after=event.retry_after_s)
-
-
-def _countdown_s(error: ChainExhausted) -> float | None:
-    """Say when a call whose models are all benched comes again, if it does.
-
-    Without it, all that waits in a lane would run into a short bench, and fail.
-    """
-    wait_s = error.retry_after_s
-    was_asked = any(attempt["error_class"] != "Benched" for attempt in error.attempts)
-    if was_asked or wait_s is None or wait_s > MAX_COUNTDOWN_S:
-        return None
-    return wait_s + random.uniform(0, wait_s)  # noqa: S311 # spreads those who wait
 
 
 def _result(reply: Reply, info: CallInfo, run_s: float) -> dict[str, Any]:

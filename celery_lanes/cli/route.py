@@ -28,7 +28,7 @@ def route_of(lanes: Lanes, model: str, task_name: str | None = None) -> Route | 
     routed = lanes.router.route(task_name or "", (), {argument: model}, {}, task or _ANY_TASK)
     if routed is None:
         return None
-    reason = _reason(lanes, model, task, routed.lane)
+    reason = _alias(model, routed.model) + _reason(lanes, routed.model, task, routed.lane)
     return Route(routed.lane, lanes.settings.queue(routed.lane), reason)
 
 
@@ -48,6 +48,10 @@ def _task(lanes: Lanes, name: str | None) -> Any:
     if (task := lanes.app.tasks.get(name)) is None:
         raise CommandFailed(f"the app has no task {name!r}", USAGE)
     return task
+
+
+def _alias(said: str, model: str) -> str:
+    return "" if said == model else f"alias of {model}; "
 
 
 def _reason(lanes: Lanes, model: str, task: Any, lane: str) -> str:

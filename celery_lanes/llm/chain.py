@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import final, overload
 
 from celery_lanes.callinfo import CallInfo, current_call
@@ -12,8 +12,9 @@ from celery_lanes.errors import ProviderError, StreamInterrupted, TransientError
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.events import Observer
 from celery_lanes.llm.failover import Failover
+from celery_lanes.llm.journey import Leg
 from celery_lanes.llm.plan import Plan, Terms, Trial
-from celery_lanes.llm.provider import IDLE_S
+from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
@@ -54,6 +55,11 @@ class Chain(Sequence[Target]):
         """Give one of the targets, or several."""
         return self._plan.targets[index]
 
+    def served_by(self, provider_of: Callable[[Target], Provider]) -> Chain:
+        """Give the same chain, with other providers of the same names."""
+        targets = tuple(replace(one, provider=provider_of(one)) for one in self)
+        return Chain(replace(self._plan, targets=targets))
+
     @property
     def capabilities(self) -> Capabilities:
         """What can be asked for: what the first target can do, those after it may do less."""
@@ -69,6 +75,7 @@ class Chain(Sequence[Target]):
         idempotency_key: str | None = None,
         info: CallInfo | None = None,
         observer: Observer | None = None,
+        leg: Leg | None = None,
     ) -> Reply:
         """Ask, whatever model the request names; the reply has the ledger, ``attempts``.
 
@@ -81,18 +88,14 @@ class Chain(Sequence[Target]):
             idempotency_key: a name for the call that all attempts bear; by default a new one.
             info: whose call it is; by default the ``call_context``'s.
             observer: is told of this call, beside those that are registered.
+            leg: the part of the call that is done here, if it goes from lane to lane; what ends
+                that early comes from it.
 
         Raises ``ChainExhausted`` with a reason for each target (of a lone one that was asked, its
         own error); at once what would fail everywhere, such as ``BadRequest``. All of them have
         ``attempts`` and a ``CallInfo``.
         """
-        terms = Terms(
-            call_id=idempotency_key or uuid.uuid4().hex,
-            info=info or current_call() or CallInfo(),
-            timeout_s=timeout_s,
-            attempt_timeout_s=attempt_timeout_s,
-            observer=observer,
-        )
+        terms = _terms(idempotency_key, info, timeout_s, attempt_timeout_s, observer, leg)
         failover = Failover(self._plan, request, terms)
 
         def ask(target: Target, left_s: float) -> Reply:
@@ -110,19 +113,14 @@ class Chain(Sequence[Target]):
         idempotency_key: str | None = None,
         info: CallInfo | None = None,
         observer: Observer | None = None,
+        leg: Leg | None = None,
     ) -> Stream:
         """Ask for a stream, likewise; returns when the first piece has come.
 
         Until then another target may be asked. Afterwards a failure is the stream's own, such as
         ``StreamInterrupted``: what came has been read. ``idle_s`` bounds each silence.
         """
-        terms = Terms(
-            call_id=idempotency_key or uuid.uuid4().hex,
-            info=info or current_call() or CallInfo(),
-            timeout_s=timeout_s,
-            attempt_timeout_s=attempt_timeout_s,
-            observer=observer,
-        )
+        terms = _terms(idempotency_key, info, timeout_s, attempt_timeout_s, observer, leg)
         failover = Failover(self._plan, request, terms)
 
         def ask(target: Target, left_s: float) -> _Begun:
@@ -133,6 +131,25 @@ class Chain(Sequence[Target]):
 
         trial, begun = failover.run(ask)
         return begun.stream.relayed(_relay(failover, trial, begun), failover.leave)
+
+
+def _terms(
+    idempotency_key: str | None,
+    info: CallInfo | None,
+    timeout_s: float | None,
+    attempt_timeout_s: float | None,
+    observer: Observer | None,
+    leg: Leg | None,
+) -> Terms:
+    journey = leg.journey if leg else None
+    return Terms(
+        call_id=journey.call_id if journey else idempotency_key or uuid.uuid4().hex,
+        info=info or current_call() or CallInfo(),
+        timeout_s=timeout_s,
+        attempt_timeout_s=attempt_timeout_s,
+        observer=observer,
+        leg=leg,
+    )
 
 
 def _relay(failover: Failover, trial: Trial, begun: _Begun) -> Iterator[Piece | Done]:

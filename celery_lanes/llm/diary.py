@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from celery_lanes.errors import ProviderError, StreamInterrupted
+from celery_lanes.llm.allowance import Allowance
 from celery_lanes.llm.effects import may_be_billed
 from celery_lanes.llm.events import FailoverEvent, Kind, tell
 from celery_lanes.llm.hangup import CallCancelled
+from celery_lanes.llm.journey import Journey
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.plan import Plan, Terms, Trial
 from celery_lanes.llm.reply import Reply
@@ -21,43 +23,46 @@ MAX_REASON = 200
 
 
 class Diary:
-    """One call's."""
+    """One call's. ``was_asked``: a target has been, since the call last waited for them."""
 
-    def __init__(self, plan: Plan, request: Request, terms: Terms) -> None:
+    def __init__(
+        self, plan: Plan, request: Request, terms: Terms, allowance: Allowance, journey: Journey
+    ) -> None:
         self._plan = plan
         self._request = request
         self._terms = terms
-        self._began_at = time.monotonic()
-        self.ledger: list[Attempt] = []
+        self._allowance = allowance
+        self._call_id = journey.call_id
+        self._queued_s = terms.leg.queued_s if terms.leg else 0.0
+        self.was_asked = journey.was_asked
+        self.ledger = list(journey.ledger)
 
     def passed_by(self, target: Target, why: str, reason: str) -> None:
         """Enter a target that is not asked."""
-        self.ledger.append(Attempt(target=str(target), error_class=why, reason=reason))
+        entry = Attempt(target=str(target), lane=target.lane, error_class=why, reason=reason)
+        self.ledger.append(entry)
 
     def failed(self, trial: Trial, error: BaseException) -> None:
         """Enter an attempt that failed, and write on its error whose call it was."""
         entry = Attempt(
-            target=str(trial.target),
+            **self._of(trial),
             error_class=type(error).__name__,
             reason=_reason(trial.target, error),
             status=getattr(error, "status", None),
             retry_after_s=getattr(error, "retry_after_s", None),
             request_id=getattr(error, "request_id", None),
-            waited_s=trial.waited_s,
-            ran_s=time.monotonic() - trial.began_at,
             tokens=_tokens_lost(error),
             possibly_billed=may_be_billed(error),
         )
         self.ledger.append(entry)
+        self.was_asked = True
         self.sign(error, str(trial.target))
 
     def answered(self, trial: Trial, reply: Reply) -> None:
         """Enter the attempt that was answered."""
         entry = Attempt(
-            target=str(trial.target),
+            **self._of(trial),
             request_id=reply.request_id,
-            waited_s=trial.waited_s,
-            ran_s=time.monotonic() - trial.began_at,
             tokens=reply.usage.input_tokens + reply.usage.output_tokens,
             possibly_billed=True,
         )
@@ -73,6 +78,10 @@ class Diary:
         """Count the attempts at a target that failed and may have to be paid for."""
         return sum(entry.possibly_billed and entry.target == str(target) for entry in self.ledger)
 
+    def last_of(self, target: str) -> Attempt | None:
+        """Find what last became of a target."""
+        return next((entry for entry in reversed(self.ledger) if entry.target == target), None)
+
     def tell_of(
         self,
         kind: Kind,
@@ -85,7 +94,7 @@ class Diary:
         self.tell(
             kind,
             trial.target,
-            attempt=trial.number,
+            attempt=self._attempts_at(trial.target),
             error_class=type(error).__name__ if error else None,
             status=getattr(error, "status", None),
             retry_after_s=getattr(error, "retry_after_s", None),
@@ -104,17 +113,31 @@ class Diary:
         event = FailoverEvent(
             kind=kind,
             ts=time.time(),
-            call_id=self._terms.call_id,
+            call_id=self._call_id,
             run_id=self._terms.info.run_id,
             caller=self._terms.info.caller,
             spec=self._plan.spec,
             target=str(target) if target else None,
             next_target=str(following) if following else None,
-            elapsed_s=time.monotonic() - self._began_at,
+            elapsed_s=self._allowance.spent_s,
             messages=self._request.messages if self._plan.config.persist_prompts else None,
             **seen,
         )
         tell(observers, event)
+
+    def _of(self, trial: Trial) -> dict[str, Any]:
+        """Give what an entry says of any attempt."""
+        queued_s, self._queued_s = self._queued_s, 0.0
+        return {
+            "target": str(trial.target),
+            "lane": trial.target.lane,
+            "queued_s": queued_s,
+            "waited_s": trial.waited_s,
+            "ran_s": time.monotonic() - trial.began_at,
+        }
+
+    def _attempts_at(self, target: Target) -> int:
+        return sum(entry.was_asked and entry.target == str(target) for entry in self.ledger)
 
 
 def _reason(target: Target, error: BaseException) -> str:

@@ -55,6 +55,12 @@ def effect_of(error: BaseException) -> Effect:
     return next(found, _GIVEN_UP)
 
 
+def asked_s(error: BaseException) -> float | None:
+    """Give how many seconds the provider asked to wait, if it did."""
+    seconds: float | None = getattr(error, "retry_after_s", None)
+    return seconds
+
+
 def may_be_billed(error: BaseException) -> bool:
     """Say whether the provider may charge for a failed attempt: it may have worked on it."""
     match error:

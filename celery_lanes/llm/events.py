@@ -15,16 +15,19 @@ Kind = Literal[
     "retry",
     "advance",
     "skip_benched",
+    "lane_busy",
     "bench",
     "probe",
     "recovered",
     "fail_fast",
+    "wait",
     "exhausted",
 ]
 """An attempt failed (``attempt_failed``), after which its target is benched, too (``bench``), and
 the same one (``retry``), the next (``advance``) or nobody (``fail_fast``) is asked. A benched
 target is passed by (``skip_benched``), or tried for all others (``probe``), which may end its bench
-(``recovered``). Nobody is left (``exhausted``).
+(``recovered``). So is one whose lane has too long a line (``lane_busy``). Nobody is left: the call
+waits for those that are busy, and comes again (``wait``), or fails (``exhausted``).
 """
 
 _logger = logging.getLogger(__name__)
@@ -45,8 +48,9 @@ class FailoverEvent(Told):
         error_class: of the failure that it is about.
         status: its HTTP status.
         attempt: which attempt at this target it was, from 1; 0 before the first.
-        elapsed_s: since the call began.
-        retry_after_s: what the provider asked for; of ``exhausted``, when to try again.
+        elapsed_s: how long the call has run; its waits in lanes do not count.
+        retry_after_s: what the provider asked for; of ``wait`` and ``exhausted``, in how many
+            seconds the first target is free, of ``lane_busy`` the lane.
         bench_until: when the target's bench ends, in seconds since the epoch.
         possibly_billed: the provider may charge for the failed attempt.
         is_overload: the provider was only busy.

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from celery_lanes.errors import ChainExhausted, Unreachable
+from celery_lanes.errors import ChainExhausted, LaneBusy, ProviderError
+from celery_lanes.llm.allowance import Allowance
 from celery_lanes.llm.diary import Diary
-from celery_lanes.llm.effects import Action, effect_of
+from celery_lanes.llm.effects import Action, asked_s, effect_of
+from celery_lanes.llm.journey import MAX_LEDGER, Journey
+from celery_lanes.llm.patience import Patience, Wait
 from celery_lanes.llm.plan import Plan, Terms, Trial
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.llm.retries import Retries
 from celery_lanes.llm.target import Target
+from celery_lanes.llm.way import Elsewhere, Way
 from celery_lanes.store.health import Benched, Pass
-
-INLINE_WAIT_S = 5.0
-"""The longest Retry-After for which the same target is waited for and asked again."""
-
-MAX_PAUSE_S = 8.0
-_SHORTEST_S = 0.001
 
 Answer = TypeVar("Answer")
 Ask = Callable[[Target, float], Answer]
@@ -29,26 +27,36 @@ Ask = Callable[[Target, float], Answer]
 
 
 class Failover:
-    """Asks one target after the other, until one answers or the call is not to go on."""
+    """Asks one target after the other, until one answers or the call is not to go on.
+
+    With a ``Leg``, only those of its lane: for others the call moves to theirs, and goes on in
+    another process from the ``Journey`` that goes with it.
+    """
 
     def __init__(self, plan: Plan, request: Request, terms: Terms) -> None:
-        self._plan = plan
-        self._terms = terms
-        self._diary = Diary(plan, request, terms)
-        self._retries_left = plan.config.retry_budget
-        self._ends_at = time.monotonic() + terms.whole_s(plan)
-        self._free_in_s: list[float] = []
+        journey = terms.journey or _beginning(plan, terms)
+        self._plan, self._terms, self._journey = plan, terms, journey
+        self._allowance = Allowance(plan, terms, journey.spent_s)
+        self._diary = diary = Diary(plan, request, terms, self._allowance, journey)
+        self._patience = Patience(plan, terms.leg, journey, diary)
+        self._way = Way(plan, terms.leg, journey, diary, self._allowance, self._patience)
+        self._retries = Retries(plan.config, journey.retries_left)
         self._error: BaseException | None = None
         self._open: Trial | None = None
 
     def run(self, ask: Ask[Answer]) -> tuple[Trial, Answer]:
         """Ask until there is an answer; to be followed by ``answered``, ``broke`` or ``leave``.
 
-        Raises what a target raised, if it is not to be followed by another, or ``ChainExhausted``.
+        Raises what a target raised, if it is not to be followed by another, or ``ChainExhausted``;
+        or whatever the ``Leg`` ends with.
         """
-        for target, leave in self._admitted():
-            if (found := self._asked(target, leave, ask)) is not None:
-                return found
+        while (found := self._way.next()) is not None:
+            if isinstance(found, Elsewhere):
+                self._move(found)
+            elif (answer := self._asked(found.target, found.leave, ask)) is not None:
+                return answer
+        if (wait := self._patience.wait()) is not None:
+            self._wait(wait)
         raise self._exhausted()
 
     def answered(self, trial: Trial, reply: Reply) -> Reply:
@@ -70,44 +78,13 @@ class Failover:
         if trial is not None:
             self._plan.health.report(trial.leave, "none")
 
-    def _admitted(self) -> Iterator[tuple[Target, Pass]]:
-        """Give the targets that may be asked; ones that others try only if there is nobody else."""
-        tried_by_others = []
-        for target in self._plan.targets:
-            found = self._enter(target, is_alone=len(self._plan.targets) == 1)
-            if isinstance(found, Pass):
-                yield target, found
-            elif found is not None and found.is_probed:
-                tried_by_others.append(target)
-        for target in () if self._error else tried_by_others:
-            if isinstance(found := self._enter(target, is_alone=True), Pass):
-                yield target, found
-
-    def _enter(self, target: Target, *, is_alone: bool) -> Pass | Benched | None:
-        if self._left_s() <= 0:
-            self._diary.passed_by(target, "OutOfTime", "was not asked: the time was up")
-            return None
-        probe_s = self._attempt_s(target)
-        found = self._plan.health.enter(str(target), probe_s=probe_s, is_alone=is_alone)
-        if isinstance(found, Benched):
-            self._pass_by(target, found)
-        elif found.probes:
-            self._diary.tell("probe", target)
-        return found
-
-    def _pass_by(self, target: Target, benched: Benched) -> None:
-        why = "is being tried by another call" if benched.is_probed else "is benched"
-        self._diary.passed_by(target, "Benched", f"{why} for {benched.left_s:.3g} s")
-        self._diary.tell("skip_benched", target, bench_until=time.time() + benched.left_s)
-        self._free_in_s.append(benched.left_s)
-
     def _asked(self, target: Target, leave: Pass, ask: Ask[Answer]) -> tuple[Trial, Answer] | None:
         """Ask a target, again if that may help; ``None`` if the next one is to be asked."""
         trial = Trial(target=target, leave=leave, began_at=time.monotonic())
         while True:
             self._open = trial
             try:
-                return trial, ask(target, self._attempt_s(target))
+                return trial, ask(target, self._allowance.attempt_s(target))
             except BaseException as error:
                 action = self._failed(trial, error)
                 self._tell_of(action, trial, error)
@@ -115,9 +92,9 @@ class Failover:
                     raise
                 if action == "advance":
                     return None
-                pause_s = self._pause_s(trial, error)
+                pause_s = self._retries.pause_s(trial, error)
             time.sleep(pause_s)
-            self._retries_left -= 1
+            self._retries.left -= 1
             trial = replace(
                 trial, number=trial.number + 1, waited_s=pause_s, began_at=time.monotonic()
             )
@@ -128,20 +105,27 @@ class Failover:
         self._diary.failed(trial, error)
         known = effect_of(error)  # who gave up is not left to the user's judgement
         effect = known if known.action == "stop" else self._plan.config.classify(error)
-        benched = self._plan.health.report(
-            trial.leave, effect.health, retry_after_s=_asked_s(error)
-        )
+        benched = self._plan.health.report(trial.leave, effect.health, retry_after_s=asked_s(error))
         if effect.action == "stop":
             return "stop"
+        self._note_busy(trial.target, benched, error)
         self._diary.tell_of("attempt_failed", trial, error)
         if benched is not None:
-            self._free_in_s.append(benched.left_s)
             self._diary.tell_of("bench", trial, error, benched=benched)
         if effect.action == "retry" and (benched or not self._may_retry(trial, error)):
             return "advance"
         if effect.action == "fail" and self._plan.config.advance_on_permanent:
             return "advance"
         return effect.action
+
+    def _note_busy(self, target: Target, benched: Benched | None, error: BaseException) -> None:
+        """Keep when a target may be asked again; a lone one may be even while it is benched."""
+        if isinstance(error, ProviderError) and error.is_overload:
+            if self._terms.leg is not None:
+                self._terms.leg.refused(error.retry_after_s)
+            self._patience.note_refusal(target, error.retry_after_s, benched)
+        elif benched is not None:
+            self._patience.note(target, benched.left_s)
 
     def _tell_of(self, action: Action, trial: Trial, error: BaseException) -> None:
         match action:
@@ -153,35 +137,42 @@ class Failover:
                 self._diary.tell_of("advance", trial, error)
 
     def _may_retry(self, trial: Trial, error: BaseException) -> bool:
-        """Say whether the same target is asked again; what may be charged is not lost twice."""
-        asked_s = _asked_s(error) or 0.0
-        return (
-            trial.number <= self._plan.config.transient_retries
-            and self._retries_left > 0
-            and self._diary.lost_at(trial.target) <= 1
-            and asked_s <= INLINE_WAIT_S
-            and max(asked_s, self._longest_pause_s(trial)) < self._left_s()
-        )
+        lost = self._diary.lost_at(trial.target)
+        return self._retries.allow(trial, error, lost=lost, left_s=self._allowance.left_s)
 
-    def _pause_s(self, trial: Trial, error: BaseException) -> float:
-        """Spread the load of those who failed together; where nothing was sent, there is none."""
-        if isinstance(error, Unreachable):
-            return 0.0
-        spread_s = random.uniform(0.0, self._longest_pause_s(trial))  # noqa: S311 # no secret
-        return max(spread_s, _asked_s(error) or 0.0)
+    def _move(self, to: Elsewhere) -> None:
+        """Go on in another lane; returns if the call would wait there longer than it may."""
+        if (leg := self._terms.leg) is None:
+            return
+        state = {"was_asked": self._diary.was_asked, "free_at": self._patience.free_at}
+        try:
+            leg.move(to.target, self._travelling(**self._way.state(), **state))
+        except LaneBusy as busy:
+            self._diary.passed_by(to.target, "LaneBusy", str(busy))
+            self._diary.tell("lane_busy", to.target, retry_after_s=busy.retry_after_s)
+            self._way.skip()
 
-    def _longest_pause_s(self, trial: Trial) -> float:
-        return min(MAX_PAUSE_S, self._plan.config.backoff_s * 2.0 ** min(trial.number - 1, 10))
+    def _wait(self, wait: Wait) -> None:
+        """Come again, and begin with the first target."""
+        if (leg := self._terms.leg) is None:
+            return
+        self._diary.tell("wait", None, retry_after_s=wait.seconds)
+        waits = self._journey.waits + 1
+        leg.wait(wait, self._travelling(to_come=self._plan.written, waits=waits))
 
-    def _attempt_s(self, target: Target) -> float:
-        return max(_SHORTEST_S, min(self._left_s(), self._terms.attempt_s(target)))
-
-    def _left_s(self) -> float:
-        return self._ends_at - time.monotonic()
+    def _travelling(self, **state: Any) -> Journey:
+        """Say how far the call has come."""
+        anew = {"tried_by_others": (), "insists": False, "was_asked": False, "free_at": {}}
+        now = {
+            "retries_left": self._retries.left,
+            "spent_s": self._allowance.spent_s,
+            "ledger": tuple(self._diary.ledger[-MAX_LEDGER:]),
+        }
+        return self._journey.model_copy(update={**anew, **now, **state})
 
     def _exhausted(self) -> BaseException:
         """Make the error of a call that nobody answered; a lone target's own says it better."""
-        again_s = min(self._free_in_s, default=None)
+        again_s = self._patience.free_in_s
         self._diary.tell("exhausted", None, retry_after_s=again_s)
         if len(self._plan.targets) == 1 and self._error is not None:
             return self._error
@@ -194,6 +185,9 @@ class Failover:
         return error
 
 
-def _asked_s(error: BaseException) -> float | None:
-    asked_s: float | None = getattr(error, "retry_after_s", None)
-    return asked_s
+def _beginning(plan: Plan, terms: Terms) -> Journey:
+    return Journey(
+        call_id=terms.call_id,
+        to_come=plan.written,
+        retries_left=plan.config.retry_budget,
+    )

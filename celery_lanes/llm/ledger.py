@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from celery_lanes.llm.value import Told
 
+PASSED_BY = frozenset({"Benched", "LaneBusy", "OutOfTime"})
+"""The error classes of targets that were not asked."""
+
+_BUSY_STATUSES = frozenset({503, 529})
+
 
 class Attempt(Told):
     """One target, asked or passed by.
 
     Attributes:
         target: ``provider/model``.
-        error_class: the error's, ``Benched`` or ``OutOfTime`` for one that was not asked, ``None``
-            for the one that answered.
+        lane: the lane that bounds it; ``None`` where there are no lanes.
+        error_class: the error's; ``Benched``, ``LaneBusy`` or ``OutOfTime`` for one that was not
+            asked; ``None`` for the one that answered.
         reason: what was wrong, in up to 200 characters.
         status: the HTTP status, if it is an error that has one.
         retry_after_s: what the provider asked to wait.
         request_id: the provider's name for the request, for its support.
+        queued_s: how long the call had waited in the lane for it; 0 for a second one in a row.
         waited_s: the pause before it.
         ran_s: how long it took; of a stream, to its end.
         tokens: input and output together, as far as they are known.
@@ -23,12 +30,26 @@ class Attempt(Told):
     """
 
     target: str
+    lane: str | None = None
     error_class: str | None = None
     reason: str | None = None
     status: int | None = None
     retry_after_s: float | None = None
     request_id: str | None = None
+    queued_s: float = 0.0
     waited_s: float = 0.0
     ran_s: float = 0.0
     tokens: int | None = None
     possibly_billed: bool = False
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether it was asked, and not passed by."""
+        return self.error_class not in PASSED_BY
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is only busy, and may answer when it has been left alone for a while."""
+        if self.error_class in {"Benched", "RateLimited"}:
+            return True
+        return self.status in _BUSY_STATUSES and self.retry_after_s is not None

@@ -20,7 +20,7 @@ from celery_lanes.llm.events import Observer
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
 from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.provider import Provider
-from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, canonical, check_alias
+from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, Name, canonical, check_alias
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import HealthConfig, HealthStore
 from celery_lanes.store.health_memory import MemoryHealth
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from celery_lanes.llm.http import Transport
 
 PREFIX = "LLM_"
+
+MAX_EXPANDED = 1000
+"""How many specs are remembered with their targets."""
 
 ENTRY_POINTS = "celery_lanes.providers"
 """The group of entry points that name further schemes, each a ``SchemeFactory``."""
@@ -53,6 +56,8 @@ class Registry:
             is only looked for when nothing is.
         env_lookup: where a name that is not known is looked for; ``env`` by default.
         env_prefix: in place of ``LLM_``.
+        aliases: name to spec, as by ``register_alias``.
+        lane_of: says which lane bounds a ``provider/model``, written as in the spec.
         health: when a model is left alone, as this process sees it; or who knows.
         chain: how it goes from model to model.
         clock: gives seconds, for health.
@@ -66,6 +71,8 @@ class Registry:
         env_providers: bool = True,
         env_lookup: Callable[[str], str | None] | None = None,
         env_prefix: str = PREFIX,
+        aliases: Mapping[str, str] | None = None,
+        lane_of: Callable[[str], str] | None = None,
         health: HealthConfig | HealthStore | None = None,
         chain: ChainConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -83,7 +90,9 @@ class Registry:
         )
         self.chain_config = chain or ChainConfig()
         self._named: dict[str, Provider | Dsn | ConfigError] = {}
-        self._aliases: dict[str, str] = {}
+        self._aliases = {check_alias(name): spec for name, spec in (aliases or {}).items()}
+        self._lane_of = lane_of
+        self._expanded: dict[object, tuple[Name, ...]] = {}
         self._observers: list[Observer] = []
         self._resolvers: tuple[Resolver, ...] = ()
         self._schemes: dict[str, SchemeFactory] = {}
@@ -106,10 +115,12 @@ class Registry:
         Raises ``SpecError`` for a name with a slash or a comma. The spec is read when it is used.
         """
         self._aliases[check_alias(name)] = spec
+        self._expanded = {}
 
     def register_resolver(self, resolver: Resolver) -> None:
         """Add what is asked for the spec of a bare name that is no alias, after those before it."""
         self._resolvers = (*self._resolvers, resolver)
+        self._expanded = {}
 
     def register_scheme(self, scheme: str, factory: SchemeFactory) -> None:
         """Add a kind of API for DSNs, or put it in another's place."""
@@ -133,24 +144,37 @@ class Registry:
         self._named.update(found)
         return [wrong for wrong in found.values() if isinstance(wrong, ConfigError)]
 
-    def parse(self, spec: object, *, health: HealthStore | None = None) -> Chain:
+    def parse(self, spec: object) -> Chain:
         """Chain a spec's targets in order: aliases are put in inline, and equal ones left out.
-
-        ``health`` is another than the registry's, for this chain.
 
         Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` as
         ``provider`` does.
         """
-        names = Expansion(dict(self._aliases), self._resolvers).targets(spec)
-        targets = tuple(Target(self.provider(provider), model) for provider, model in names)
         plan = Plan(
             spec=str(spec),
-            targets=targets,
-            health=health or self.health,
+            targets=tuple(map(self._target, self.names(spec))),
+            health=self.health,
             config=self.chain_config,
             observers=self._observers,
         )
         return Chain(plan)
+
+    def names(self, spec: object) -> tuple[Name, ...]:
+        """Give the provider and the model of a spec's targets as they are written.
+
+        No provider is looked for. Raises ``SpecError``.
+        """
+        known = self._expanded  # taken first: a new alias begins another one
+        if isinstance(spec, str) and (found := known.get(spec)) is not None:
+            return found
+        found = Expansion(dict(self._aliases), self._resolvers).targets(spec)
+        if not self._resolvers and len(known) < MAX_EXPANDED:  # resolvers may change their minds
+            known[spec] = found
+        return found
+
+    def knows_alias(self, name: str) -> bool:
+        """Say whether a bare name is a registered alias; resolvers are not asked."""
+        return name in self._aliases
 
     def provider(self, name: str) -> Provider:
         """Find a provider; a dash is an underscore, and case does not matter.
@@ -174,6 +198,12 @@ class Registry:
         """Close this process's connections; a forked child leaves its parent's alone."""
         for name in list(self._open):
             self._open.pop(name)[1].close()
+
+    def _target(self, name: Name) -> Target:
+        provider, model = name
+        spelled = f"{provider}/{model}"
+        lane = self._lane_of(spelled) if self._lane_of else None
+        return Target(self.provider(provider), model, lane, spelled)
 
     def _dsn(self, name: str, named: Dsn | ConfigError | None) -> Dsn:
         """Look where a provider is: in what was loaded, the environment, and what is known."""

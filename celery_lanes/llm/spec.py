@@ -23,7 +23,7 @@ MAX_TARGETS = 16
 """How many different targets a spec may have."""
 
 Name = tuple[str, str]
-"""A provider's name in its one spelling, and its model's."""
+"""A provider's name as it is written, and its model's."""
 
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _EXAMPLE = '"provider/model", such as "openai/gpt-5-mini"'
@@ -43,6 +43,8 @@ def check_alias(name: str) -> str:
 
 class Expansion:
     """Turns specs into targets: aliases are put in inline, at any depth, and none goes twice.
+
+    Of targets that differ only in how their provider is written the first stays, as it is written.
 
     Args:
         aliases: name to spec.
@@ -72,8 +74,10 @@ class Expansion:
         if "" in elements:
             where = f" (element {elements.index('') + 1} is empty)" if len(elements) > 1 else ""
             raise SpecError(f"expected model to be {_EXAMPLE}, got {spec!r:.100}{where}")
-        found = (name for element in elements for name in self._element(element, path))
-        return tuple(dict.fromkeys(found))
+        found: dict[Name, Name] = {}
+        for name in (name for element in elements for name in self._element(element, path)):
+            found.setdefault((canonical(name[0]), name[1]), name)
+        return tuple(found.values())
 
     def _element(self, element: str, path: tuple[str, ...]) -> tuple[Name, ...]:
         if "/" in element:
@@ -107,4 +111,4 @@ def _target(element: str) -> Name:
     provider, _, model = element.partition("/")
     if not PROVIDER_NAME.fullmatch(provider) or not model:
         raise SpecError(f"expected model to be {_EXAMPLE}, got {element!r:.100}")
-    return canonical(provider), model
+    return provider, model

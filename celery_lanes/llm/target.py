@@ -12,10 +12,24 @@ from celery_lanes.llm.stream import Stream
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is asked; its text is ``provider/model``."""
+    """Who is asked; its text is ``provider/model``.
+
+    Attributes:
+        provider: who serves it.
+        model: its name there.
+        lane: which one bounds it, if any.
+        spelled: the text as it was written, by which the lane was found.
+    """
 
     provider: Provider
     model: str
+    lane: str | None = None
+    spelled: str = ""
+
+    @property
+    def written(self) -> str:
+        """What names it on its way from lane to lane: as in the spec, by which they were found."""
+        return self.spelled or str(self)
 
     def __str__(self) -> str:
         """Give what names it in a spec."""

@@ -43,6 +43,13 @@ def admit(
     return verdicts
 
 
+def foresee(lane: str, ledger: Ledger, call: Call, policy: Policy) -> Busy | None:
+    """Say how long a call would wait if it were admitted now; ``None`` if nobody can tell."""
+    record = Record(call, account_of(policy, call.caller), ledger.seq + 1, ledger.now)
+    standing = survey(lane, ledger, record)
+    return None if standing.wait_ms is None else Busy(standing.ahead, standing.wait_ms)
+
+
 def _admit_one(
     lane: str, ledger: Ledger, call: Call, policy: Policy, max_wait_ms: int | None
 ) -> Verdict:

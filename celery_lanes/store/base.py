@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
-from celery_lanes.store.calls import Call, DeadLetter, Verdict
+from celery_lanes.store.calls import Busy, Call, DeadLetter, Verdict
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Standing
@@ -102,6 +102,12 @@ class Store(Protocol):
 
         A duplicate stands where the first one does; ``None`` for a call that is not here, as it was
         refused or has settled.
+        """
+
+    def foresee(self, lane: str, call: Call, *, policy: Policy) -> Busy | None:
+        """Say how long a call would wait if it were admitted now, as ``max_wait_ms`` judges it.
+
+        It is not admitted, and a due time is not looked at. ``None`` if nobody can tell.
         """
 
     def next(

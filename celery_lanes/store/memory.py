@@ -16,10 +16,11 @@ from threading import RLock
 from typing import Any
 
 from celery_lanes.errors import LaneNotConfigured, NotQueued
-from celery_lanes.store.admitting import admit
+from celery_lanes.store.admitting import admit, foresee
 from celery_lanes.store.attempts import Claim, Outcome, Reaped, Reason, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
 from celery_lanes.store.calls import (
+    Busy,
     Call,
     DeadLetter,
     State,
@@ -101,6 +102,12 @@ class MemoryStore:
         with self._open(lane) as ledger:
             ledger.set_scope(scope)
             return admit(ledger, lane, calls, policy, max_wait_ms)
+
+    def foresee(self, lane: str, call: Call, *, policy: Policy) -> Busy | None:
+        """Say how long a call would wait if it were admitted now."""
+        check_calls([call])
+        with self._open(lane) as ledger:
+            return foresee(lane, ledger, call, policy)
 
     def place(
         self,

@@ -15,7 +15,7 @@ from celery_lanes.errors import AlreadyStarted, LaneNotConfigured, NotQueued, St
 from celery_lanes.store import codec, dangers
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.base import MAX_BATCH, Snapshot
-from celery_lanes.store.calls import Call, DeadLetter, Verdict
+from celery_lanes.store.calls import Busy, Call, DeadLetter, Verdict
 from celery_lanes.store.checks import (
     check_asked,
     check_caller,
@@ -105,6 +105,13 @@ class RedisStore:
         self._note_lane(lane)
         told, (facts,) = self._wire.admit(lane, [*how, *codec.call_fields(call, policy)])
         return codec.verdicts(told)[0], codec.standing(lane, *facts) if facts else None
+
+    def foresee(self, lane: str, call: Call, *, policy: Policy) -> Busy | None:
+        """Say how long a call would wait if it were admitted now."""
+        check_calls([call])
+        fields = (account_of(policy, call.caller), call.priority, repr(call.cost))
+        found = self._wire.run("foresee", lane, *fields, int(call.has_waited))
+        return Busy(*map(int, found)) if found else None
 
     def next(
         self,

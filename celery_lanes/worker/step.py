@@ -44,6 +44,7 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
     def __init__(self, worker: Any, **_: Any) -> None:
         self.enabled = _checked(worker)
         if self.enabled:
+            worker.app.lanes.herald.sends_events = bool(worker.task_events)  # children inherit it
             worker.consumer_cls = lane_consumer(symbol_by_name(worker.consumer_cls))
 
     def include(self, worker: Any) -> None:

@@ -144,6 +144,15 @@ def test_route_names_lane_queue_and_rule(shell, model, lane, reason):
     assert reason in shown.output
 
 
+def test_route_of_an_alias_names_its_first_model(shell):
+    shell.app.lanes.registry.register_alias("quick", "ollama/llama3.1:8b,openai/gpt")
+
+    shown = shell("route", "quick")
+
+    assert "lane   ollama\n" in shown.output
+    assert "alias of ollama/llama3.1:8b; rule 2 of 2" in shown.output
+
+
 def test_route_of_a_task_that_names_its_lane(shell):
     @shell.app.task(name="shop.imagine", shared=False, lane="gpu-imagine")
     def imagine(prompt): ...

@@ -36,6 +36,10 @@ SAID = {
     "sse": [
         r"^start: .*\ntext: .*\n-- lost, and back --\n(text: .*\n)*done: .*\n$",
     ],
+    "failover": [
+        r"m1/qwen3:30b in lane m1: cannot be reached.*\n",
+        r"ollama/llama3\.1:8b in lane ollama: answered\n.* \(in lane ollama\)\n",
+    ],
     "errors": [
         r"ValueError: ollama/llama3\.1:8b cannot translate '\?'\n",
         r"caller alice, run run-17, lane ollama, model ollama/llama3\.1:8b\n",
@@ -55,6 +59,7 @@ def env_of(valkey, stub):
         "CELERY_RESULT_BACKEND": valkey.url(1),
         "CELERY_LANES_STORE_URL": valkey.url(2),
         "LLM_OLLAMA": stub.dsn,
+        "LLM_M1": "openai+http://127.0.0.1:9/v1",  # nobody is there
         "PYTHONPATH": str(ROOT),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.errors import RateLimited
 from celery_lanes.store.standing import Hold
 from celery_lanes.tasks import generate
 from celery_lanes.testing.llm_stub import Answer
@@ -38,10 +37,9 @@ def test_the_cap_settles_near_what_the_provider_bears(make_shop, observer):
 
     refused = len(refusals(observer))
     assert 0 < refused <= 50  # of 12 slots that are always filled, 190 would be
-    assert sum(observer.share_at(n) for n in range(2, BEARS + 1)) > 0.8
+    assert sum(observer.share_at(n) for n in range(2, BEARS + 1)) > 0.6  # the refused come last
     assert shop.tasks.lanes.lane("ollama").stats().effective <= BEARS + 1
-    with pytest.raises(RateLimited):
-        _ = [result.get(timeout=20) for result in results]
+    assert [result.get(timeout=20)["text"] for result in results] == list(map(str, range(200)))
 
 
 def test_the_cap_recovers_when_the_provider_bears_more_again(make_shop, observer):

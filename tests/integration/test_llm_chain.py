@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from celery import Celery
 
-from celery_lanes import Lanes, Settings, tasks
+from celery_lanes import Lanes, Settings, signals
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, ProviderError, StreamInterrupted, TransientError
 from celery_lanes.llm.effects import ChainConfig
@@ -321,26 +323,92 @@ def test_a_target_that_fails_and_then_dies_loses_no_call_and_is_tried_by_one_at_
 
 
 @pytest.fixture
-def shop(stubs, monkeypatch) -> Iterator[Celery]:
-    """An app with a lane for each of the two, and a worker."""
-    health = HealthConfig(base_cooldown_s=0.2)
-    monkeypatch.setattr(tasks, "registry", made(*stubs, health=health))
+def shop(stubs) -> Iterator[Celery]:
+    """An app with a lane for each of the two, an alias for both, and a worker."""
     app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     lanes = {"a": {"max_concurrent": 1}, "b": {"max_concurrent": 1}}
-    Lanes(app, Settings.parse({"store": {"url": "memory://"}, "lanes": lanes}))
+    config = {"store": {"url": "memory://"}, "lanes": lanes, "aliases": {"both": SPEC}}
+    config["health"] = {"base_cooldown": "200ms"}
+    Lanes(app, Settings.parse(config), registry=partial(made, *stubs))
+
+    @app.task(name="shop.summarise", bind=True, acks_late=True, shared=False)
+    def summarise(self, model):
+        lanes = self.app.lanes
+        return lanes.registry.parse(model).generate(ASK, leg=lanes.leg(self.request)).text
+
     with serving(app):
         yield app
-    tasks.registry.close()
+    app.lanes.registry.close()
 
 
-def test_under_celery_a_chain_runs_in_the_lane_of_its_first_model(shop, stubs):
+def ask(shop: Celery, spec: str, **options):
+    return shop.tasks["celery_lanes.generate"].apply_async((spec, "hello you"), **options)
+
+
+def test_under_celery_each_model_is_asked_in_its_own_lane(shop, stubs):
     stubs[0].script(Answer(status=429, body={}, headers={"Retry-After": "60"}))
 
-    call = shop.tasks["celery_lanes.generate"].apply_async((SPEC, "hello you"), caller="ann")
+    call = ask(shop, "both", caller="ann")
     result = call.get(timeout=FAR_S)
 
-    assert (result["text"], result["lane"]) == ("hello you", "a")
-    assert ledger(result["attempts"]) == [("a/small", "RateLimited"), ("b/small", None)]
+    assert (result["text"], result["lane"]) == ("hello you", "b")
+    assert [(a["target"], a["lane"], a["error_class"]) for a in result["attempts"]] == [
+        ("a/small", "a", "RateLimited"),
+        ("b/small", "b", None),
+    ]
+    assert len({record.idempotency_key for stub in stubs for record in stub.log}) == 1
+    done = {lane: shop.lanes.lane(lane).stats() for lane in "ab"}
+    assert [done[lane].running + done[lane].waiting for lane in "ab"] == [0, 0]
+
+
+def test_a_call_that_fails_over_is_a_signal_a_line_in_the_log_and_an_event(shop, stubs, caplog):
+    caplog.set_level("INFO", "celery_lanes.llm")
+    stubs[0].script(Answer(status=404, body={"error": {"message": f"who? {KEY}"}}))
+    told, ready, seen = [], threading.Event(), threading.Event()
+
+    def tell(sender, event, **_):
+        told.append((sender.name, event.kind, event.target, event.caller, event.messages))
+
+    def fail(**_):
+        raise ValueError("no harm")
+
+    events = []
+
+    def capture(connection):
+        def keep(event):
+            events.append(event)
+            if event["kind"] == "advance":
+                seen.set()
+
+        receiver = shop.events.Receiver(connection, handlers={"task-failover": keep})
+        receiver.on_consume_ready = lambda *_, **__: ready.set()
+        receiver.capture(limit=2, timeout=FAR_S, wakeup=False)
+
+    signals.failover.connect(tell)
+    signals.failover.connect(fail)
+    shop.lanes.herald.sends_events = True
+    with shop.connection_for_read() as connection:
+        listener = threading.Thread(target=capture, args=(connection,), daemon=True)
+        listener.start()
+        assert ready.wait(FAR_S)
+        call = ask(shop, SPEC, caller="ann")
+        assert call.get(timeout=FAR_S)["lane"] == "b"
+        assert seen.wait(FAR_S)
+    signals.failover.disconnect(tell)
+    signals.failover.disconnect(fail)
+
+    name = "celery_lanes.generate"
+    assert told == [
+        (name, "attempt_failed", "a/small", "ann", None),
+        (name, "advance", "a/small", "ann", None),
+    ]
+    assert [(e["uuid"], e["kind"], e["target"], e["caller"]) for e in events] == [
+        (call.id, "attempt_failed", "a/small", "ann"),
+        (call.id, "advance", "a/small", "ann"),
+    ]
+    assert "advance a/small, ModelNotFound 404, next is b/small, call " in caplog.text
+    assert "hello you" not in caplog.text + str(events)
+    assert KEY not in caplog.text + str(events)
 
 
 def test_under_celery_a_chain_is_streamed_by_who_answers(shop, stubs):
@@ -359,26 +427,47 @@ def test_under_celery_an_exhausted_chain_says_why_and_whose_it_was(shop, stubs):
     for stub in stubs:
         stub.script(Answer(status=404, body={"error": {"message": "who?"}}))
 
-    call = shop.tasks["celery_lanes.generate"].apply_async((SPEC, "hello you"), caller="ann")
     with pytest.raises(ChainExhausted, match="a/small answered 404: who\\?") as caught:
-        call.get(timeout=FAR_S)
+        ask(shop, SPEC, caller="ann").get(timeout=FAR_S)
 
     assert ledger(caught.value.attempts) == [
         ("a/small", "ModelNotFound"),
         ("b/small", "ModelNotFound"),
     ]
     info = CallInfo.from_error(caught.value)
-    assert (info.caller, info.lane, info.model) == ("ann", "a", SPEC)
+    assert (info.caller, info.lane, info.model) == ("ann", "b", "b/small")
 
 
-def test_under_celery_a_call_whose_models_are_benched_comes_again(shop, stubs):
+def test_under_celery_a_lone_model_is_asked_though_it_is_benched(shop, stubs):
     first, _ = stubs
     first.script(Answer(status=500, body={}), Answer(status=500, body={}))
-    generate = shop.tasks["celery_lanes.generate"]
 
     with pytest.raises(TransientError):
-        generate.apply_async(("a/small", "hello you")).get(timeout=FAR_S)
-    result = generate.apply_async(("a/small", "hello you"), caller="bob").get(timeout=FAR_S)
+        ask(shop, "a/small").get(timeout=FAR_S)
+    result = ask(shop, "a/small", caller="bob").get(timeout=FAR_S)
 
     assert (result["text"], result["lane"]) == ("hello you", "a")
     assert first.served == 3
+
+
+def test_under_celery_a_busy_model_lets_its_lane_wait_and_the_call_comes_again(shop, stubs):
+    first, _ = stubs
+    first.script(Answer(status=429, body={}, headers={"Retry-After": "1"}))
+
+    began_at = time.monotonic()
+    calls = [ask(shop, "a/small", caller=caller) for caller in ("ann", "bob")]
+    results = [call.get(timeout=FAR_S) for call in calls]
+
+    assert ledger(results[0]["attempts"]) == [("a/small", "RateLimited"), ("a/small", None)]
+    assert ledger(results[1]["attempts"]) == [("a/small", None)]
+    assert time.monotonic() - began_at >= 1
+    assert results[1]["wait_s"] >= 1
+
+
+def test_a_users_own_task_goes_from_lane_to_lane_as_well(shop, stubs):
+    stubs[0].script(Answer(status=404, body={}))
+
+    call = shop.tasks["shop.summarise"].delay(SPEC)
+
+    assert call.get(timeout=FAR_S) == "hello you"
+    assert [stub.served for stub in stubs] == [1, 1]

@@ -150,3 +150,22 @@ def test_call_that_was_refused_gets_in_when_the_others_have_gone(busy_lane):
 def test_longest_wait_that_is_no_time_is_refused(lane, wait):
     with pytest.raises(ValueError, match="max_wait_ms"):
         lane.admit(lane.call(), max_wait_ms=wait)
+
+
+def test_a_wait_can_be_foreseen_and_nothing_is_admitted(busy_lane):
+    store, name = busy_lane.store, busy_lane.lane
+    heavy, light = busy_lane.call("ann"), busy_lane.call("bob")
+    before = store.snapshot(name)
+
+    foreseen = [store.foresee(name, call, policy=busy_lane.policy) for call in (heavy, light)]
+    waited = store.foresee(name, busy_lane.call("ann", has_waited=True), policy=busy_lane.policy)
+
+    assert foreseen[0].ahead == 20
+    assert foreseen[0].wait_ms > foreseen[1].wait_ms
+    assert waited.ahead < 20  # it goes before its caller's others
+    assert store.snapshot(name).waiting == before.waiting
+    assert isinstance(busy_lane.admit(heavy)[0], Parked)
+
+
+def test_the_wait_in_a_lane_that_nobody_has_used_cannot_be_foreseen(lane):
+    assert lane.store.foresee(lane.lane, lane.call(), policy=lane.policy) is None

@@ -258,7 +258,10 @@ class TwoStores(RuleBasedStateMachine):
     def take_in(self, calls, max_wait_ms=None):
         how = {"policy": self.policy, "scope": self.scope, "max_wait_ms": max_wait_ms}
         if len(calls) == 1:
+            foreseen = self.both("foresee", *calls, policy=self.policy)
             verdicts = [self.both("place", *calls, **how)[0]]
+            if isinstance(verdicts[0], Busy):
+                assert foreseen == verdicts[0]
         else:
             verdicts = self.both("admit", calls, **how)
         for call, verdict in zip(calls, verdicts, strict=True):

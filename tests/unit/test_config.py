@@ -205,7 +205,7 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
         pytest.param(
             "[lane.ollama]", "unknown key lane; did you mean lanes? (lanes.toml)", id="table"
         ),
-        pytest.param("[families]", "unknown key families (lanes.toml)", id="no-nearest-key"),
+        pytest.param("[shop]", "unknown key shop (lanes.toml)", id="no-nearest-key"),
         pytest.param(
             '[lanes.ollama]\npolicy = "lifo"',
             'expected lanes.ollama.policy to be "fair" or "fifo", got "lifo" (lanes.toml)',
@@ -284,6 +284,34 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             'expected store.durability to be "store", "aof" or "replicas:N", '
             'got "replicas:0" (lanes.toml)',
             id="durability",
+        ),
+        pytest.param(
+            '[aliases]\n"a/b" = "m/x"',
+            'expected aliases."a/b" to be a word without / and comma, got "a/b" (lanes.toml)',
+            id="alias",
+        ),
+        pytest.param(
+            "[aliases]\nquick = 7",
+            'expected aliases.quick to be models and aliases, such as "ollama/llama3.1:8b,'
+            'openai/gpt-5-mini", got 7 (lanes.toml)',
+            id="no-spec",
+        ),
+        pytest.param(
+            '[aliases]\nquick = "m/x,"',
+            'aliases.quick: expected model to be "provider/model", such as "openai/gpt-5-mini", '
+            "got 'm/x,' (element 2 is empty) (lanes.toml)",
+            id="spec",
+        ),
+        pytest.param(
+            '[aliases]\nquick = "m/x,fats"\nfast = "m/y"',
+            'aliases.quick: expected model to be "provider/model", such as "openai/gpt-5-mini", '
+            "or an alias, got 'fats'; did you mean fast? (lanes.toml)",
+            id="unknown-alias",
+        ),
+        pytest.param(
+            '[aliases]\nquick = "m/x,fast"\nfast = "quick"',
+            "aliases.quick: aliases in a circle: quick -> fast -> quick (lanes.toml)",
+            id="alias-circle",
         ),
         pytest.param(
             '[health]\nbase_cooldown = "10s"\nmax_cooldown = "5s"',

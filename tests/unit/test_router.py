@@ -7,6 +7,8 @@ from kombu import Exchange, Queue
 
 from celery_lanes.config import LaneSettings, Rule, Settings
 from celery_lanes.errors import ConfigError
+from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.registry import Registry
 from celery_lanes.router import MODEL_OPTION, LaneRouter, Routed
 
 MODEL = "ollama/llama3.1:8b"
@@ -293,3 +295,48 @@ def test_a_router_does_not_keep_tasks_alive(router):
 
     assert routed == OLLAMA
     assert len(router._parameters) == 0
+
+
+@pytest.fixture
+def aliased(settings):
+    """A router that knows ``quick`` and ``thinking``, and one name that it is told."""
+    registry = Registry({}, aliases={"quick": MODEL, "thinking": "quick,openai/gpt"})
+    registry.register_resolver({"tier-1": "openai/gpt"}.get)
+    return LaneRouter(settings, lambda: registry)
+
+
+@pytest.mark.parametrize(
+    ("spec", "routed"),
+    [
+        ("quick", OLLAMA),
+        ("thinking", OLLAMA),
+        ("thinking,m1/x", OLLAMA),
+        ("openai/gpt,quick", Routed("openai", "openai/gpt,quick")),
+        ("tier-1", Routed("openai", "openai/gpt")),
+        ("unknown", Routed("default", "unknown")),
+        ("quick,unknown", Routed("default", "quick,unknown")),
+    ],
+)
+def test_an_alias_leads_to_the_lane_of_its_first_model(task, aliased, spec, routed):
+    @task(model_arg="llm")
+    def ask(llm): ...
+
+    assert route(aliased, (spec,), task=ask) == routed
+
+
+def test_a_mere_word_in_an_argument_called_model_is_routed_if_it_is_an_alias(aliased, summarise):
+    assert route(aliased, ("quick",), task=summarise) == OLLAMA
+    assert route(aliased, ("tier-1",), task=summarise) is None
+    assert route(aliased, ("auth.User",), task=summarise) is None
+
+
+def test_the_lane_is_that_of_the_name_as_it_is_written(settings, task):
+    registry = Registry({}, aliases={"big": "Foreman-M5/qwen"}, lane_of=lambda model: model)
+    registry.register_provider(FakeProvider("foreman_m5"))
+
+    @task(model_arg="llm")
+    def ask(llm): ...
+
+    routed = route(LaneRouter(settings, lambda: registry), ("big",), task=ask)
+    assert routed == Routed("Foreman-M5", "Foreman-M5/qwen")
+    assert registry.parse("big")[0].lane == "Foreman-M5/qwen"

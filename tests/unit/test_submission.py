@@ -9,9 +9,11 @@ from celery.exceptions import TimeoutError as GaveUp
 from celery_lanes import Lanes, Settings, Submission
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
+from celery_lanes.llm.journey import Journey
 from celery_lanes.store.attempts import Release
+from celery_lanes.store.calls import Call
 from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.rules import LaneRules
+from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Hold
 
 MODEL = "ollama/x"
@@ -238,3 +240,85 @@ def test_a_call_is_cancelled_though_the_result_backend_is_away(busy, monkeypatch
         busy.lanes.call(busy.tasks["ask"].s(MODEL))
 
     assert busy.lanes.store.snapshot("ollama").waiting == 1
+
+
+class Chains(Store):
+    """The lanes a, b and c, with calls of ten seconds; ``crowd`` lets more of them wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for lane in "abc":
+            self.configure(lane, LaneRules(max_concurrent=1))
+            self.next(lane, worker="w", request=1, want=0)
+
+    def crowd(self, lane: str, waiting: int) -> None:
+        calls = [a_call(f"{lane}{n}") for n in range(waiting + 2)]
+        self.admit(lane, calls, policy=Policy.FAIR, scope=Scope.CALLER)
+        (grant,) = self.next(lane, worker="w", request=2, want=1).grants
+        self.now += 10_000
+        end = Release(grant.call, grant.token)
+        self.next(lane, worker="w", request=3, want=1, releases=[end])
+
+
+def a_call(name: str) -> Call:
+    return Call(id=name, task_id=name, task="t", caller="heavy", envelope=b"{}")
+
+
+@pytest.fixture
+def generate(app):
+    """The task, over lanes that can be crowded."""
+    app.lanes.store = Chains()
+    app.lanes.settings = Settings.parse({"store": {"url": "memory://submission"}})
+    return app.tasks["celery_lanes.generate"]
+
+
+def waiting(app) -> dict[str, int]:
+    return {lane: app.lanes.store.snapshot(lane).waiting for lane in "abc"}
+
+
+def test_a_chain_that_may_not_wait_begins_in_the_first_lane_that_has_room(generate):
+    app = generate.app
+    app.lanes.store.crowd("a", 2)
+    app.lanes.store.crowd("b", 1)
+
+    generate.apply_async(("a/x,b/y,a/z,c/w", "hi"), caller="heavy", max_wait=5)
+
+    assert waiting(app) == {"a": 2, "b": 1, "c": 1}
+    (grant,) = app.lanes.store.next("c", worker="v", request=1, want=1).grants
+    header = Envelope.unpack(grant.envelope).headers["lanes"]
+    journey = Journey.model_validate(header["stage"])
+    assert (header["lane"], header["model"]) == ("c", "c/w")
+    assert [(e.target, e.lane, e.error_class) for e in journey.ledger] == [
+        ("a/x", "a", "LaneBusy"),
+        ("b/y", "b", "LaneBusy"),
+        ("a/z", "a", "LaneBusy"),
+    ]
+    assert (journey.to_come, journey.max_wait_s) == (("c/w",), 5)
+    assert journey.call_id == header["nonce"] == grant.call
+
+
+def test_when_all_lanes_are_too_busy_nothing_is_published_and_the_shortest_wait_is_told(generate):
+    app = generate.app
+    for lane, line in (("a", 2), ("b", 1), ("c", 3)):
+        app.lanes.store.crowd(lane, line)
+
+    with pytest.raises(LaneBusy, match="lane b is busy") as caught:
+        generate.apply_async(("a/x,b/y,c/z", "hi"), caller="heavy", max_wait=5)
+
+    assert caught.value.eta_s == 10  # its running call has run for 10 s already
+    assert waiting(app) == {"a": 2, "b": 1, "c": 3}
+
+
+def test_a_task_that_asks_all_of_its_models_in_one_lane_waits_in_that_one(generate):
+    app = generate.app
+    app.lanes.store.crowd("a", 2)
+
+    with pytest.raises(LaneBusy, match="lane a is busy"):
+        app.tasks["ask"].apply_async(("a/x,b/y",), caller="heavy", max_wait=5)
+
+
+def test_a_call_that_names_its_lane_waits_there(generate):
+    generate.app.lanes.store.crowd("b", 2)
+
+    with pytest.raises(LaneBusy, match="lane b is busy"):
+        generate.apply_async(("a/x,c/z", "hi"), lane="b", caller="heavy", max_wait=5)

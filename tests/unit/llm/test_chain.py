@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from celery_lanes import errors
 from celery_lanes.callinfo import CallInfo, call_context
-from celery_lanes.llm import diary, failover
+from celery_lanes.llm import allowance, diary, failover, patience, retries, way
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.effects import ChainConfig, Effect
 from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.journey import MAX_WAITS, Journey, Leg
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, TextDelta
@@ -77,8 +78,8 @@ def make(monkeypatch):
         clock = SimpleNamespace(
             monotonic=lambda: chains.now, time=lambda: chains.now + 10**9, sleep=chains.sleep
         )
-        monkeypatch.setattr(failover, "time", clock)
-        monkeypatch.setattr(diary, "time", clock)
+        for module in (allowance, diary, failover, patience, way):
+            monkeypatch.setattr(module, "time", clock)
         return chains
 
     return make
@@ -262,11 +263,13 @@ def test_an_exhausted_chain_has_a_reason_for_each_target(chains):
     assert type(error.__cause__) is errors.ModelNotFound
     assert error.attempts[2] == {
         "target": "b/y",
+        "lane": None,
         "error_class": "RateLimited",
         "reason": "answered 429: slow down",
         "status": 429,
         "retry_after_s": 3,
         "request_id": "req_7",
+        "queued_s": 0,
         "waited_s": 0,
         "ran_s": 0,
         "tokens": None,
@@ -390,7 +393,7 @@ def test_what_may_be_charged_is_lost_once_and_not_again(make):
 def test_pauses_grow_and_are_waited_before_the_next_attempt(make, monkeypatch):
     chains = make(transient_retries=9, retry_budget=9, backoff_s=0.5)
     chains.registry.health._config = HealthConfig(failure_threshold=99)
-    monkeypatch.setattr(failover.random, "uniform", lambda _, most_s: most_s)
+    monkeypatch.setattr(retries.random, "uniform", lambda _, most_s: most_s)
     chains.a.script(*[DOWN] * 6)
 
     reply = chains.ask()
@@ -685,3 +688,262 @@ def test_whatever_happens_a_call_ends_with_its_ledger_and_within_its_budget(scri
             assert all(a["reason"] for a in attempts)
         asked = [a for a in attempts if a["error_class"] != "Benched"]
         assert sum(len(getattr(chains, n).requests) for n in "abc") - before == len(asked) <= 6
+
+
+# From lane to lane
+
+
+class LegEndedError(Exception):
+    """The body has to let it pass."""
+
+
+class Legs:
+    """Takes calls from lane to lane as a task does, by way of JSON; ``trip`` is what happened.
+
+    ``queue_s`` pass in each queue, where ``on_hop`` is called; ``full`` lanes have too long a line.
+    """
+
+    def __init__(self, chains: Chains, *full: str) -> None:
+        self.chains, self.full = chains, full
+        self.trip, self.refused = [], []
+        self.queue_s, self.on_hop = 3600, lambda: None
+        self._next = None
+
+    def ask(self, spec: str, *, lane: str = "a", journey=None, left_s: float = 300.0, **terms):
+        self._next = (lane, journey)
+        while True:
+            lane, journey = self._next
+            leg = Leg(
+                lane=lane,
+                move=self.move,
+                wait=self.wait,
+                refused=self.refused.append,
+                left_s=left_s,
+                queued_s=self.queue_s,
+                journey=journey and Journey.model_validate_json(journey),
+            )
+            self._lane = lane
+            try:
+                return self.chains.registry.parse(spec).generate(ASK, info=INFO, leg=leg, **terms)
+            except LegEndedError:
+                self.chains.now += self.queue_s
+                self.on_hop()
+
+    def move(self, target, journey):
+        if target.lane in self.full:
+            raise errors.LaneBusy(f"lane {target.lane} has too long a line", 9, 60.0, 55.0)
+        self.trip.append(f"to {target.lane}")
+        self._next = (target.lane, journey.model_dump_json())
+        raise LegEndedError
+
+    def wait(self, wait, journey):
+        self.trip.append(("lane" if wait.is_lanes else "call", wait.seconds))
+        self._next = (self._lane, journey.model_dump_json())
+        raise LegEndedError
+
+
+@pytest.fixture
+def legs(make):
+    def make_legs(*full: str, **chain) -> Legs:
+        chains = make(**chain)
+        chains.registry._lane_of = lambda model: model.partition("/")[0]
+        return Legs(chains, *full)
+
+    return make_legs
+
+
+def test_each_target_is_asked_in_its_own_lane_and_one_call_goes_through_all(legs):
+    trip = legs()
+    trip.chains.a.script(DOWN, DOWN)
+    trip.chains.b.script(errors.ModelNotFound("who?", 404))
+
+    reply = trip.ask("a/x,b/y,c/z")
+
+    assert trip.trip == ["to b", "to c"]
+    assert [(a.target, a.lane, a.queued_s) for a in reply.attempts] == [
+        ("a/x", "a", 3600),
+        ("a/x", "a", 0),
+        ("b/y", "b", 3600),
+        ("c/z", "c", 3600),
+    ]
+    assert len({event.call_id for event in trip.chains.told}) == 1
+
+
+def test_targets_of_one_lane_are_asked_in_place(legs):
+    trip = legs()
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    assert trip.ask("a/x,a/w").attempts[-1].target == "a/w"
+    assert trip.trip == []
+
+
+def test_a_call_in_the_wrong_lane_moves_before_anybody_is_asked(legs):
+    trip = legs()
+
+    assert trip.ask("a/x", lane="default").attempts[0].lane == "a"
+    assert trip.trip == ["to a"]
+
+
+def test_a_benched_target_is_passed_by_without_a_visit_to_its_lane(legs):
+    trip = legs()
+    trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
+    trip.chains.ask("b/y,c/z")
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    reply = trip.ask("a/x,b/y,c/z")
+
+    assert trip.trip == ["to c"]
+    assert targets(reply.attempts) == [("a/x", "ModelNotFound"), ("b/y", "Benched"), ("c/z", None)]
+
+
+def test_a_look_at_the_next_target_does_not_take_its_probe(legs):
+    trip = legs()
+    trip.queue_s = 0
+    trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
+    trip.chains.ask("b/y,c/z")
+    trip.chains.now += 61
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    assert trip.ask("a/x,b/y").attempts[-1].target == "b/y"
+    assert [event.kind for event in trip.chains.told[-2:]] == ["probe", "recovered"]
+
+
+def test_retries_and_time_are_of_the_whole_call_and_its_waits_cost_nothing(legs):
+    trip = legs(retry_budget=1)
+    trip.chains.a.script(DOWN, DOWN)
+    trip.chains.b.script(DOWN, DOWN)
+
+    reply = trip.ask("a/x,b/y,c/z", timeout_s=60)
+
+    assert targets(reply.attempts) == [
+        ("a/x", "TransientError"),
+        ("a/x", "TransientError"),
+        ("b/y", "TransientError"),
+        ("c/z", None),
+    ]
+
+
+def test_the_time_of_a_call_is_that_of_its_parts_in_all_lanes(legs):
+    trip = legs()
+
+    def slow(request):
+        trip.chains.now += 40
+        return errors.ModelNotFound("who?", 404)
+
+    trip.chains.a.script(slow)
+    trip.chains.b.script(slow)
+    with pytest.raises(errors.ChainExhausted, match="c/z was not asked: the time was up"):
+        trip.ask("a/x,b/y,c/z", timeout_s=60)
+
+
+def test_a_target_that_others_try_by_then_is_not_asked_by_a_call_that_has_asked_somebody(legs):
+    trip = legs()
+    trip.chains.b.script(errors.RateLimited("slow", 429, 60.0))
+    trip.chains.ask("b/y,c/z")
+    trip.chains.now += 61
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+    trip.on_hop = lambda: trip.chains.registry.health.enter("b/y", probe_s=99.0)
+
+    with pytest.raises(errors.ChainExhausted, match="b/y is being tried by another call"):
+        trip.ask("a/x,b/y")
+    assert len(trip.chains.b.requests) == 1
+
+
+def test_the_time_of_one_lane_is_not_that_of_the_next(legs):
+    trip = legs()
+
+    def hang(request):
+        trip.chains.now += 299
+        return errors.TransientError("a/x gave no answer")
+
+    trip.chains.a.script(hang, hang)
+    reply = trip.ask("a/x,a/w,b/y")
+
+    assert targets(reply.attempts)[-1] == ("b/y", None)
+    trip.chains.a.script(hang, hang)
+    trip.chains.now += 10_000
+    with pytest.raises(errors.ChainExhausted, match="b/y was not asked: the time was up"):
+        trip.ask("a/x,b/y", timeout_s=290)
+
+
+def test_a_lone_target_that_is_busy_lets_its_lane_wait(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 7.0), errors.RateLimited("slow", 429))
+
+    reply = trip.ask("a/x")
+
+    assert trip.trip == [("lane", 7), ("call", 2)]  # the second one does not say how long
+    assert trip.refused == [7, None]
+    assert targets(reply.attempts) == [("a/x", "RateLimited")] * 2 + [("a/x", None)]
+    assert [event.attempt for event in trip.chains.told if event.kind == "attempt_failed"] == [1, 2]
+
+
+def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 400.0))
+    trip.chains.b.script(errors.RateLimited("slow", 429, 500.0))
+    trip.chains.fails("a/x,b/y")
+
+    assert trip.ask("a/x,b/y").attempts[-1].target == "a/x"
+    assert trip.trip == [("call", 400)]
+
+
+def test_a_lane_does_not_wait_for_the_provider_of_another(legs):
+    trip = legs()
+    trip.queue_s = 0
+    trip.chains.a.script(errors.RateLimited("slow", 429, 20.0))
+    trip.chains.b.script(errors.RateLimited("slow", 429, 400.0))
+
+    with pytest.raises(errors.ChainExhausted):
+        trip.ask("a/x,b/y")
+    assert trip.trip[:2] == ["to b", ("call", 20)]
+
+
+def test_a_wait_is_not_for_ever(legs):
+    trip = legs()
+    trip.chains.a.script(*[errors.RateLimited("slow", 429, 1.0)] * 99)
+
+    with pytest.raises(errors.RateLimited) as caught:
+        trip.ask("a/x")
+
+    assert len(trip.trip) == MAX_WAITS
+    assert len(caught.value.attempts) == MAX_WAITS + 1
+
+
+def test_a_provider_that_asks_for_too_long_fails_the_call(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 601.0))
+
+    with pytest.raises(errors.RateLimited):
+        trip.ask("a/x")
+    assert trip.trip == []
+
+
+def test_what_has_failed_otherwise_is_not_waited_for(legs):
+    trip = legs()
+    trip.chains.a.script(errors.RateLimited("slow", 429, 7.0))
+    trip.chains.b.script(errors.ModelNotFound("who?", 404))
+
+    with pytest.raises(errors.ChainExhausted):
+        trip.ask("a/x,b/y")
+    assert trip.trip == ["to b"]
+
+
+def test_a_lane_with_too_long_a_line_is_passed_by(legs):
+    trip = legs("b")
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    reply = trip.ask("a/x,b/y,c/z")
+
+    assert trip.trip == ["to c"]
+    assert targets(reply.attempts)[1] == ("b/y", "LaneBusy")
+    (busy,) = [event for event in trip.chains.told if event.kind == "lane_busy"]
+    assert (busy.target, busy.retry_after_s) == ("b/y", 55)
+
+
+def test_when_all_other_lanes_are_busy_there_is_a_reason_for_each(legs):
+    trip = legs("b", "c")
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    with pytest.raises(errors.ChainExhausted, match="b/y lane b has too long a line; c/z"):
+        trip.ask("a/x,b/y,c/z")

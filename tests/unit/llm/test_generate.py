@@ -10,24 +10,54 @@ from unittest.mock import ANY
 import httpx
 import pytest
 from celery import Celery
+from celery.app.task import Context
+from celery.exceptions import Reject
 
+from celery_lanes import Lanes as RealLanes
 from celery_lanes import errors, tasks
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config import Settings
+from celery_lanes.leg import left_s, leg_of
+from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.journey import Journey
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
-from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.calls import Busy
 
 
 class Lanes:
     """Keeps what it is told."""
 
     def __init__(self):
-        self.settings = Settings.parse({})
-        self.health = MemoryHealth()
+        self.settings = Settings.parse({"lanes": {"m1": {"adaptive": True}}})
         self.settled = []
         self.overloads = []
+        self.moves = []
+        self.returns = []
+        self.given_stage = None
+        self.waits = {}
+
+    def leg(self, request):
+        return leg_of(self, request)
+
+    def stage(self, request):
+        return self.given_stage
+
+    def move(self, request, lane, stage, *, model):
+        self.moves.append((lane, model, stage))
+        raise Reject
+
+    def foresee(self, request, lane):
+        return self.waits.get(lane)
+
+    def give_back(self, request, stage, delay=None):
+        self.returns.append((delay, stage))
+        raise Reject
+
+    @property
+    def registry(self):
+        return tasks.registry
 
     def overloaded(self, request, *, retry_after):
         self.overloads.append((request.id, retry_after))
@@ -45,7 +75,12 @@ def generate(monkeypatch, completion):
         sent.append(request)
         return answers.pop() if answers else httpx.Response(200, json=completion)
 
-    registry = Registry({"LLM_M1": "openai://k@llm.test/v1"}, transport=httpx.MockTransport(answer))
+    registry = Registry(
+        {"LLM_M1": "openai://k@llm.test/v1"},
+        lane_of=lambda model: model.partition("/")[0],
+        chain=ChainConfig(backoff_s=0),
+        transport=httpx.MockTransport(answer),
+    )
     monkeypatch.setattr(tasks, "registry", registry)
     with Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False) as app:
         app.lanes = Lanes()
@@ -76,11 +111,13 @@ def test_a_prompt_becomes_a_result(generate):
         "attempts": [
             {
                 "target": "m1/small",
+                "lane": "m1",
                 "error_class": None,
                 "reason": None,
                 "status": None,
                 "retry_after_s": None,
                 "request_id": None,
+                "queued_s": 0,
                 "waited_s": 0,
                 "ran_s": ANY,
                 "tokens": 10,
@@ -109,14 +146,11 @@ def test_the_real_cost_is_settled(generate):
     assert generate.app.lanes.settled == [("t1", 7 + 2 * 3)]
 
 
-def test_an_app_with_lanes_asks_their_health(generate):
-    generate.answers += [httpx.Response(429, json={})]
+def test_an_app_with_lanes_asks_their_health():
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://"}}))
 
-    with pytest.raises(errors.RateLimited):
-        generate.apply(("m1/small", "hi")).get()
-
-    assert [c.state for c in generate.app.lanes.health.conditions()] == ["benched"]
-    assert tasks.registry.health.conditions() == []
+    assert lanes.registry.health is lanes.health
 
 
 def test_an_app_without_lanes_generates_as_well(generate):
@@ -125,20 +159,86 @@ def test_an_app_without_lanes_generates_as_well(generate):
     assert generate.apply(("m1/small", "hi")).get()["text"] == "hello"
 
 
+def in_lane(task, model, lane="m1", **header):
+    """Run the task's body as a worker does that has been granted the call."""
+    header = {"lane": lane, "nonce": "n1", "token": "k1", **header}
+    task.request_stack.push(Context(id="t1", **{HEADER: header}))
+    try:
+        return task.run(model, "hi")
+    finally:
+        task.request_stack.pop()
+
+
 @pytest.mark.parametrize(
     ("status", "overloads"),
-    [(429, [("t1", 7)]), (529, [("t1", 7)]), (500, []), (400, [])],
+    [(529, [("t1", 7)]), (500, []), (400, [])],
     ids=str,
 )
-def test_a_provider_that_is_busy_is_reported_and_its_error_raised(generate, status, overloads):
+def test_a_provider_that_is_busy_is_reported_to_its_lane(generate, status, overloads):
     answer = httpx.Response(status, json={}, headers={"Retry-After": "7"})
-    generate.answers.append(answer)
+    generate.answers.extend([answer, answer])
 
-    with pytest.raises(errors.ProviderError) as caught:
-        generate.apply(("m1/small", "hi"), task_id="t1").get()
+    with pytest.raises((Reject, errors.ProviderError)):
+        in_lane(generate, "m1/small")
 
-    assert caught.value.status == status
-    assert generate.app.lanes.overloads == overloads
+    assert generate.app.lanes.overloads[:1] == overloads  # then it waits, and says so again
+
+
+def test_a_lane_whose_provider_asks_for_time_gives_it_and_the_call_waits_at_its_place(generate):
+    generate.answers.append(httpx.Response(429, json={}, headers={"Retry-After": "7"}))
+
+    with pytest.raises(Reject):
+        in_lane(generate, "m1/small", wait_s=1.5)
+
+    lanes = generate.app.lanes
+    ((delay, stage),) = lanes.returns
+    assert (delay, lanes.moves) == (None, [])
+    assert lanes.overloads[-1] == ("t1", pytest.approx(7, abs=0.5))
+    assert (stage["waits"], stage["call_id"], stage["to_come"]) == (1, "n1", ["m1/small"])
+    assert stage["ledger"][0]["error_class"] == "RateLimited"
+    assert (stage["ledger"][0]["lane"], stage["ledger"][0]["queued_s"]) == ("m1", 1.5)
+
+
+def test_the_next_model_is_asked_in_its_own_lane_with_all_that_came_before(generate):
+    registry, lanes = tasks.registry, generate.app.lanes
+    registry.register_provider(FakeProvider("x", errors.ModelNotFound("who?", 404)))
+
+    with pytest.raises(Reject):
+        in_lane(generate, "x/1,m1/small", "x")
+    ((lane, model, stage),) = lanes.moves
+    lanes.given_stage = json.loads(json.dumps(stage))
+    result = in_lane(generate, "x/1,m1/small", nonce="n2", origin="n1", wait_s=2.0)
+
+    assert (lane, model) == ("m1", "m1/small")
+    assert [(a["target"], a["lane"], a["error_class"]) for a in result["attempts"]] == [
+        ("x/1", "x", "ModelNotFound"),
+        ("m1/small", "m1", None),
+    ]
+    assert result["attempts"][1]["queued_s"] == 2
+    assert generate.sent[0].headers["idempotency-key"] == "n1"
+
+
+def test_a_call_that_may_not_wait_passes_by_a_lane_with_too_long_a_line(generate):
+    registry, lanes = tasks.registry, generate.app.lanes
+    registry.register_provider(FakeProvider("x", errors.ModelNotFound("who?", 404)))
+    registry.register_provider(FakeProvider("y"))
+    lanes.waits = {"y": Busy(9, 5001), "m1": Busy(1, 5000)}
+    lanes.given_stage = Journey(
+        call_id="n1", to_come=("x/1", "y/2", "m1/small"), retries_left=3, max_wait_s=5
+    ).model_dump(mode="json")
+
+    with pytest.raises(Reject):
+        in_lane(generate, "x/1,y/2,m1/small", "x")
+
+    ((lane, _, stage),) = lanes.moves
+    assert (lane, stage["to_come"], stage["max_wait_s"]) == ("m1", ["m1/small"], 5)
+    assert [a["error_class"] for a in stage["ledger"]] == ["ModelNotFound", "LaneBusy"]
+
+
+def test_a_stage_that_is_no_chains_is_passed_by(generate):
+    generate.app.lanes.given_stage = {"page": 3}
+
+    assert in_lane(generate, "m1/small")["text"] == "hello"
 
 
 def test_a_refusal_without_lanes_is_the_providers_error(generate):
@@ -195,16 +295,6 @@ def test_several_models_are_asked_in_turn(generate):
     assert second["attempts"][0]["error_class"] == "Benched"
 
 
-def test_only_a_busy_provider_of_the_lanes_own_is_reported_to_it(generate):
-    for name, seconds in (("x", 60.0), ("y", 7.0)):
-        error = errors.RateLimited("slow", 429, seconds)
-        tasks.registry.register_provider(FakeProvider(name, error))
-
-    generate.apply(("x/1,y/2,m1/small", "hi"), task_id="t1").get()
-
-    assert generate.app.lanes.overloads == [("t1", 60.0)]
-
-
 def test_when_nobody_answers_the_error_has_reasons_and_whose_call_it_was(generate):
     for name in ("x", "y"):
         error = errors.RateLimited("slow", 429, 60.0)
@@ -219,24 +309,19 @@ def test_when_nobody_answers_the_error_has_reasons_and_whose_call_it_was(generat
     assert generate.app.lanes.settled == []
 
 
-@pytest.mark.parametrize(
-    ("wait_s", "why", "comes_again"),
-    [
-        (5.0, ["Benched", "Benched"], True),
-        (600.0, ["Benched"], True),
-        (18_000.0, ["Benched"], False),
-        (5.0, ["Benched", "ModelNotFound"], False),
-        (5.0, ["Benched", "OutOfTime"], False),
-        (None, ["OutOfTime"], False),
-    ],
-)
-def test_a_call_that_found_all_benched_comes_again(wait_s, why, comes_again):
-    attempts = [{"error_class": error_class} for error_class in why]
-    error = errors.ChainExhausted("all benched", None, wait_s, None, attempts)
+def test_a_call_that_finds_all_benched_comes_again_by_itself(generate):
+    for name in ("x", "y"):
+        error = errors.RateLimited("slow", 429, 60.0)
+        tasks.registry.register_provider(FakeProvider(name, error))
+    generate.apply(("x/1,y/2", "hi"))
 
-    countdown_s = tasks._countdown_s(error)
+    with pytest.raises(Reject):
+        in_lane(generate, "x/1,y/2", "x")
 
-    assert (wait_s <= countdown_s <= 2 * wait_s) if comes_again else countdown_s is None
+    ((delay, stage),) = generate.app.lanes.returns
+    assert 59 < delay <= 120
+    assert stage["to_come"] == ["x/1", "y/2"]
+    assert generate.app.lanes.overloads == []
 
 
 def test_a_conversation_goes_on_with_what_the_result_holds(generate):
@@ -309,20 +394,17 @@ def test_a_wrong_model_is_refused(generate, model):
 
 
 @pytest.mark.parametrize(
-    ("given", "limits", "tasks_own", "timeout_s"),
+    ("limits", "tasks_own", "seconds"),
     [
-        pytest.param(7, [31, 30], None, 7.0, id="given"),
-        pytest.param(None, [90, 60], None, 59.0, id="soft-limit"),
-        pytest.param(None, [90, 1], None, 0.5, id="short-soft-limit"),
-        pytest.param(None, [None, None], 20, 19.0, id="the-tasks-own"),
-        pytest.param(None, [None, None], None, None, id="none"),
-        pytest.param(None, None, None, None, id="no-limits"),
+        pytest.param([90, 60], None, 59.0, id="soft-limit"),
+        pytest.param([90, 1], None, 0.5, id="short-soft-limit"),
+        pytest.param([None, None], 20, 19.0, id="the-tasks-own"),
+        pytest.param([None, None], None, None, id="none"),
+        pytest.param(None, None, None, id="no-limits"),
     ],
 )
-def test_the_provider_must_answer_before_the_soft_limit(given, limits, tasks_own, timeout_s):
-    task = SimpleNamespace(request=SimpleNamespace(timelimit=limits), soft_time_limit=tasks_own)
-
-    assert tasks._timeout_s(task, given) == timeout_s
+def test_the_provider_must_answer_before_the_soft_limit(limits, tasks_own, seconds):
+    assert left_s(SimpleNamespace(timelimit=limits), tasks_own) == seconds
 
 
 def test_the_task_is_what_a_lane_needs(generate):

@@ -363,3 +363,18 @@ def test_registries_may_share_what_they_know_of_health():
     health = MemoryHealth()
 
     assert Registry({}, health=health).health is Registry({}, health=health).health
+
+
+def test_names_are_found_without_a_provider_and_known_until_something_new_is_registered():
+    registry = Registry({}, aliases={"quick": "nobody/x"})
+
+    first, again = registry.names("quick"), registry.names("quick")
+    registry.register_alias("quick", "nobody/y")
+    changed = registry.names("quick")
+    registry.register_resolver(lambda name: f"nobody/{name}")
+
+    assert first is again == (("nobody", "x"),)
+    assert changed == (("nobody", "y"),)
+    assert registry.names("z") == (("nobody", "z"),)
+    assert registry.knows_alias("quick")
+    assert not registry.knows_alias("z")

@@ -18,9 +18,10 @@ def targets(spec: object, **aliases: str) -> list[str]:
         ("openai/gpt-5-mini", ["openai/gpt-5-mini"]),
         ("m5/qwen3:30b", ["m5/qwen3:30b"]),
         ("ollama/richard/Qwen3-14b:q4_K_M", ["ollama/richard/Qwen3-14b:q4_K_M"]),
-        ("My-Box/M", ["my_box/M"]),
+        ("My-Box/M", ["My-Box/M"]),
         (" a/x , b/y ", ["a/x", "b/y"]),
         ("a/x,b/y,A/x", ["a/x", "b/y"]),
+        ("My-Box/M,my_box/M,my_box/m", ["My-Box/M", "my_box/m"]),
         ("a/x,a/X", ["a/x", "a/X"]),
     ],
 )

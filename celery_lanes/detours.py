@@ -1,0 +1,78 @@
+"""A publish with a ``max_wait`` whose task asks several models: it may begin with a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_lanes.admission import Admission
+from celery_lanes.callinfo import HEADER, CallInfo
+from celery_lanes.errors import LaneBusy, SpecError
+from celery_lanes.journey import STAGE
+from celery_lanes.llm.journey import Journey
+from celery_lanes.llm.ledger import Attempt
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+ASKS_IN_LANES = "asks_in_lanes"
+"""The attribute of a task that goes on in its models' lanes by ``leg=lanes.leg(self.request)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A model of a spec, as it is written, and its lane."""
+
+    model: str
+    lane: str
+
+
+def stops_of(lanes: Lanes, spec: str) -> tuple[Stop, ...]:
+    """List a spec's models with their lanes; none if the spec is for the task to refuse."""
+    try:
+        names = map("/".join, lanes.registry.names(spec))
+    except SpecError:
+        return ()
+    return tuple(Stop(model, lanes.settings.lane_for(model).lane) for model in names)
+
+
+class Detours:
+    """Admits one message to the first of its models' lanes in which it need not wait too long.
+
+    The models of the lanes before it are in the call's ledger, and are not asked any more.
+    """
+
+    def __init__(
+        self,
+        stops: Sequence[Stop],
+        admissions: Sequence[tuple[CallInfo, Admission]],
+        begin: Callable[[CallInfo], Journey],
+    ) -> None:
+        self._stops, self._admissions, self._begin = stops, admissions, begin
+
+    def __call__(self, body: Any, *, headers: dict[str, Any], **properties: Any) -> bool:
+        """Admit. Raises ``LaneBusy``, of the lane with the shortest wait, if all are too busy."""
+        busy: dict[str, LaneBusy] = {}
+        for info, admit in self._admissions:
+            header = {**info.to_header(), STAGE: self._journey(info, busy)}
+            try:
+                return admit(body, headers={**headers, HEADER: header}, **properties)
+            except LaneBusy as error:
+                busy[info.lane] = error
+        raise min(busy.values(), key=lambda error: error.eta_s or 0.0)
+
+    def _journey(self, info: CallInfo, busy: dict[str, LaneBusy]) -> dict[str, Any]:
+        ledger = tuple(
+            Attempt(
+                target=stop.model,
+                lane=stop.lane,
+                error_class=LaneBusy.__name__,
+                reason=str(busy[stop.lane]),
+            )
+            for stop in self._stops
+            if stop.lane in busy
+        )
+        to_come = tuple(stop.model for stop in self._stops if stop.lane not in busy)
+        state = {"ledger": ledger, "to_come": to_come}
+        return self._begin(info).model_copy(update=state).model_dump(mode="json")

@@ -1,0 +1,35 @@
+"""Tells Celery what chains do: as a signal, and to monitors such as Flower as a worker's event."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_lanes.llm.events import FailoverEvent
+from celery_lanes.signals import failover
+
+if TYPE_CHECKING:
+    from celery_lanes.app import Lanes
+
+EVENT = "task-failover"
+
+_TOLD = {
+    "kind", "call_id", "run_id", "caller", "spec", "target", "next_target", "error_class", "status",
+    "attempt", "elapsed_s", "retry_after_s", "bench_until", "possibly_billed",
+}  # fmt: skip
+"""Never what was said to a model: monitors keep it, and show it."""
+
+
+class Herald:
+    """An app's. ``sends_events``: this worker's events are switched on."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self.sends_events = False
+
+    def __call__(self, event: FailoverEvent) -> None:
+        """Tell of an event, in the name of the task that this thread runs, if any."""
+        task: Any = self._lanes.app.current_worker_task
+        failover.send(sender=task, event=event)
+        if task is not None and self.sends_events:
+            told = event.model_dump(mode="json", include=_TOLD, exclude_none=True)
+            task.send_event(EVENT, retry=False, **told)

@@ -1,0 +1,103 @@
+"""Chains outside tasks: each attempt holds a slot of its model's lane."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from celery import Celery
+
+from celery_lanes import Lanes, Settings, call_context
+from celery_lanes.callinfo import CallInfo
+from celery_lanes.errors import ChainExhausted, ModelNotFound
+from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.messages import Message
+from celery_lanes.llm.provider import Provider
+from celery_lanes.llm.request import Request
+from celery_lanes.slots.provider import wrap_provider_for_lane
+
+ASK = Request(model="?", messages=(Message(role="user", content="hello"),))
+
+
+@pytest.fixture
+def lanes():
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    tables = {name: {"max_concurrent": 1} for name in "ab"}
+    lanes = Lanes(app, Settings.parse({"store": {"url": "memory://chains"}, "lanes": tables}))
+    for name in "ab":
+        lanes.registry.register_provider(FakeProvider(name))
+    yield lanes
+    lanes.store.clear()
+    app.close()
+
+
+def running(lanes) -> dict[str, int]:
+    return {lane: lanes.store.snapshot(lane).running for lane in "ab"}
+
+
+def test_the_cap_holds_for_chains_in_threads_and_each_target_has_its_lanes(lanes):
+    inside, most, lock = [], [], threading.Lock()
+
+    def answer(request):
+        with lock:
+            inside.append(request)
+            most.append((len(inside), running(lanes)["a"]))
+        with lock:
+            inside.pop()
+        return "hello"
+
+    lanes.registry.provider("a").script(*[answer] * 8)
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda _: lanes.chain("a/x,b/y").generate(ASK), range(8)))
+
+    assert [reply.attempts[0].lane for reply in replies] == ["a"] * 8
+    assert most == [(1, 1)] * 8
+    assert running(lanes) == {"a": 0, "b": 0}
+
+
+def test_one_lanes_slot_is_given_back_before_the_next_lane_is_asked(lanes):
+    seen = []
+
+    def missing(request):
+        seen.append(running(lanes))
+        return ModelNotFound("who?", 404)
+
+    lanes.registry.provider("a").script(missing)
+    lanes.registry.provider("b").script(lambda _: seen.append(running(lanes)) or "hello")
+
+    assert lanes.chain("a/x,b/y").generate(ASK).text == "hello"
+    assert seen == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
+
+
+def test_a_stream_holds_its_slot_to_its_end(lanes):
+    with lanes.chain("a/x").stream(ASK) as stream:
+        next(stream)
+        assert running(lanes)["a"] == 1
+    assert running(lanes)["a"] == 0
+
+    *_, done = lanes.chain("a/x").stream(ASK)
+    assert (done.reply.text, running(lanes)["a"]) == ("hello", 0)
+
+
+def test_a_lane_without_room_is_gone_on_from(lanes):
+    with lanes.slot("a/x"):
+        reply = lanes.chain("a/x,b/y", max_wait=0).generate(ASK)
+        with call_context(caller="ann"), lanes.slot("b/y"), pytest.raises(ChainExhausted) as caught:
+            lanes.chain("a/x,b/y", max_wait=0).generate(ASK)
+
+    assert [(a.target, a.error_class) for a in reply.attempts] == [
+        ("a/x", "LaneBusy"),
+        ("b/y", None),
+    ]
+    assert [a["error_class"] for a in caught.value.attempts] == ["LaneBusy", "LaneBusy"]
+    assert CallInfo.from_error(caught.value).caller == "ann"
+    assert lanes.health.conditions() == []
+
+
+def test_a_provider_by_itself_may_hold_slots_as_well(lanes):
+    provider = wrap_provider_for_lane(lanes.registry.provider("a"), lanes)
+    lanes.registry.provider("a").script(lambda _: str(running(lanes)["a"]))
+
+    assert isinstance(provider, Provider)
+    assert provider.generate(ASK, timeout_s=9).text == "1"
