@@ -22,6 +22,7 @@ from kinds import KINDS
 from rig import open_rig
 from slices import BURST, Figures, measure
 from slots import busy_share, handoffs, shared_rate
+from streams import table as stream_table
 
 from celery_lanes.testing.embedded import EmbeddedValkey
 
@@ -34,7 +35,7 @@ def main() -> None:
     print(f"Two workers on a lane of 2 slots: {shared_rate(calls):,.0f} calls/s.\n")
     print(handoff_table())
     print(
-        f"\n{busy_table()}\n\n{eta_table()}\n\n"
+        f"\n{busy_table()}\n\n{eta_table()}\n\n{stream_table()}\n\n"
         f"A PING takes {ping_us():,.0f} us here, p50, with nothing else running."
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -19,7 +20,7 @@ from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config import Settings
 from celery_lanes.control import cancellable, lane_control
-from celery_lanes.errors import ConfigError, NotInLane, StoreError
+from celery_lanes.errors import ConfigError, NotInLane, NotQueued, StoreError
 from celery_lanes.herald import Herald
 from celery_lanes.journey import moved, returned, stage_in
 from celery_lanes.lane import Lane, checked_lane
@@ -39,11 +40,15 @@ from celery_lanes.slots.slot import Slot
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Busy, Call, Verdict, fitting
-from celery_lanes.store.connect import open_health, open_store
+from celery_lanes.store.connect import open_health, open_store, open_transcripts
 from celery_lanes.store.health_memory import MemoryHealth
 from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
+from celery_lanes.store.transcripts import Stop, Transcripts
+from celery_lanes.streams.ending import ending_of
+from celery_lanes.streams.press import Press, Printer
+from celery_lanes.streams.reader import Reader
 from celery_lanes.submission import Submission, call, submit
 from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
@@ -305,6 +310,63 @@ class Lanes:
     def cancellation(self) -> Cancellation:
         """Begin to cancel several."""
         return Cancellation(self.settings, self.store)
+
+    def stream(
+        self, result: Any, *, after: str | None = None, timeout: float | None = None
+    ) -> Reader:
+        """Read what comes of a call with ``stream=True``, in any process, as it comes.
+
+        ::
+
+            for event in lanes.stream(result):  # or async for
+                print(event.text, end="")
+
+        The last event always comes, also if the call is cancelled, fails, or loses its worker: then
+        within some 2 s of its result. A call that runs again begins with the event ``restart``.
+
+        Args:
+            result: an ``AsyncResult`` or a task id.
+            after: the ``id`` of an event: exactly what came after it is read; ``ValueError`` if it
+                is none.
+            timeout: seconds without any event, as of a call that never was, until ``TimeoutError``;
+                ``None`` = wait for ever.
+        """
+        task_id = str(getattr(result, "id", result))
+        return Reader(
+            task_id,
+            self.transcripts,
+            partial(ending_of, self.app, task_id),
+            partial(self._stop, task_id),
+            after=after,
+            timeout_s=timeout,
+        )
+
+    def stop(self, result: Any, *, drain: bool = False) -> None:
+        """Have a call with ``stream=True`` end, on every pool; if it waits, it is cancelled.
+
+        Its provider is cut off within a second; the result is a ``Reply`` of what had come, with
+        ``finish_reason`` "cancelled". With ``drain``, readers are told so at once, and the provider
+        is read to the end all the same, for the result and its true cost.
+        """
+        self._stop(str(getattr(result, "id", result)), "drain" if drain else "abort")
+
+    def _stop(self, task_id: str, how: Stop) -> None:
+        self.transcripts.stop(task_id, how)
+        with suppress(NotQueued):  # it runs, then, and has been told
+            self.cancel(task_id)
+
+    @cached_property
+    def transcripts(self) -> Transcripts:
+        """What is kept of streamed replies, beside the store."""
+        return open_transcripts(self.store_url, prefix=self.settings.store.prefix)
+
+    @cached_property
+    def _printer(self) -> Printer:
+        return Printer(lambda: self.transcripts)
+
+    def press(self) -> Press:
+        """Give what prints this process's streamed replies."""
+        return self._printer.press()
 
     def policy(self, lane: str) -> Policy:
         """How a lane orders its callers."""

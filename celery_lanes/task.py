@@ -25,6 +25,12 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
         body = running(lease_of(self.request))
         return body is not None and body.is_asked
 
+    def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Publish; ``stream=True`` is for the body, wherever it is said (``.set``, a canvas)."""
+        if (stream := options.pop("stream", None)) is not None:
+            kwargs = {**(kwargs or {}), "stream": stream}
+        return super().apply_async(args, kwargs, *rest, **options)
+
     def apply(
         self,
         *args: Any,

@@ -20,6 +20,14 @@ from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
 from celery_lanes.llm.value import mistakes
+from celery_lanes.streams.asking import asking
+from celery_lanes.streams.pump import Patience
+
+FIRST_TOKEN_S = 120.0
+"""How long a stream's first piece may take."""
+
+IDLE_S = 60.0
+"""How long a stream may be silent after it."""
 
 registry = Registry()
 """The providers of apps without lanes; nothing is read or opened before the first call."""
@@ -56,6 +64,9 @@ def generate(
     *,
     timeout_s: float | None = None,
     attempt_timeout_s: float | None = None,
+    stream: bool = False,
+    first_token_s: float = FIRST_TOKEN_S,
+    idle_s: float = IDLE_S,
     **options: Any,
 ) -> dict[str, Any]:
     """Ask a model.
@@ -70,6 +81,11 @@ def generate(
             lane 1 s less than the soft time limit, and without one what each provider is given
             (300 s, a foreman 30 min).
         attempt_timeout_s: how long one attempt may take; what is left of it all by default.
+        stream: whether ``lanes.stream(result)`` brings the reply as it comes; also an option,
+            ``generate.apply_async((...), stream=True)``. The result is the same.
+        first_token_s: of a stream, how long an attempt may bring nothing; the next model is asked
+            then. 120 s.
+        idle_s: of a stream, how long a silence may be after that; ``StreamInterrupted``. 60 s.
         options: ``tools``, ``max_tokens`` and whatever else ``Request`` knows; ``schema``, the JSON
             schema of the reply. All others are passed on to the provider.
 
@@ -86,14 +102,16 @@ def generate(
     leg = _leg(self)
     given_s = _checked(timeout_s, "timeout_s")
     began_at = time.monotonic()
-    reply = chain.generate(
-        asked,
-        timeout_s=given_s if given_s or leg else left_s(self.request, self.soft_time_limit),
-        attempt_timeout_s=_checked(attempt_timeout_s, "attempt_timeout_s"),
-        idempotency_key=info.call_id or self.request.id,
-        info=info,
-        leg=leg,
-    )
+    with asking(self, _patience(first_token_s, idle_s) if stream else None) as ask:
+        reply = ask(
+            chain,
+            asked,
+            timeout_s=given_s if given_s or leg else left_s(self.request, self.soft_time_limit),
+            attempt_timeout_s=_checked(attempt_timeout_s, "attempt_timeout_s"),
+            idempotency_key=info.call_id or self.request.id,
+            info=info,
+            leg=leg,
+        )
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
@@ -152,6 +170,13 @@ def _checked(given: float | None, name: str) -> float | None:
     if not (given is None or _is_positive(given)):
         raise BadRequest(f"expected {name} to be a positive number, got {given!r:.100}")
     return given
+
+
+def _patience(first_token_s: float, idle_s: float) -> Patience:
+    """Take a stream's time-outs. Raises ``BadRequest``."""
+    _checked(first_token_s, "first_token_s")
+    _checked(idle_s, "idle_s")
+    return Patience(first_token_s, idle_s)
 
 
 def _is_positive(value: object) -> bool:

@@ -10,6 +10,7 @@ from celery_lanes.errors import ProviderError, StreamInterrupted
 from celery_lanes.llm.allowance import Allowance
 from celery_lanes.llm.effects import may_be_billed
 from celery_lanes.llm.events import FailoverEvent, Kind, tell
+from celery_lanes.llm.hangup import CallCancelled
 from celery_lanes.llm.journey import Journey
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.plan import Plan, Terms, Trial
@@ -70,7 +71,7 @@ class Diary:
     def sign(self, error: BaseException, model: str) -> None:
         """Write on an error whose call it was, and what was done for it."""
         replace(self._terms.info, model=model).attach_to(error)
-        if isinstance(error, ProviderError):
+        if isinstance(error, (ProviderError, CallCancelled)):
             error.attempts = [attempt.model_dump(mode="json") for attempt in self.ledger]
 
     def lost_at(self, target: Target) -> int:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +17,7 @@ from celery_lanes.llm import refusals
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.framing import Framing, LineTooLong
+from celery_lanes.llm.hangup import Hangup, hangup_here
 from celery_lanes.llm.network import transport
 from celery_lanes.llm.waits import retry_after_s
 from celery_lanes.llm.wire import Question
@@ -42,6 +43,7 @@ class Call:
     model: str
     deadline: Deadline
     idempotency_key: str | None = None
+    hangup: Hangup = field(default_factory=hangup_here)
 
 
 class HttpClient:
@@ -84,6 +86,7 @@ class HttpClient:
 
     def stream(self, question: Question, call: Call) -> httpx.Response:
         """Post JSON, and give the answer whose body has not been read. Raises ``ProviderError``."""
+        call.hangup.opens()
         try:
             response = self._client().send(self._request(question, call), stream=True)
         except httpx.RequestError as error:
@@ -186,9 +189,12 @@ class HttpClient:
             raise self._unanswered(call, error) from error
 
     def _unanswered(self, call: Call, error: httpx.RequestError) -> errors.TransientError:
+        call.hangup.check(error)
         said = self._without_key(str(error)) or type(error).__name__
         kind = errors.TransientError
         match error:
+            case _ if call.hangup.lapsed:
+                what = call.hangup.lapsed
             case httpx.ConnectTimeout() if call.deadline.is_over:
                 what = str(
                     call.deadline

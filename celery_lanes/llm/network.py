@@ -16,6 +16,7 @@ import httpx
 
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.deadline import Left
+from celery_lanes.llm.hangup import Hangup, hangup_here
 
 MAX_IDLE_CONNECTIONS = 100
 KEEPALIVE_S = 5.0
@@ -79,7 +80,12 @@ class _Socket(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what is there, or wait for it."""
-        return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        hangup = hangup_here()
+        with hangup.on(self._inner.get_extra_info("socket")):
+            _check(hangup)
+            read = self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        _check(hangup)
+        return read
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all of it."""
@@ -103,6 +109,12 @@ class _Socket(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """Tell what httpcore wants to know of it."""
         return self._inner.get_extra_info(info)
+
+
+def _check(hangup: Hangup) -> None:
+    """Let a line that is given up be closed, and not be kept for the next call."""
+    if hangup.is_over:
+        raise httpcore.ReadError("it was given up")
 
 
 def _left(timeout: float | None, late: type[Exception], *, among: int = 1) -> float | None:

@@ -124,12 +124,14 @@ class HttpProvider:
             for text in _until_last(events, assembly):
                 for piece in self._read(reader, _parsed(text), assembly, response.headers):
                     assembly.add(piece)
+                    call.hangup.lives()
                     yield piece
                     call.deadline.renew()
             if not assembly.is_complete:
                 what = "broke off: the stream ended before the reply"
                 raise self._http.no_reply(call.model, what, headers=response.headers)
         except ProviderError as error:
+            call.hangup.check(error)
             if assembly.has_begun:
                 raise interrupted(error, assembly) from error
             raise

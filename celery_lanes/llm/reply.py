@@ -10,7 +10,7 @@ from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message, Part, Reasoning, Text, ToolCall
 from celery_lanes.llm.value import Told
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "other"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,7 +42,8 @@ class Reply(Told):
         reasoning: what it thought, as far as the provider shows it.
         usage: what it costs.
         model: the one that the provider says it used.
-        finish_reason: why it ended; ``None`` where the provider does not say.
+        finish_reason: why it ended; ``None`` where the provider does not say, "cancelled" where it
+            was made to end.
         request_id: the provider's name for the request, for its support.
         attempts: whom a chain asked or passed by for it, in order; the last is who answered.
     """

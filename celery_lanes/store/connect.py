@@ -30,6 +30,9 @@ from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.keys import checked_name
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.redis import RedisStore
+from celery_lanes.store.transcripts import Transcripts
+from celery_lanes.store.transcripts_memory import MemoryTranscripts
+from celery_lanes.store.transcripts_redis import RedisTranscripts
 from celery_lanes.store.wire import Client, parse_durability
 
 SOCKET_TIMEOUT_S = 1.0
@@ -50,6 +53,7 @@ Options = dict[str, Any]
 
 _memory_lock = Lock()
 _memory_stores: dict[str, MemoryStore] = {}
+_memory_transcripts: dict[str, MemoryTranscripts] = {}
 
 
 def open_store(url: str, *, prefix: str = "lanes", durability: str = "store") -> Store:
@@ -70,6 +74,15 @@ def open_health(
     if url.startswith("memory:"):
         return MemoryHealth(config)
     return RedisHealth(_connect(url, timeout_s=HEALTH_TIMEOUT_S), prefix, config)
+
+
+def open_transcripts(url: str, *, prefix: str = "lanes") -> Transcripts:
+    """Open the transcripts beside the store at a url, over connections of their own."""
+    checked_name(prefix, "the store's prefix")
+    if url.startswith("memory:"):
+        with _memory_lock:
+            return _memory_transcripts.setdefault(f"{url} {prefix}", MemoryTranscripts())
+    return RedisTranscripts(_connect(url), prefix)
 
 
 def _connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Client:

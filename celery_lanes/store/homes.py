@@ -27,16 +27,17 @@ def at_home(cluster: Any, key: str, ask: Callable[[Any], T]) -> T:
     try:
         return ask(cluster.get_redis_connection(cluster.get_node_from_key(key)))
     except MovedError as moved:
-        _look_anew(cluster)
+        look_anew(cluster)
         home = cluster.get_node(host=moved.host, port=moved.port)
         if home is None:
             raise
         return ask(cluster.get_redis_connection(home))
     except AWAY:
-        _look_anew(cluster)
+        look_anew(cluster)
         raise
 
 
-def _look_anew(cluster: Any) -> None:
+def look_anew(cluster: Any) -> None:
+    """See which node has what, after a change."""
     with suppress(RedisError, RedisClusterException):  # what is raised is the first error
         cluster.nodes_manager.initialize()

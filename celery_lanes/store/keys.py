@@ -78,6 +78,11 @@ class Keys:
         tag = f"{{{self.prefix}:{lane}}}:"
         return [tag + kind for kind in kinds]
 
+    def of_reply(self, task_id: str) -> tuple[str, str]:
+        """Give the keys of a reply's transcript and of the wish to stop it."""
+        tag = f"{{{self.prefix}:reply:{quoted(task_id)}}}:"
+        return f"{tag}transcript", f"{tag}stop"
+
     @property
     def lanes(self) -> str:
         """Give the key of the set of lane names."""

@@ -51,14 +51,24 @@ class Stopped(BaseException):
 
 
 class Body:
-    """One run of a call's body. ``is_asked``: it must make room."""
+    """One run of a call's body. ``is_asked``: it must make room.
 
-    __slots__ = ("grace_s", "is_asked", "told_at")
+    ``when_asked`` is what the body has left to be called then, from another thread.
+    """
+
+    __slots__ = ("grace_s", "is_asked", "told_at", "when_asked")
 
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
         self.is_asked = False
         self.told_at: list[float] = []
+        self.when_asked: Callable[[], object] | None = None
+
+    def ask(self) -> None:
+        """Say that it must make room; to be repeated. Called from any thread."""
+        self.is_asked = True
+        if (when_asked := self.when_asked) is not None:
+            when_asked()
 
     def reason_to_end(self) -> BaseException | None:
         """Give what is to be raised in the body now, if anything; each of the two once."""

@@ -160,7 +160,7 @@ class WorkerLanes:
         if not self._lanes.settings.preempts:
             return
         if body := running(attempt.lease):
-            body.is_asked = True
+            body.ask()
         if not attempt.is_asked:
             attempt.is_asked = True
             grace_s = self._lanes.settings.lane(attempt.lane).preempt_grace_s

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,13 +13,15 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
-from celery_lanes.testing.llm_stub import LLMStub
+from celery_lanes.testing.llm_stub import Answer, LLMStub
 from celery_lanes.testing.workers import WorkerProcess
+from tests import services
 
 ROOT = Path(__file__).parents[2]
 SAID = {
@@ -32,6 +36,9 @@ SAID = {
     "failover": [
         r"m1/qwen3:30b in lane m1: cannot be reached.*\n",
         r"ollama/llama3\.1:8b in lane ollama: answered\n.* \(in lane ollama\)\n",
+    ],
+    "sse": [
+        r"^start: .*\ntext: .*\n-- lost, and back --\n(text: .*\n)*done: .*\n$",
     ],
     "errors": [
         r"ValueError: ollama/llama3\.1:8b cannot translate '\?'\n",
@@ -75,8 +82,11 @@ def test_example(name, env):
     words = re.search(r"celery -A (\S+) worker -Q (\S+) -c (\d)\n", _docstring(name))
     module, queue, concurrency = words.groups()
 
-    with WorkerProcess(module, [queue], concurrency=int(concurrency), env=env, cwd=ROOT):
-        said = run(name, env)
+    with (
+        WorkerProcess(module, [queue], concurrency=int(concurrency), env=env, cwd=ROOT),
+        served(name, env) as place,
+    ):
+        said = run(name, {**env, **place})
 
     assert module == f"examples.{name}"
     for pattern in SAID[name]:
@@ -104,6 +114,94 @@ def test_people_who_ask_by_day_pass_the_nightly_batch_and_all_of_it_ends(fresh, 
     assert all(person.status == 200 for person in people)
     assert 1 <= sum(one.status is None for one in batch) <= 2  # they made room, and ran again
     assert sum(one.status == 200 for one in batch) > 40
+
+
+def test_a_reader_of_server_sent_events_is_sent_exactly_the_rest_and_may_stop_it(fresh):
+    env, stub, _ = fresh
+    go_on = threading.Event()
+    stub.script(Answer(events=words("one ", "two ", then=go_on)), Answer(events=words("on ")))
+
+    with (
+        WorkerProcess("examples.sse", ["lanes.ollama"], concurrency=2, env=env, cwd=ROOT),
+        served("sse", env) as place,
+        httpx.Client(base_url=place["SSE_URL"], timeout=60) as client,
+    ):
+        whole = place_of(client)
+        first = take(client, whole, 2)
+        go_on.set()
+        rest = take(client, whole, cursor=first[-1][0])
+        again = take(client, whole)
+        endless = place_of(client)
+        begun = take(client, endless, 2)
+        client.delete(endless)
+        stub.wait_until(lambda: stub.inside == 0)
+        ended = take(client, endless, cursor=begun[-1][0])
+
+    assert [kind for _, kind, _ in first] == ["start", "text"]
+    assert first + rest == again
+    assert "".join(json.loads(data).get("text", "") for *_, data in again) == "one two three"
+    assert [kind for _, kind, _ in ended][-1] == "cancelled"
+
+
+def words(*said, then=None):
+    """Say some words, and "three" when the time has come."""
+    for word in said:
+        yield sse({"content": word})
+    while not (then or threading.Event()).wait(0.02):
+        yield b": nothing\n\n"
+    yield sse({"content": "three"}) + sse({}, finish_reason="stop") + b"data: [DONE]\n\n"
+
+
+def sse(delta, **more):
+    return b"data: " + json.dumps({"choices": [{"delta": delta, **more}]}).encode() + b"\n\n"
+
+
+def place_of(client):
+    asked = client.post("/replies", params={"prompt": "count", "caller": "ann"})
+    return f"/replies/{asked.json()['id']}"
+
+
+def take(client, place, count=None, cursor=""):
+    """Read events up to the end, or leave after so many, as ``main`` of the example does."""
+    headers, taken = {"Last-Event-ID": cursor} if cursor else {}, []
+    with client.stream("GET", place, headers=headers) as response:
+        fields = {}
+        for line in response.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif "id" in fields:
+                taken.append((fields.pop("id"), fields.pop("event"), fields.pop("data")))
+                if len(taken) == count:
+                    break
+    return taken
+
+
+@contextmanager
+def served(name, env):
+    """Run the web server that an example says it needs; give what tells where it is."""
+    found = re.search(r"uvicorn (\S+) --port", _docstring(name))
+    if found is None:
+        yield {}
+        return
+    port = services.free_port()
+    command = [sys.executable, "-m", "uvicorn", found[1], "--port", str(port)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **env},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: answers(port))
+        yield {"SSE_URL": f"http://127.0.0.1:{port}"}
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def answers(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def run(name, env):

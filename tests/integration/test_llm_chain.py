@@ -16,6 +16,7 @@ from celery_lanes import Lanes, Settings, signals
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, ProviderError, StreamInterrupted, TransientError
 from celery_lanes.llm.effects import ChainConfig
+from celery_lanes.llm.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
@@ -247,6 +248,58 @@ def test_a_reader_that_leaves_closes_the_connection(stubs, registry):
     assert [record.status for record in first.log] == [None]
 
 
+@MODES
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(hangs=True), Answer(events=[b": nothing yet\n\n"], hangs=True)],
+    ids=["before_its_answer", "within_it"],
+)
+def test_a_call_that_waits_is_ended_from_another_thread_and_nobody_else_is_asked(
+    stubs, registry, ask, answer
+):
+    first, second = stubs
+    ask(registry, "a/small")  # leaves a connection open, as is usual
+    first.script(answer)
+    hangup = Hangup()
+
+    def cut() -> None:
+        first.wait_until(lambda: first.inside == 1)
+        hangup.cut(CallCancelled())
+
+    with ThreadPoolExecutor(1) as other, interruptible(hangup):
+        other.submit(cut)
+        with pytest.raises(CallCancelled) as caught:
+            ask(registry)
+
+    first.wait_until(lambda: first.inside == 0)
+    assert ledger(caught.value.attempts) == [("a/small", "CallCancelled")]
+    assert second.log == ()
+    with interruptible(hangup), pytest.raises(CallCancelled):
+        ask(registry)  # it asks nobody any more
+    assert len(first.log) == 2
+
+
+@MODES
+def test_an_attempt_that_is_given_up_from_another_thread_is_followed_by_others(
+    stubs, registry, ask
+):
+    first, second = stubs
+    first.script(Answer(hangs=True))
+    hangup = Hangup()
+
+    def lapse() -> None:
+        first.wait_until(lambda: first.inside == 1)
+        hangup.lapse("took too long")
+
+    with ThreadPoolExecutor(1) as other, interruptible(hangup):
+        other.submit(lapse)
+        reply = ask(registry)
+
+    assert ledger(reply.attempts) == [("a/small", "TransientError"), ("a/small", None)]
+    assert reply.attempts[0].reason == "took too long"
+    assert second.log == ()
+
+
 def test_a_target_that_fails_and_then_dies_loses_no_call_and_is_tried_by_one_at_a_time(stubs):
     first, second = stubs
     first.service = second.service = 0.01
@@ -356,6 +409,18 @@ def test_a_call_that_fails_over_is_a_signal_a_line_in_the_log_and_an_event(shop,
     assert "advance a/small, ModelNotFound 404, next is b/small, call " in caplog.text
     assert "hello you" not in caplog.text + str(events)
     assert KEY not in caplog.text + str(events)
+
+
+def test_under_celery_a_chain_is_streamed_by_who_answers(shop, stubs):
+    stubs[0].script(Answer(status=429, body={}, headers={"Retry-After": "60"}))
+    generate = shop.tasks["celery_lanes.generate"]
+
+    call = generate.s(SPEC, "hello you").set(stream=True).apply_async()
+    events = list(shop.lanes.stream(call, timeout=FAR_S))
+
+    assert "".join(event.text for event in events) == call.get(timeout=FAR_S)["text"] == "hello you"
+    assert (events[0].type, events[-1].type) == ("start", "done")
+    assert ledger(call.get()["attempts"]) == [("a/small", "RateLimited"), ("b/small", None)]
 
 
 def test_under_celery_an_exhausted_chain_says_why_and_whose_it_was(shop, stubs):

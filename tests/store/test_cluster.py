@@ -11,7 +11,8 @@ import pytest
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.attempts import Reason, Renewal
 from celery_lanes.store.calls import Parked
-from celery_lanes.store.connect import open_store
+from celery_lanes.store.connect import open_store, open_transcripts
+from celery_lanes.store.transcripts import Draft, Entry, Mark
 from tests import services
 from tests.clusters import Cluster, Node, await_that, cluster_of, slot_of
 from tests.store.driving import Driver, RealClock
@@ -239,3 +240,38 @@ def test_durable_admit_works_in_a_cluster(cluster, prefix):
         lane.park()
 
     assert lane.counts == (0, 1, 0, 0)
+
+
+def test_transcripts_are_spread_over_the_nodes_and_are_found_where_they_have_moved(cluster, prefix):
+    transcripts = open_transcripts(cluster.url(), prefix=prefix)
+    names = ["a", "b", "c", "d", "{e}", "ü"]
+    follower = transcripts.follow("a")
+    follower.ask(Mark(), 1000)
+
+    transcripts.write([Draft(name, Mark(), Entry(Mark(7, 1), 1, name)) for name in names])
+    heard = follower.take()
+    slot = slot_of(transcripts._keys.of_reply("a")[0])
+    cluster.move(slot, other_than(cluster, cluster.owner(slot)))
+    more = [Draft("a", Mark(), Entry(Mark(7, 2), 1, "moved"))]
+    await_that(lambda: served(lambda: transcripts.write(more)))
+    await_that(lambda: heard.extend(served(lambda: asked(follower)) or ()) or len(heard) > 1)
+    slots = {slot_of(transcripts._keys.of_reply(name)[0]) for name in names}
+    follower.close()
+    transcripts.disconnect()
+
+    assert [transcripts.last(name).payload for name in names[1:]] == names[1:]
+    assert [entry.payload for entry in heard] == ["a", "moved"]
+    assert len({cluster.owner(slot) for slot in slots}) > 1
+
+
+def asked(follower) -> list[Entry]:
+    follower.ask(Mark(7, 1), 1000)
+    return follower.take()
+
+
+def served(verb) -> object:
+    """Give what a verb gives, or nothing while the store is away."""
+    try:
+        return verb()
+    except StoreUnavailable:
+        return None

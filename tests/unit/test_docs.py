@@ -43,6 +43,11 @@ SHOWN = {
         "test_a_body_that_will_not_hear_is_stopped_in_the_end",
         "test_it_fails_as_preempted_where_the_lane_says_so",
     ],
+    "`stream=True` by `apply_async`, `.set` (ours, for `generate`)": [
+        "test_many_streams_of_one_worker_lose_and_reorder_nothing",
+        "test_a_stream_whose_worker_is_killed_begins_again_and_ends",
+        "test_the_end_comes_by_the_result_where_nobody_could_write_it",
+    ],
     "ETA, `countdown`": [
         "test_an_eta_is_served_by_the_store_and_not_by_the_worker",
         "test_an_eta_far_away_stays_in_the_store",

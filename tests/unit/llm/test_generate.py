@@ -448,3 +448,24 @@ def test_importing_the_task_does_not_import_httpx():
     code = "import sys, celery_lanes.tasks; sys.exit('httpx' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [({"first_token_s": 0}, "first_token_s"), ({"idle_s": "soon"}, "idle_s")],
+    ids=["first_token_s", "idle_s"],
+)
+def test_a_streams_time_outs_are_checked(generate, terms, said):
+    with pytest.raises(errors.BadRequest, match=f"expected {said} to be a positive number"):
+        generate.apply(("m1/small", "hi"), {"stream": True, **terms}, throw=True)
+
+    assert generate.sent == []
+
+
+def test_a_stream_needs_lanes(generate):
+    generate.app.lanes = None
+
+    with pytest.raises(errors.ConfigError, match=r"an app with Lanes\(app\) for stream=True"):
+        generate.apply(("m1/small", "hi"), {"stream": True}, throw=True)
+
+    assert generate.sent == []

@@ -1,0 +1,16 @@
+"""Replies that come piece by piece from a worker to readers anywhere: ``lanes.stream(result)``."""
+
+from celery_lanes.llm.reply import ReasoningDelta, TextDelta, ToolCallDelta
+from celery_lanes.streams.events import Began, Cancelled, Event, Failed, Finished, Gap
+
+__all__ = [
+    "Began",
+    "Cancelled",
+    "Event",
+    "Failed",
+    "Finished",
+    "Gap",
+    "ReasoningDelta",
+    "TextDelta",
+    "ToolCallDelta",
+]

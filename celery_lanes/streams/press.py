@@ -1,0 +1,118 @@
+"""The thread that prints what all streamed calls of a process have to say: one for many."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from celery_lanes.errors import StoreError
+from celery_lanes.store.transcripts import Transcripts
+from celery_lanes.streams.pump import Pump
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S = 0.5
+"""How long it waits before it tries a store again that is away."""
+
+PATIENCE_S = 2.0
+"""How long the end of a call waits for its last event to be printed."""
+
+
+class Press:
+    """Prints batches of all calls together, so that many take few round trips.
+
+    While the store is away pieces wait here, and calls go on; what is not printed when a call ends
+    is lost to its readers, who end by its result.
+    """
+
+    def __init__(self, transcripts: Transcripts) -> None:
+        self.pid = os.getpid()
+        self._transcripts = transcripts
+        self._news: SimpleQueue[Pump | None] = SimpleQueue()
+        self._open: list[Pump] = []
+        self._is_away = False
+        Thread(target=self._work, name="lanes-press", daemon=True).start()
+
+    def open(self, pump: Pump) -> None:
+        """Begin to print a call's events."""
+        self._news.put(pump)
+
+    def nudge(self) -> None:
+        """Say that there is something to print."""
+        self._news.put(None)
+
+    def close(self, pump: Pump) -> None:
+        """Wait until the end has been printed, or for 2 s."""
+        self.nudge()
+        if not pump.is_over.wait(PATIENCE_S):
+            logger.warning("celery_lanes: readers of %s will miss its last words", pump.task_id)
+            pump.leave()
+
+    def _work(self) -> None:
+        while True:
+            self._wait()
+            try:
+                self._turn()
+                for pump in self._open:
+                    pump.look()
+            except StoreError as error:
+                self._rest(error)
+            except Exception:  # a thread that ends here would leave all streams without an end
+                logger.exception("celery_lanes: cannot print what streamed calls say")
+                time.sleep(AGAIN_S)
+
+    def _wait(self) -> None:
+        """Wait until a call is due, and take what has been opened or said meanwhile."""
+        due_at = min((pump.due_at() for pump in self._open), default=math.inf)
+        wait_s = None if due_at == math.inf else max(0.0, due_at - time.monotonic())
+        with suppress(Empty):
+            self._note(self._news.get(wait_s != 0, wait_s))
+            while True:
+                self._note(self._news.get_nowait())
+
+    def _note(self, news: Pump | None) -> None:
+        if news is not None:
+            self._open.append(news)
+
+    def _turn(self) -> None:
+        self._open = [pump for pump in self._open if not pump.is_over.is_set()]
+        now = time.monotonic()
+        due = [pump for pump in self._open if pump.due_at() <= now]
+        for pump in due:
+            if not pump.has_begun:
+                pump.begin(self._transcripts.last(pump.task_id))
+        drafts = [pump.draft() for pump in due]
+        for pump, heard in zip(due, self._transcripts.write(drafts), strict=True):
+            pump.hear(heard)
+        if self._is_away and due:
+            self._is_away = False
+            logger.info("celery_lanes: streamed calls are heard again")
+
+    def _rest(self, error: StoreError) -> None:
+        if not self._is_away:
+            self._is_away = True
+            logger.warning("celery_lanes: nobody hears what streamed calls say: %s", error)
+        for pump in self._open:
+            pump.look()
+        time.sleep(AGAIN_S)
+
+
+class Printer:
+    """Gives this process's press; a forked child makes its own."""
+
+    def __init__(self, open_transcripts: Callable[[], Transcripts]) -> None:
+        self._open_transcripts = open_transcripts
+        self._presses: dict[int, Press] = {}
+
+    def press(self) -> Press:
+        """Find it, or make it; a lock might be inherited by a child."""
+        pid = os.getpid()
+        if (press := self._presses.get(pid)) is None:
+            press = self._presses.setdefault(pid, Press(self._open_transcripts()))
+        return press

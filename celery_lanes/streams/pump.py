@@ -1,0 +1,162 @@
+"""One streamed call's way out of its worker: the body adds pieces, the press prints them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from threading import Event as Signal
+
+from celery_lanes.llm.hangup import CallCancelled, Hangup
+from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark, Stop
+from celery_lanes.streams.events import (
+    Began,
+    Cancelled,
+    Ending,
+    Piece,
+    What,
+    merged,
+    to_json,
+)
+
+BATCH_S = 0.05
+"""How long pieces are collected after others have gone out; the first goes at once."""
+
+BATCH_PIECES = 20
+"""So many are not collected any longer."""
+
+MAX_BYTES = 4 * 1024 * 1024
+"""What is kept of one transcript; the oldest goes first."""
+
+ENTRY_BYTES = 100
+"""What an entry takes beside its events, more or less; so there are 40,000 at most."""
+
+LOOK_S = 0.5
+"""How often a silent call asks whether it is to stop, and is looked at for its silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a provider may be silent, in seconds: until its first piece, and after it."""
+
+    first_token_s: float
+    idle_s: float
+
+
+class Pump:
+    """What one call has to say, and what it is told.
+
+    The body's thread calls ``add``, ``end`` and ``leave``; the press's thread everything else.
+    """
+
+    def __init__(self, task_id: str, hangup: Hangup, patience: Patience) -> None:
+        self.task_id = task_id
+        self.hangup = hangup
+        self.is_over = Signal()
+        self._patience = patience
+        self._said: deque[Piece | Ending] = deque()
+        self._has_ended = self._is_mute = False
+        self._stop: Stop = ""
+        self._run = Mark()
+        self._number = 1
+        self._kept: deque[tuple[Mark, int]] = deque()
+        self._bytes = 0
+        self._draft: Draft | None = None
+        self._asked_at = self._printed_at = -math.inf
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether its reply is read to its end for its cost only."""
+        return self._stop == "drain"
+
+    def add(self, piece: Piece) -> bool:
+        """Take a piece; say whether the press should hear of it now."""
+        self._said.append(piece)
+        return len(self._said) in {1, BATCH_PIECES}
+
+    def end(self, ending: Ending) -> None:
+        """Take the last event; ``is_over`` tells when it has been printed."""
+        self._said.append(ending)
+        self._has_ended = True
+
+    def leave(self) -> None:
+        """Say no more, not even that it is the end: the call runs again, or somebody else says."""
+        self.is_over.set()
+
+    def begin(self, before: Entry | None) -> None:
+        """Open a run, after what the transcript has already."""
+        run = max(round(time.time() * 1000), before.last.run + 1 if before else 0)
+        self._run = Mark(run)
+        self._number = before.number + 1 if before else 1
+        began = Began(type="restart" if before else "start", attempt=self._number)
+        self._compose([began, *self._take()])
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its run has been opened."""
+        return self._run.run > 0
+
+    def due_at(self) -> float:
+        """Say at which monotonic time the press must see to it."""
+        is_now = self._has_ended or not self.has_begun or self._draft is not None
+        if is_now or len(self._said) >= BATCH_PIECES:
+            return -math.inf
+        return min(self._printed_at + BATCH_S if self._said else math.inf, self._asked_at + LOOK_S)
+
+    def draft(self) -> Draft:
+        """Give what is to be printed: again the same, until ``hear`` says that it has been."""
+        if self._draft is None and self._said and not self._is_mute:
+            self._compose(self._take())
+        return self._draft or Draft(self.task_id)
+
+    def hear(self, heard: Heard) -> None:
+        """Learn that the draft has been printed, and whether the call is to stop."""
+        self._asked_at = time.monotonic()
+        if self._draft is not None:
+            self._printed_at, self._draft = self._asked_at, None
+        self._is_mute = self._is_mute or heard.is_superseded
+        self._stop = heard.stop
+        if self._has_ended and (self._is_mute or not self._said):
+            self.is_over.set()
+        elif self.is_drained and not self._is_mute:
+            self._compose([Cancelled()])
+            self._is_mute = True
+
+    def look(self) -> None:
+        """End the call if it is to stop, and its attempt if the provider has been silent."""
+        hangup, patience = self.hangup, self._patience
+        silent_s = time.monotonic() - hangup.sign_at
+        if self._stop == "abort":
+            hangup.cut(CallCancelled())
+        elif hangup.has_begun and silent_s > patience.idle_s:
+            hangup.lapse(f"was silent for {patience.idle_s:g} s")
+        elif not hangup.has_begun and silent_s > patience.first_token_s:
+            hangup.lapse(f"began no answer within {patience.first_token_s:g} s")
+
+    def _take(self) -> list[What]:
+        """Take what has been said by now, up to the end."""
+        pieces: list[Piece] = []
+        ending: list[What] = []
+        for _ in range(len(self._said)):
+            said = self._said.popleft()
+            if isinstance(said, Piece):
+                pieces.append(said)
+            else:
+                ending.append(said)
+        return [*merged(pieces), *ending]
+
+    def _compose(self, events: list[What]) -> None:
+        payload = json.dumps([to_json(event) for event in events])
+        self._run = Mark(self._run.run, self._run.index + len(events))
+        self._keep(self._run, len(payload) + ENTRY_BYTES)
+        entry = Entry(self._run, self._number, payload)
+        self._draft = Draft(self.task_id, self._kept[0][0], entry)
+
+    def _keep(self, last: Mark, size: int) -> None:
+        """Keep an entry and, of the older ones of this run, as many as there is room for."""
+        self._kept.append((last, size))
+        self._bytes += size
+        while self._bytes > MAX_BYTES and len(self._kept) > 1:
+            self._bytes -= self._kept.popleft()[1]

@@ -1,0 +1,255 @@
+"""``lanes.stream(result)``: what comes of a reply, read in any process, also from half-way on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import select
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from types import TracebackType
+
+from typing_extensions import Self
+
+from celery_lanes.errors import StoreUnavailable
+from celery_lanes.store.transcripts import Entry, Follower, Mark, Stop, Transcripts
+from celery_lanes.streams.events import Cancelled, Ending, Event, Failed, Gap, What, from_json
+
+SILENCE_S = 2.0
+"""After so long a silence it is looked whether the call has a result."""
+
+GRACE_S = 1.0
+"""How much later the store may say that nothing came, before it is taken for gone."""
+
+AGAIN_S = 0.5
+"""The pause before a store is asked again that is away."""
+
+AWAY_S = 10.0
+"""How long a store may be away."""
+
+
+class Reader(Iterator[Event], AsyncIterator[Event]):
+    """The events of one reply, by ``for`` or ``async for``; the last one ends it.
+
+    Both take the same steps, which may block; in an event loop each is taken in a thread, when
+    there is something to read. Closed by its end, by ``with`` or ``async with``, or by ``close``.
+
+    ``cursor``: the id of the last event that was given out; before the first, what it was to go on
+    after.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        transcripts: Transcripts,
+        find_ending: Callable[[], Ending | None],
+        stop: Callable[[Stop], None],
+        *,
+        after: str | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.cursor = after
+        self._place = Mark() if after is None else Mark.parse(after)
+        self._transcripts, self._find_ending, self._stop = transcripts, find_ending, stop
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._ready: deque[Event] = deque()
+        self._has_ended = False
+        self._follower: Follower = transcripts.follow(task_id)
+        self._is_asked = False
+        self._due_at = 0.0
+        self._away_since: float | None = None
+        self._step_taken: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Reader({self.task_id!r}, cursor={self.cursor!r})"
+
+    def cancel(self, *, drain: bool = False) -> None:
+        """Have the call end; see ``Lanes.stop``. The last event is still to come."""
+        self._stop("drain" if drain else "abort")
+
+    def close(self) -> None:
+        """Read no more. May be repeated. A step that is being taken closes it when it is done."""
+        self._has_ended = True
+        if self._step_taken is None or self._step_taken.done():
+            self._follower.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # it was never made, or the interpreter ends
+            self._follower.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __next__(self) -> Event:
+        """Wait for the next event.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds without one, and ``StoreUnavailable`` if
+        the store is away for 10 s; it may be asked again then.
+        """
+        until = time.monotonic() + self._timeout_s
+        while not self._ready:
+            if self._has_ended:
+                raise StopIteration
+            if self._wait(until):
+                self._step()
+        return self._give()
+
+    async def __anext__(self) -> Event:
+        """Wait for the next event in the running event loop; see ``__next__``.
+
+        Whoever gives up waiting may wait again: nothing is lost.
+        """
+        until = time.monotonic() + self._timeout_s
+        while not self._ready:
+            if self._has_ended:
+                raise StopAsyncIteration
+            if self._step_taken is not None or await self._wait_in_loop(until):
+                await self._step_in_loop()
+        return self._give()
+
+    def _give(self) -> Event:
+        event = self._ready.popleft()
+        self.cursor = event.id
+        return event
+
+    def _wait(self, until: float) -> bool:
+        """Wait until a step may be taken; False if it may not yet."""
+        wait_s = self._wait_s(until)
+        if (descriptor := self._descriptor) < 0:
+            time.sleep(wait_s)
+        elif _is_readable(descriptor, wait_s):
+            return True
+        return time.monotonic() >= self._due_at
+
+    async def _wait_in_loop(self, until: float) -> bool:
+        wait_s = self._wait_s(until)
+        if (descriptor := self._descriptor) < 0:
+            await asyncio.sleep(wait_s)
+        elif await _is_readable_in_loop(descriptor, wait_s):
+            return True
+        return time.monotonic() >= self._due_at
+
+    def _wait_s(self, until: float) -> float:
+        now = time.monotonic()
+        if now >= until:
+            raise TimeoutError(f"nothing came of {self.task_id} within {self._timeout_s:g} s")
+        return max(0.0, min(self._due_at, until) - now)
+
+    @property
+    def _descriptor(self) -> int:
+        return self._follower.fileno() if self._is_asked else -1
+
+    async def _step_in_loop(self) -> None:
+        """Take a step in a thread, or wait for one that somebody has begun and not waited for."""
+        if self._step_taken is None:
+            self._step_taken = asyncio.ensure_future(asyncio.to_thread(self._step))
+        taken = self._step_taken
+        try:
+            await asyncio.shield(taken)
+        finally:
+            if taken.done():
+                self._step_taken = None
+
+    def _step(self) -> None:
+        """Take the answer, if the store has been asked, and ask it for what comes next."""
+        try:
+            if self._is_asked:
+                self._is_asked = False
+                self._take(self._follower.take())
+            if not self._has_ended:
+                self._follower.ask(self._place, round(SILENCE_S * 1000))
+                self._is_asked, self._due_at = True, time.monotonic() + SILENCE_S + GRACE_S
+        except StoreUnavailable as error:
+            self._bear(error)
+        if self._has_ended:
+            self._follower.close()
+
+    def _take(self, entries: list[Entry]) -> None:
+        self._away_since = None
+        for entry in entries:
+            self._read(entry)
+        if not entries and (ending := self._find_ending()) is not None:
+            self._end(ending, self._transcripts.last(self.task_id))
+
+    def _read(self, entry: Entry) -> None:
+        """Give out what is new in an entry, and say so if something before it is missing."""
+        run, events = entry.last.run, json.loads(entry.payload)
+        first = entry.last.index - len(events) + 1
+        following = self._place.index + 1 if run == self._place.run else 1
+        if first > following:
+            self._add(Mark(run, first - 1), Gap())
+        for index, told in enumerate(events, first):
+            if index >= following and (what := from_json(told)) is not None:
+                self._add(Mark(run, index), what)
+        self._place = entry.last
+
+    def _end(self, ending: Ending, newest: Entry | None) -> None:
+        """End as the result says, unless there is more to read, or the transcript knows better."""
+        if newest is not None and newest.last > self._place:
+            return
+        if newest is not None and newest.last == self._place:
+            *_, last = json.loads(newest.payload)
+            if isinstance(known := from_json(last), Ending):
+                self._add(self._place, known)
+                return
+        if not isinstance(ending, Failed) and ending != Cancelled():
+            self._add(self._place, Gap())
+        self._add(self._place, ending)
+
+    def _add(self, place: Mark, what: What) -> None:
+        self._ready.append(Event(str(place), what))
+        self._has_ended = self._has_ended or isinstance(what, Ending)
+
+    def _bear(self, error: StoreUnavailable) -> None:
+        """Wait for a store that is away, but not for ever; the result may tell the end, too."""
+        now = time.monotonic()
+        is_first = self._away_since is None
+        self._away_since = now if self._away_since is None else self._away_since
+        self._due_at = now if is_first else now + AGAIN_S
+        if now - self._away_since < AWAY_S:
+            return
+        self._away_since = None
+        if (ending := self._find_ending()) is None:
+            raise error
+        self._end(ending, None)
+
+
+def _is_readable(descriptor: int, wait_s: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
+
+
+async def _is_readable_in_loop(descriptor: int, wait_s: float) -> bool:
+    loop = asyncio.get_running_loop()
+    is_there = asyncio.Event()
+    loop.add_reader(descriptor, is_there.set)
+    try:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(is_there.wait(), wait_s)
+    finally:
+        loop.remove_reader(descriptor)
+    return is_there.is_set()

@@ -1,0 +1,134 @@
+"""The thread that prints: many calls at once, through outages, and never for ever."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from celery_lanes.errors import StoreUnavailable
+from celery_lanes.llm.hangup import CallCancelled, Hangup
+from celery_lanes.llm.reply import TextDelta
+from celery_lanes.store.transcripts_memory import MemoryTranscripts
+from celery_lanes.streams import press as presses
+from celery_lanes.streams.events import Finished
+from celery_lanes.streams.press import Press, Printer
+from celery_lanes.streams.pump import Patience, Pump
+from celery_lanes.streams.reader import Reader
+
+NEVER = Patience(first_token_s=1000, idle_s=1000)
+
+
+class Flaky(MemoryTranscripts):
+    """Fails so many times; with ``is_deaf`` what it fails was done all the same."""
+
+    def __init__(self, failures=0, *, is_deaf=False):
+        super().__init__()
+        self.failures, self.is_deaf = failures, is_deaf
+
+    def write(self, drafts):
+        if self.failures <= 0:
+            return super().write(drafts)
+        self.failures -= 1
+        if self.is_deaf:
+            super().write(drafts)
+        raise StoreUnavailable
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(presses, "AGAIN_S", 0.01)
+
+
+def opened(press, task_id="t1"):
+    pump = Pump(task_id, Hangup(), NEVER)
+    press.open(pump)
+    return pump
+
+
+def say(press, pump, *words):
+    for word in words:
+        if pump.add(TextDelta(text=word)):
+            press.nudge()
+
+
+def heard(transcripts, task_id="t1"):
+    return list(Reader(task_id, transcripts, lambda: None, print, timeout_s=10))
+
+
+@pytest.mark.parametrize("is_deaf", [False, True], ids=["nothing_done", "reply_lost"])
+def test_an_outage_loses_and_doubles_nothing_and_is_logged_once(is_deaf, caplog):
+    transcripts = Flaky(5, is_deaf=is_deaf)
+    press = Press(transcripts)
+    pump = opened(press)
+
+    with caplog.at_level(logging.INFO, "celery_lanes"):
+        say(press, pump, *"abc")
+        pump.end(Finished())
+        press.close(pump)
+
+    events = heard(transcripts)
+    assert "".join(event.text for event in events) == "abc"
+    assert [event.id.partition("-")[2] for event in events] == ["1", "2", "3"]
+    assert sum("nobody hears" in record.message for record in caplog.records) == 1
+    assert sum("are heard again" in record.message for record in caplog.records) == 1
+
+
+def test_a_call_that_ends_while_the_store_is_away_does_not_wait_for_ever(monkeypatch, caplog):
+    monkeypatch.setattr(presses, "PATIENCE_S", 0.1)
+    transcripts = Flaky(10**9)
+    press = Press(transcripts)
+    pump = opened(press)
+    pump.end(Finished())
+
+    press.close(pump)
+    transcripts.failures = 0
+
+    assert "readers of t1 will miss its last words" in caplog.text
+    other = opened(press, "t2")
+    other.end(Finished())
+    press.close(other)
+    assert [event.type for event in heard(transcripts, "t2")] == ["start", "done"]
+
+
+def test_a_call_that_leaves_says_no_end_and_its_next_run_begins_anew():
+    transcripts = MemoryTranscripts()
+    press = Press(transcripts)
+    first = opened(press)
+    say(press, first, "half")
+    reader = Reader("t1", transcripts, lambda: None, print, timeout_s=10)
+    begun = [next(reader), next(reader)]
+    first.leave()
+
+    second = opened(press)
+    say(press, second, "whole")
+    second.end(Finished())
+    press.close(second)
+
+    assert [event.text or event.type for event in [*begun, *reader]] == [
+        "start", "half", "restart", "whole", "done",
+    ]  # fmt: skip
+
+
+def test_a_silent_call_hears_that_it_is_to_stop(monkeypatch):
+    transcripts = MemoryTranscripts()
+    press = Press(transcripts)
+    pump = opened(press)
+    is_cut, reasons = threading.Event(), []
+    monkeypatch.setattr(pump.hangup, "cut", lambda reason: reasons.append(reason) or is_cut.set())
+
+    transcripts.stop("t1", "abort")
+
+    assert is_cut.wait(10)
+    assert isinstance(reasons[0], CallCancelled)
+    pump.leave()
+
+
+def test_a_process_has_one_press(monkeypatch):
+    printer = Printer(MemoryTranscripts)
+    first = printer.press()
+
+    assert printer.press() is first
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as a forked child
+    assert printer.press() is not first
