@@ -33,12 +33,12 @@ SAID = {
         r"ann: ollama: .*\nbob: ollama: .*\n",
         r"for ann, in lane ollama\n.* for bob, in lane ollama\n",
     ],
-    "sse": [
-        r"^start: .*\ntext: .*\n-- lost, and back --\n(text: .*\n)*done: .*\n$",
-    ],
     "failover": [
         r"m1/qwen3:30b in lane m1: cannot be reached.*\n",
         r"ollama/llama3\.1:8b in lane ollama: answered\n.* \(in lane ollama\)\n",
+    ],
+    "sse": [
+        r"^start: .*\ntext: .*\n-- lost, and back --\n(text: .*\n)*done: .*\n$",
     ],
     "errors": [
         r"ValueError: ollama/llama3\.1:8b cannot translate '\?'\n",

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery import Celery
 
-from celery_lanes import Lanes, Settings, tasks
+from celery_lanes import Lanes, Settings
 from celery_lanes.errors import ProviderError, RateLimited, StreamInterrupted, TransientError
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
@@ -260,7 +260,7 @@ def test_a_forked_process_has_connections_of_its_own(stub):
 
 
 def test_a_task_in_a_lane_asks_it(stub, monkeypatch):
-    monkeypatch.setattr(tasks, "registry", Registry({"LLM_M1": stub.dsn}))
+    monkeypatch.setenv("LLM_M1", stub.dsn)
     app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     settings = {"store": {"url": "memory://"}, "lanes": {"m1": {"max_concurrent": 1}}}
     Lanes(app, Settings.parse(settings))
@@ -269,7 +269,7 @@ def test_a_task_in_a_lane_asks_it(stub, monkeypatch):
         prompt = [{"role": "user", "content": [{"type": "text", "text": "hello you"}]}]
         call = app.tasks["celery_lanes.generate"].apply_async(("m1/small", prompt), caller="ann")
         result = call.get(timeout=FAR_S)
-    tasks.registry.close()
+    app.lanes.registry.close()
 
     assert (result["text"], result["lane"], result["model"]) == ("hello you", "m1", "small")
     assert result["usage"]["input_tokens"] == 3
