@@ -18,7 +18,7 @@ from celery_lanes.llm.patience import Wait
 from celery_lanes.llm.target import Target
 
 if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
+    from celery_lanes.running import Running
 
 MARGIN_S = 1.0
 """How long before the soft time limit the provider must have answered."""
@@ -26,7 +26,7 @@ MARGIN_S = 1.0
 logger = get_logger(__name__)
 
 
-def leg_of(lanes: Lanes, request: Any) -> Leg | None:
+def leg_of(lanes: Running, request: Any) -> Leg | None:
     """Make the leg of a running call; ``None`` outside a lane."""
     if (held := held_by(request)) is None:
         return None
@@ -56,7 +56,7 @@ def left_s(request: Any, soft_limit_s: float | None = None) -> float | None:
 class _Ways:
     """What a call may do in its lane, and the ways out of it."""
 
-    def __init__(self, lanes: Lanes, request: Any, held: Held) -> None:
+    def __init__(self, lanes: Running, request: Any, held: Held) -> None:
         self._lanes, self._request, self._held = lanes, request, held
 
     def move(self, target: Target, journey: Journey) -> NoReturn:

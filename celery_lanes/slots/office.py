@@ -17,13 +17,13 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import check_calls
 
 if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
+    from celery_lanes.parts import Parts
 
 
 class Office:
     """Gives an app's slots, by one holder for each process."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: Parts) -> None:
         self._lanes = lanes
         self._holders: dict[int, Holder] = {}
 

@@ -16,7 +16,7 @@ from celery_lanes.llm.target import Target
 from celery_lanes.slots.slot import Slot
 
 if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
+    from celery_lanes.calls import Calls
 
 
 class LaneProvider:
@@ -84,7 +84,7 @@ class LaneProvider:
 
 
 def wrap_provider_for_lane(
-    provider: Provider, lanes: Lanes, *, max_wait: float | None = None
+    provider: Provider, lanes: Calls, *, max_wait: float | None = None
 ) -> LaneProvider:
     """Let every call of a provider hold a slot of its model's lane; none inside a lane's task.
 
@@ -95,12 +95,12 @@ def wrap_provider_for_lane(
     )
 
 
-def within_slots(lanes: Lanes, target: Target, max_wait: float | None) -> LaneProvider:
+def within_slots(lanes: Calls, target: Target, max_wait: float | None) -> LaneProvider:
     """Do so for one target of a chain, whose lane is found by its name as it is written."""
     return LaneProvider(target.provider, lambda _: slot_of(lanes, target.written, max_wait))
 
 
-def slot_of(lanes: Lanes, model: str, max_wait: float | None) -> Slot | None:
+def slot_of(lanes: Calls, model: str, max_wait: float | None) -> Slot | None:
     """Give a slot of a model's lane; ``None`` to a task that has been granted one already."""
     task = lanes.app.current_worker_task
     if task is not None and held_by(task.request) is not None:

@@ -87,10 +87,15 @@ class Press:
         for pump in due:
             if not pump.has_begun:
                 pump.begin(self._transcripts.last(pump.task_id))
-        drafts = [pump.draft() for pump in due]
-        for pump, heard in zip(due, self._transcripts.write(drafts), strict=True):
-            pump.hear(heard)
-        if self._is_away and due:
+        if not due:
+            return
+        heard = self._transcripts.write([pump.draft() for pump in due])
+        self._came_back()
+        for pump, answer in zip(due, heard, strict=True):
+            pump.hear(answer)
+
+    def _came_back(self) -> None:
+        if self._is_away:
             self._is_away = False
             logger.info("celery_lanes: streamed calls are heard again")
 

@@ -1,0 +1,190 @@
+"""What an app's lanes have: settings, store, registry, and what they know of the app."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from celery_lanes.config import Settings
+from celery_lanes.errors import ConfigError
+from celery_lanes.llm.logbook import log
+from celery_lanes.llm.registry import Registry
+from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
+from celery_lanes.store.base import Store
+from celery_lanes.store.calls import Call, Verdict
+from celery_lanes.store.connect import open_health, open_store, open_transcripts
+from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.health_redis import RedisHealth
+from celery_lanes.store.rules import LaneRules, Policy, Scope
+from celery_lanes.store.standing import Standing
+from celery_lanes.store.transcripts import Transcripts
+
+if TYPE_CHECKING:
+    from celery_lanes.herald import Herald
+    from celery_lanes.sender import Sender
+
+STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
+"""Brokers whose server can be the store as well."""
+
+VISIBILITY_TIMEOUT_S = 3600
+"""kombu's own default for Redis."""
+
+
+class Parts:
+    """The parts of an app's lanes, each made at its first use."""
+
+    app: Any
+    sender: Sender
+    herald: Herald
+    _config: Settings | str | Path | None
+    _make_registry: Callable[..., Registry]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The configuration. Raises ``ConfigError``."""
+        return self._config if isinstance(self._config, Settings) else Settings.load(self._config)
+
+    @cached_property
+    def router(self) -> LaneRouter:
+        """Model to lane."""
+        return LaneRouter(lambda: self.settings, lambda: self.registry)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """What ``generate`` uses in this app: providers, and the aliases of the settings.
+
+        Nothing is read or opened before a provider is used.
+        """
+        registry = self._make_registry(
+            aliases=self.settings.aliases, lane_of=self._lane_of, health=self.health
+        )
+        registry.register_observer(log)
+        registry.register_observer(self.herald)
+        return registry
+
+    def _lane_of(self, model: str) -> str:
+        return self.settings.lane_for(model).lane
+
+    @cached_property
+    def store(self) -> Store:
+        """The process's own store, for producers and task bodies."""
+        return self.open_store()
+
+    def open_store(self) -> Store:
+        """Open a store of one's own, as the worker's store thread does."""
+        settings = self.settings.store
+        store: Store = open_store(
+            self.store_url, prefix=settings.prefix, durability=settings.durability
+        )
+        return store
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL; the broker's, if none is set and that is a Redis."""
+        if url := self.settings.store.url.get_secret_value():
+            return url
+        broker = self.app.conf.broker_write_url or self.app.conf.broker_url or ""
+        if str(broker).partition(":")[0] in STORE_SCHEMES:
+            return str(broker)
+        raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
+
+    @cached_property
+    def health(self) -> MemoryHealth | RedisHealth:
+        """The health of LLM targets, as all who have the store have seen it.
+
+        As this process has, with ``[health] shared = false``, or where there is no store.
+        """
+        url = self._health_url() if self.settings.health.shared else None
+        prefix, config = self.settings.store.prefix, self.settings.health.config
+        return open_health(url or "memory://", prefix=prefix, config=config)
+
+    def _health_url(self) -> str | None:
+        try:
+            return self.store_url if self.settings.enabled else None
+        except ConfigError:  # a task that is run eagerly needs no store
+            return None
+
+    @cached_property
+    def transcripts(self) -> Transcripts:
+        """What is kept of streamed replies, beside the store."""
+        return open_transcripts(self.store_url, prefix=self.settings.store.prefix)
+
+    def admit(
+        self, lane: str, calls: Sequence[Call], *, max_wait_ms: int | None = None
+    ) -> list[Verdict]:
+        """Park calls in a lane, or refuse those that would wait longer than they may."""
+        policy, scope = self.policy(lane), self.scope(lane)
+        return self.store.admit(lane, calls, policy=policy, scope=scope, max_wait_ms=max_wait_ms)
+
+    def place(
+        self, lane: str, call: Call, *, max_wait_ms: int | None = None
+    ) -> tuple[Verdict, Standing | None]:
+        """Park one call as ``admit`` does, and read where it stands."""
+        policy, scope = self.policy(lane), self.scope(lane)
+        return self.store.place(lane, call, policy=policy, scope=scope, max_wait_ms=max_wait_ms)
+
+    def policy(self, lane: str) -> Policy:
+        """How a lane orders its callers."""
+        return self.settings.lane(lane).policy
+
+    def scope(self, lane: str) -> Scope:
+        """Whose calls a priority orders."""
+        return self.settings.lane(lane).priority_scope
+
+    def rules(self, lane: str) -> LaneRules:
+        """Give what the store must know of a lane, and which tasks Celery acknowledges early."""
+        tasks = (task for task in self.app.tasks.values() if not task.name.startswith("celery."))
+        early = {task.name: self._is_early(lane, task) for task in tasks}
+        return replace(self.settings.rules_of(lane), acks_early=early)
+
+    def _is_early(self, lane: str, task: Any) -> bool:
+        acks = self.settings.lane(lane).acks
+        return not task.acks_late if acks == "task" else acks == "early"
+
+    @cached_property
+    def redelivery_ms(self) -> int:
+        """How late, at least 1, the broker may bring a message again that was not acknowledged.
+
+        Redis and SQS wait for their visibility time-out; RabbitMQ, if it does not notice that a
+        consumer has gone, for half an hour.
+        """
+        if self.app.connection_for_read().transport.driver_type == "memory":
+            return 1
+        options = self.app.conf.broker_transport_options or {}
+        return int(options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) * 1000)
+
+    def task(self, name: str) -> Any:
+        """Find a task without finalizing the app, as ``send_task`` does; ``None`` if unknown."""
+        return self.app._tasks.get(name) if hasattr(self.app._tasks, "get") else None
+
+    def is_lane_task(self, task: Any) -> bool:
+        """Whether a task may run in a lane: it names one, or has an argument with the model."""
+        if getattr(task, "lane", None) or getattr(task, "model_arg", None):
+            return True
+        return MODEL_ARGUMENT in inspect.signature(task.run).parameters
+
+    def is_own_broker(self, connection: Any) -> bool:
+        """Whether a connection leads to the app's own broker; another's messages are not ours."""
+        if connection is None:
+            return True
+        if connection not in self._own:
+            self._own[connection] = _address(connection) == self._own_address
+        return self._own[connection]
+
+    @cached_property
+    def _own(self) -> WeakKeyDictionary[Any, bool]:
+        return WeakKeyDictionary()
+
+    @cached_property
+    def _own_address(self) -> tuple[str, ...]:
+        return _address(self.app.connection_for_write())
+
+
+def _address(connection: Any) -> tuple[str, ...]:
+    """Say where a connection leads; with failover hosts, to any of them."""
+    return tuple(connection.alt) or (connection.as_uri(),)

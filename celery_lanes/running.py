@@ -1,0 +1,156 @@
+"""What a running task says of its call to the lane that it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from celery.utils.log import get_logger
+
+from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
+from celery_lanes.errors import NotInLane, StoreError
+from celery_lanes.journey import moved, returned, stage_in
+from celery_lanes.lane import checked_lane
+from celery_lanes.leg import leg_of
+from celery_lanes.llm.journey import Leg
+from celery_lanes.parts import Parts
+from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
+from celery_lanes.store.calls import Busy, Call
+
+logger = get_logger(__name__)
+
+
+class Running(Parts):
+    """Calls from within: each method takes the task's own ``self.request``."""
+
+    def settle(self, request: Any, cost: float) -> None:
+        """Charge the caller what a running call really cost, in a lane that counts tokens.
+
+        The estimate stands if that fails.
+        """
+        held = held_by(request)
+        if held is None or self.settings.lane(held.lane).cost != "tokens":
+            return
+        call, token = held.call, held.token
+        try:
+            self.store.settle(held.lane, call=call, token=token, cost=max(1.0, float(cost)))
+        except StoreError as error:
+            logger.warning("celery_lanes: the real cost of %s is not charged: %s", call, error)
+
+    def overloaded(self, request: Any, *, retry_after: float | None = None) -> None:
+        """Say that a running call's provider refused it for being busy: 429, 503, 529.
+
+        With ``retry_after``, nothing starts in the lane for so many seconds, up to 10 minutes; in
+        a lane with ``adaptive = true`` it halves the cap. Outside a lane it does nothing. A call
+        says so once for each attempt; ``generate`` does it by itself. If the store is away, so be
+        it.
+
+        Args:
+            request: the task's own, ``self.request``.
+            retry_after: seconds that the provider asked to wait, if it did.
+        """
+        held = held_by(request)
+        wait_ms = round(min(max(0.0, retry_after or 0.0) * 1000, MAX_PROVIDER_WAIT_MS))
+        if held is None or not (wait_ms or self.settings.lane(held.lane).adaptive):
+            return
+        call, token = held.call, held.token
+        try:
+            self.store.report(held.lane, call=call, token=token, wait_ms=wait_ms)
+        except StoreError as error:
+            logger.warning("celery_lanes: nobody learns that %s met an overload: %s", call, error)
+
+    def move(
+        self,
+        request: Any,
+        lane: str,
+        stage: Mapping[str, Any] | None = None,
+        *,
+        model: str | None = None,
+    ) -> NoReturn:
+        """End the body of a running call, which goes on as the same task in another lane.
+
+        Its result stays pending, and nobody who waits for it notices. It waits there before its
+        caller's other calls of the same priority, for it has waited; its slot here is free at once.
+        The body begins anew, as attempt 1 of that lane, and finds its ``stage``.
+
+        Args:
+            request: the task's own, ``self.request``.
+            lane: where it goes; ``ConfigError`` if there is none of that name.
+            stage: what its body is to know then, a JSON object of up to 64 KB, else ``ValueError``.
+            model: ``provider/model``, if it is another one now; its lane need not be named yet.
+
+        Raises ``NotInLane`` for a task that runs in none. What it raises else ends the body, as
+        Celery's ``Ignore`` does: let it pass.
+        """
+        held = _held(request)
+        is_models = model is not None and self._lane_of(model) == lane
+        known = lane if is_models else checked_lane(lane, self.settings, lambda: self.store)
+        raise moved(known, stage, model=model, cost=self._cost_there(request, held.lane, known))
+
+    def give_back(
+        self,
+        request: Any,
+        stage: Mapping[str, Any] | None = None,
+        delay: float | None = None,
+    ) -> NoReturn:
+        """End the body of a running call, which waits again in its lane, at its place.
+
+        Its result stays pending, and it is charged nothing; no retry is counted.
+
+        Args:
+            request: the task's own, ``self.request``.
+            stage: what its body is to know when it runs again; ``None`` = what it knows already.
+            delay: seconds, ``None`` = none: it waits from then on.
+
+        Raises ``NotInLane`` and ``ValueError`` as ``move`` does, and else ends the body.
+        """
+        _held(request)
+        raise returned(stage, delay)
+
+    def stage(self, request: Any) -> dict[str, Any] | None:
+        """Give what a call's body has left for its next run, by ``move`` or ``give_back``."""
+        return stage_in(getattr(request, HEADER, None))
+
+    def foresee(self, request: Any, lane: str) -> Busy | None:
+        """Say how long a running call would wait in another lane, and behind how many.
+
+        ``None`` if nobody can tell: the lane is paused or new, or no call of it has ended yet.
+        """
+        held = _held(request)
+        info = CallInfo.from_request(request) or CallInfo()
+        cost = self._cost_there(request, held.lane, lane) or info.cost or 1.0
+        call = Call(
+            id=held.call, task_id=request.id, task=request.task, caller=info.caller,
+            priority=info.priority or 0, cost=cost, has_waited=True, envelope=b"",
+        )  # fmt: skip
+        return self.store.foresee(lane, call, policy=self.policy(lane))
+
+    def leg(self, request: Any) -> Leg | None:
+        """Let a chain within a task ask each model in its own lane, as ``generate`` does.
+
+        ::
+
+            @app.task(bind=True, acks_late=True, model_arg="model")
+            def ask(self, model, text):
+                chain = lanes.registry.parse(model)
+                asked = Request(model=model, messages=(Message(role="user", content=text),))
+                return chain.generate(asked, leg=lanes.leg(self.request)).text
+
+        The body ends, and begins anew in the next lane: what it does before has to bear that. Let
+        pass what the chain raises. ``None`` outside a lane: all models are asked here.
+        """
+        return leg_of(self, request)
+
+    def _cost_there(self, request: Any, here: str, there: str) -> float | None:
+        """Estimate what a call costs in a lane that counts in another unit; ``None`` = the same."""
+        unit = self.settings.lane(there).cost
+        if unit == self.settings.lane(here).cost:
+            return None
+        task = self.task(request.task)
+        return self.sender.estimate(there, task, request.args, request.kwargs) or 1.0
+
+
+def _held(request: Any) -> Held:
+    if (held := held_by(request)) is None:
+        raise NotInLane
+    return held
