@@ -17,6 +17,7 @@ from statistics import median
 from timeit import timeit
 
 import redis
+from chains import table as chain_table
 from etas import skewed, steady
 from kinds import KINDS
 from rig import open_rig
@@ -35,7 +36,7 @@ def main() -> None:
     print(f"Two workers on a lane of 2 slots: {shared_rate(calls):,.0f} calls/s.\n")
     print(handoff_table())
     print(
-        f"\n{busy_table()}\n\n{eta_table()}\n\n{stream_table()}\n\n"
+        f"\n{busy_table()}\n\n{eta_table()}\n\n{chain_table()}\n\n{stream_table()}\n\n"
         f"A PING takes {ping_us():,.0f} us here, p50, with nothing else running."
     )
 

@@ -69,6 +69,7 @@ def open_rig(pool: str = "threads", concurrency: int = 2) -> Iterator[Rig]:
             "BENCH_SERVER": server.url(0),
             "CELERY_LANES_CONFIG": str(config),
             "LLM_OLLAMA": stub.dsn,
+            "LLM_SPARE": stub.dsn,  # for chains
             "PYTHONPATH": str(ROOT),
         }
         with WorkerProcess(

@@ -85,7 +85,8 @@ class Chain(Sequence[Target]):
                 given.
             attempt_timeout_s: for one attempt; by default what is left, so that a target that
                 hangs may leave no time for the next one.
-            idempotency_key: a name for the call that all attempts bear; by default a new one.
+            idempotency_key: a name for the call, by default a new one; each target is told it with
+                its number, so that all attempts at a target bear the same.
             info: whose call it is; by default the ``call_context``'s.
             observer: is told of this call, beside those that are registered.
             leg: the part of the call that is done here, if it goes from lane to lane; what ends
@@ -99,7 +100,9 @@ class Chain(Sequence[Target]):
         failover = Failover(self._plan, request, terms)
 
         def ask(target: Target, left_s: float) -> Reply:
-            return target.generate(request, timeout_s=left_s, idempotency_key=terms.call_id)
+            return target.generate(
+                request, timeout_s=left_s, idempotency_key=self._key(target, terms)
+            )
 
         return failover.answered(*failover.run(ask))
 
@@ -125,12 +128,16 @@ class Chain(Sequence[Target]):
 
         def ask(target: Target, left_s: float) -> _Begun:
             stream = target.stream(
-                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=terms.call_id
+                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=self._key(target, terms)
             )
             return _Begun(stream, _next(target, stream, TransientError))
 
         trial, begun = failover.run(ask)
         return begun.stream.relayed(_relay(failover, trial, begun), failover.leave)
+
+    def _key(self, target: Target, terms: Terms) -> str:
+        """Name what is asked of a target; the same name for another model would be a mistake."""
+        return f"{terms.call_id}-{self._plan.targets.index(target) + 1}"
 
 
 def _terms(

@@ -39,7 +39,7 @@ class FailoverEvent(Told):
     Attributes:
         kind: what, as ``Kind`` says.
         ts: when, in seconds since the epoch.
-        call_id: which call; also what its providers are told as ``Idempotency-Key``.
+        call_id: which call; what its providers are told as ``Idempotency-Key`` begins with it.
         run_id: of its ``CallInfo``, as is the next.
         caller: whose call it is.
         spec: what it was made with.
