@@ -362,6 +362,18 @@ def test_under_celery_each_model_is_asked_in_its_own_lane(shop, stubs):
     assert [done[lane].running + done[lane].waiting for lane in "ab"] == [0, 0]
 
 
+def test_a_stream_goes_on_in_the_next_models_lane(shop, stubs):
+    stubs[0].script(Answer(status=429, body={}, headers={"Retry-After": "60"}))
+
+    call = ask(shop, "both", stream=True)
+    events = list(shop.lanes.stream(call, timeout=FAR_S))
+
+    types = [event.type for event in events if event.type != "restart"]  # if "start" was in time
+    assert types == ["start", "text", "done"]
+    assert "".join(event.text for event in events) == "hello you"
+    assert (call.get(timeout=FAR_S)["text"], call.get()["lane"]) == ("hello you", "b")
+
+
 def test_a_call_that_fails_over_is_a_signal_a_line_in_the_log_and_an_event(shop, stubs, caplog):
     caplog.set_level("INFO", "celery_lanes.llm")
     stubs[0].script(Answer(status=404, body={"error": {"message": f"who? {KEY}"}}))
