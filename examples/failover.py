@@ -2,6 +2,7 @@
 
 celery -A examples.failover worker -Q lanes.m1,lanes.ollama -c 3
 python examples/failover.py
+celery -A examples.failover lanes status    # both lanes had a call
 """
 
 from celery import Celery

@@ -36,6 +36,7 @@ SAID = {
     "failover": [
         r"m1/qwen3:30b in lane m1: cannot be reached.*\n",
         r"ollama/llama3\.1:8b in lane ollama: answered\n.* \(in lane ollama\)\n",
+        r"\n *m1 +1 .*\n(.*\n)* *ollama +3 .* [1-9]\d* *\n",
     ],
     "sse": [
         r"^start: .*\ntext: .*\n-- lost, and back --\n(text: .*\n)*done: .*\n$",
@@ -86,7 +87,7 @@ def test_example(name, env):
         WorkerProcess(module, [queue], concurrency=int(concurrency), env=env, cwd=ROOT),
         served(name, env) as place,
     ):
-        said = run(name, {**env, **place})
+        said = run(name, {**env, **place}) + status(name, env)
 
     assert module == f"examples.{name}"
     for pattern in SAID[name]:
@@ -211,6 +212,17 @@ def run(name, env):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def status(name, env):
+    """Give the lanes' table, where the docstring asks for it."""
+    if (found := re.search(r"celery -A (\S+) lanes status", _docstring(name))) is None:
+        return ""
+    ran = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", found[1], "lanes", "status"], cwd=ROOT,
+        env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
     return ran.stdout
 
 
