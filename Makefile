@@ -18,10 +18,10 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/celery-lanes demo $(ARGS)
 
-# Three at a time, slow ones first, but for those that measure time or shares; with ARGS just what they say.
+# Four at a time, for most of them wait a lot, slow ones first, but for those that measure time or shares; with ARGS just what they say.
 test: $(VENV)/.dev
 ifeq ($(ARGS),)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'; together=$$?; \
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'; together=$$?; \
 	  $(BIN)/python -m pytest -m alone && exit $$together
 else
 	@$(BIN)/python -m pytest $(ARGS)

@@ -182,7 +182,7 @@ def complaints(monkeypatch):
 def test_spoilt_messages_and_envelopes_end_as_dead_letters_or_stay_with_celery(
     one_thread, complaints
 ):
-    mutator, count = Mutator(one_thread.consumer.app, "lanes.ollama", SEED), MUTANTS or 20_000
+    mutator, count = Mutator(one_thread.consumer.app, "lanes.ollama", SEED), MUTANTS or 8_000
     came_to, stored = Counter(), []
 
     for number in range(count):
