@@ -10,7 +10,7 @@ from celery_lanes.errors import ProviderError, StreamInterrupted, Unsupported
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.dsn import Dsn
-from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
+from celery_lanes.llm.provider import IDLE_S, Named
 from celery_lanes.llm.reply import Done, Piece, Reply, TextDelta
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
@@ -24,7 +24,7 @@ Answer = str | Reply | ProviderError | Iterable["str | Piece | ProviderError"]
 Line = Answer | Callable[[Request], Answer]
 
 
-class FakeProvider:
+class FakeProvider(Named):
     """Answers each request with the next line of its script, and then echoes.
 
     Args:
@@ -39,24 +39,11 @@ class FakeProvider:
         *script: Line,
         capabilities: Capabilities | None = None,
     ) -> None:
-        self._name = name
+        super().__init__(name)
         self._script = deque(script)
         self._capabilities = capabilities or Capabilities()
         self.requests: list[Request] = []
         self.closed_streams = 0
-
-    def __repr__(self) -> str:
-        return f"FakeProvider({self._name!r})"
-
-    @property
-    def name(self) -> str:
-        """What stands before the slash in ``provider/model``."""
-        return self._name
-
-    @property
-    def timeout_s(self) -> float:
-        """How many seconds a call may take; nothing here takes any."""
-        return TIMEOUT_S
 
     def script(self, *lines: Line) -> None:
         """Add to the script."""

@@ -15,7 +15,7 @@ from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.http import Transport
 from celery_lanes.llm.openai import OpenAIWire
-from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
+from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S, Named
 from celery_lanes.llm.reply import Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
@@ -30,7 +30,7 @@ def litellm_provider(name: str, dsn: Dsn, *, transport: Transport | None = None)
     return LiteLLMProvider(name)
 
 
-class LiteLLMProvider:
+class LiteLLMProvider(Named):
     """Asks through LiteLLM, which speaks OpenAI's format and is imported at the first call.
 
     Its own retries are off. A time-out is handed on to it; how it bounds a whole call is up to the
@@ -42,22 +42,8 @@ class LiteLLMProvider:
     """
 
     def __init__(self, name: str = "litellm", *, timeout_s: float = TIMEOUT_S) -> None:
-        self._name = name
-        self._timeout_s = timeout_s
+        super().__init__(name, timeout_s)
         self._wire = OpenAIWire()
-
-    def __repr__(self) -> str:
-        return f"LiteLLMProvider({self._name!r})"
-
-    @property
-    def name(self) -> str:
-        """What stands before the slash in ``provider/model``."""
-        return self._name
-
-    @property
-    def timeout_s(self) -> float:
-        """How many seconds a call may take if its caller does not say."""
-        return self._timeout_s
 
     def capabilities(self, model: str) -> Capabilities:  # noqa: ARG002 # one format for all models
         """Say what there is a place for; what a model has none for is found when it is asked."""

@@ -51,3 +51,24 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Close this process's connections."""
+
+
+class Named:
+    """The name and the time of a provider that is made with them."""
+
+    def __init__(self, name: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._name = name
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._name!r})"
+
+    @property
+    def name(self) -> str:
+        """What stands before the slash in ``provider/model``."""
+        return self._name
+
+    @property
+    def timeout_s(self) -> float:
+        """How many seconds a call may take if its caller does not say."""
+        return self._timeout_s

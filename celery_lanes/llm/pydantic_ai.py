@@ -21,7 +21,7 @@ from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.http import Transport
-from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
+from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S, Named
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
@@ -37,7 +37,7 @@ def pydantic_ai_provider(
     return PydanticAIProvider(name)
 
 
-class PydanticAIProvider:
+class PydanticAIProvider(Named):
     """Asks through pydantic-ai, which is imported at the first call.
 
     Its models live on an event loop in a thread of each process; so any thread may ask, also one
@@ -56,23 +56,9 @@ class PydanticAIProvider:
         models: Mapping[str, Any] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._name = name
+        super().__init__(name, timeout_s)
         self._models = models or {}
-        self._timeout_s = timeout_s
         self._loops: dict[int, asyncio.AbstractEventLoop] = {}
-
-    def __repr__(self) -> str:
-        return f"PydanticAIProvider({self._name!r})"
-
-    @property
-    def name(self) -> str:
-        """What stands before the slash in ``provider/model``."""
-        return self._name
-
-    @property
-    def timeout_s(self) -> float:
-        """How many seconds a call may take if its caller does not say."""
-        return self._timeout_s
 
     def capabilities(self, model: str) -> Capabilities:  # noqa: ARG002 # pydantic-ai says when asked
         """Say what there is a place for."""

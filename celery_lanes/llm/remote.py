@@ -17,7 +17,7 @@ from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.framing import Framing, server_sent_events, whole
 from celery_lanes.llm.http import Call, HttpClient, Transport
-from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S
+from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S, Named
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream, interrupted
@@ -28,7 +28,7 @@ _LAST_EVENT = "[DONE]"
 Reader = Callable[[Mapping[str, Any], Assembly], Iterable[Piece]]
 
 
-class HttpProvider:
+class HttpProvider(Named):
     """One account at one server.
 
     Args:
@@ -49,23 +49,12 @@ class HttpProvider:
         transport: Transport | None = None,
     ) -> None:
         token = dsn.token.get_secret_value() if dsn.token else ""
-        self._name = name
-        self._timeout_s = timeout_s
+        super().__init__(name, timeout_s)
         self._wire = wire
         self._http = HttpClient(name, dsn, headers=wire.headers(token), transport=transport)
 
     def __repr__(self) -> str:
         return f"HttpProvider({self._name!r}, {type(self._wire).__name__})"
-
-    @property
-    def name(self) -> str:
-        """What stands before the slash in ``provider/model``."""
-        return self._name
-
-    @property
-    def timeout_s(self) -> float:
-        """How many seconds a call may take if its caller does not say."""
-        return self._timeout_s
 
     def capabilities(self, model: str) -> Capabilities:  # noqa: ARG002 # one API for all models
         """Say what a model can be asked for."""
