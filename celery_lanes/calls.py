@@ -206,6 +206,7 @@ class Calls(Parts):
         self.transcripts.stop(task_id, how)
         with suppress(NotQueued):  # it runs, then, and has been told
             self.cancel(task_id)
+            self.transcripts.stop(task_id, "")  # it may be published again
 
     def press(self) -> Press:
         """Give what prints this process's streamed replies."""

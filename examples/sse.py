@@ -15,10 +15,11 @@ from typing import Annotated
 
 import httpx
 from celery import Celery
-from fastapi import FastAPI, Header
+from fastapi import FastAPI, Header, HTTPException
 from fastapi.responses import StreamingResponse
 
 from celery_lanes import Lanes
+from celery_lanes.streams import Reader
 from celery_lanes.tasks import generate
 
 app = Celery("sse", broker="redis://localhost/0", backend="redis://localhost/1")
@@ -42,7 +43,11 @@ async def read(
     task_id: str, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Send what comes; who comes back with the last event's id is sent what followed it."""
-    return StreamingResponse(events(task_id, last_event_id), media_type="text/event-stream")
+    try:
+        stream = lanes.stream(task_id, after=last_event_id or None, timeout=PING_S)
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from None
+    return StreamingResponse(events(stream), media_type="text/event-stream")
 
 
 @web.delete("/replies/{task_id}")
@@ -51,9 +56,9 @@ async def stop(task_id: str) -> None:
     await asyncio.to_thread(lanes.stop, task_id)
 
 
-async def events(task_id: str, after: str | None) -> AsyncIterator[str]:
+async def events(stream: Reader) -> AsyncIterator[str]:
     """Write server-sent events: each with its id, its type, and its JSON."""
-    async with lanes.stream(task_id, after=after, timeout=PING_S) as stream:
+    async with stream:
         while True:
             try:
                 event = await anext(stream)

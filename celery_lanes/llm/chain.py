@@ -12,6 +12,7 @@ from celery_lanes.errors import ProviderError, StreamInterrupted, TransientError
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.events import Observer
 from celery_lanes.llm.failover import Failover
+from celery_lanes.llm.hangup import hangup_here
 from celery_lanes.llm.journey import Leg
 from celery_lanes.llm.plan import Plan, Terms, Trial
 from celery_lanes.llm.provider import IDLE_S, Provider
@@ -164,6 +165,7 @@ def _relay(failover: Failover, trial: Trial, begun: _Begun) -> Iterator[Piece | 
     while not isinstance(piece, Done):
         yield piece
         try:
+            hangup_here().check()
             piece = _next(trial.target, begun.stream, StreamInterrupted)
         except BaseException as error:
             failover.broke(trial, error)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -80,17 +80,23 @@ class _Socket(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what is there, or wait for it."""
-        hangup = hangup_here()
-        with hangup.on(self._inner.get_extra_info("socket")):
-            _check(hangup)
-            read = self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
-        _check(hangup)
-        return read
+        with self._waiting():
+            return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write all of it."""
         for at in range(0, len(buffer), _SLICE):
-            self._inner.write(buffer[at : at + _SLICE], _left(timeout, httpcore.WriteTimeout))
+            with self._waiting():
+                self._inner.write(buffer[at : at + _SLICE], _left(timeout, httpcore.WriteTimeout))
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Let another thread give the line up meanwhile."""
+        hangup = hangup_here()
+        with hangup.on(self._inner.get_extra_info("socket")):
+            _check(hangup)
+            yield
+        _check(hangup)
 
     def close(self) -> None:
         """Close it."""

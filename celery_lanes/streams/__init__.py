@@ -2,6 +2,7 @@
 
 from celery_lanes.llm.reply import ReasoningDelta, TextDelta, ToolCallDelta
 from celery_lanes.streams.events import Began, Cancelled, Event, Failed, Finished, Gap
+from celery_lanes.streams.reader import Reader
 
 __all__ = [
     "Began",
@@ -10,6 +11,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Gap",
+    "Reader",
     "ReasoningDelta",
     "TextDelta",
     "ToolCallDelta",

@@ -19,7 +19,7 @@ from celery_lanes.llm.stream import Stream
 from celery_lanes.streams.events import failed, finished
 from celery_lanes.streams.press import Press
 from celery_lanes.streams.pump import Patience, Pump
-from celery_lanes.worker.body import lease_of, running
+from celery_lanes.worker.body import conclude, lease_of, running
 
 Ask = Callable[..., Reply]
 """Asks a chain a request; its terms are those that ``generate`` and ``stream`` have in common."""
@@ -45,19 +45,21 @@ def asking(task: Any, patience: Patience | None) -> Iterator[Ask]:
 def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
     press = _press(task)
     pump = Pump(task.request.id, hangup, patience)
-    press.open(pump)
     teller = _Teller(press, pump, patience)
     try:
-        yield teller.ask
-        pump.end(finished(teller.reply))
-    except BaseException as error:
-        if not _is_final(task, error):
-            pump.leave()
+        press.open(pump)
+        try:
+            yield teller.ask
+        except Exception as error:
+            if _is_final(task, error):
+                pump.end(failed(error))
+                press.close(pump)
             raise
-        pump.end(failed(error))
+        conclude(lease_of(task.request))
+        pump.end(finished(teller.reply))
         press.close(pump)
-        raise
-    press.close(pump)
+    finally:
+        pump.leave()
 
 
 class _Teller:
@@ -83,7 +85,6 @@ class _Teller:
                     return piece.reply
                 if self._pump.add(piece):
                     self._press.nudge()
-                self._pump.hangup.check()
         except CallCancelled as cancelled:
             return _cut_short(stream.partial, cancelled)
         raise AssertionError("a chain's stream ends with Done")
@@ -112,11 +113,11 @@ def _press(task: Any) -> Press:
     return press
 
 
-def _is_final(task: Any, error: BaseException) -> bool:
+def _is_final(task: Any, error: Exception) -> bool:
     """Say whether Celery makes a failure of an error; what makes room, or retries, is none."""
     body = running(lease_of(task.request))
     makes_room = isinstance(error, Preempted) or (body is not None and body.is_asked)
-    return isinstance(error, Exception) and not isinstance(error, TaskPredicate) and not makes_room
+    return not isinstance(error, TaskPredicate) and not makes_room
 
 
 def _cut_short(reply: Reply, cancelled: CallCancelled) -> Reply:

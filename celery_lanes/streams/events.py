@@ -141,7 +141,14 @@ def finished(reply: Reply) -> Ending:
 def failed(error: BaseException) -> Failed:
     """Say that a call has failed."""
     attempts = tuple(error.attempts) if isinstance(error, ProviderError) else ()
-    return Failed(error_class=type(error).__name__, message=str(error), attempts=attempts)
+    return Failed(error_class=type(error).__name__, message=_words(error), attempts=attempts)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 # whatever is wrong with a user's own error
+        return "its message cannot be read"
 
 
 def merged(pieces: Iterable[Piece]) -> list[Piece]:

@@ -83,16 +83,21 @@ class Press:
     def _turn(self) -> None:
         self._open = [pump for pump in self._open if not pump.is_over.is_set()]
         now = time.monotonic()
-        due = [pump for pump in self._open if pump.due_at() <= now]
-        for pump in due:
-            if not pump.has_begun:
-                pump.begin(self._transcripts.last(pump.task_id))
+        due = [pump for pump in self._open if pump.due_at() <= now and self._has_begun(pump)]
         if not due:
             return
         heard = self._transcripts.write([pump.draft() for pump in due])
         self._came_back()
         for pump, answer in zip(due, heard, strict=True):
             pump.hear(answer)
+
+    def _has_begun(self, pump: Pump) -> bool:
+        """Open a call's run, but not if it has left meanwhile: it may run elsewhere by now."""
+        if not pump.has_begun and not pump.is_over.is_set():
+            before = self._transcripts.last(pump.task_id)
+            if not pump.is_over.is_set():
+                pump.begin(before)
+        return pump.has_begun
 
     def _came_back(self) -> None:
         if self._is_away:

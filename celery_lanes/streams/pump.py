@@ -73,6 +73,8 @@ class Pump:
 
     def add(self, piece: Piece) -> bool:
         """Take a piece; say whether the press should hear of it now."""
+        if self._is_mute:
+            return False
         self._said.append(piece)
         return len(self._said) in {1, BATCH_PIECES}
 
@@ -100,10 +102,11 @@ class Pump:
 
     def due_at(self) -> float:
         """Say at which monotonic time the press must see to it."""
+        count = 0 if self._is_mute else len(self._said)
         is_now = self._has_ended or not self.has_begun or self._draft is not None
-        if is_now or len(self._said) >= BATCH_PIECES:
+        if is_now or count >= BATCH_PIECES:
             return -math.inf
-        return min(self._printed_at + BATCH_S if self._said else math.inf, self._asked_at + LOOK_S)
+        return min(self._printed_at + BATCH_S if count else math.inf, self._asked_at + LOOK_S)
 
     def draft(self) -> Draft:
         """Give what is to be printed: again the same, until ``hear`` says that it has been."""
@@ -116,13 +119,14 @@ class Pump:
         self._asked_at = time.monotonic()
         if self._draft is not None:
             self._printed_at, self._draft = self._asked_at, None
-        self._is_mute = self._is_mute or heard.is_superseded
         self._stop = heard.stop
+        if heard.is_superseded:
+            self._fall_silent()
         if self._has_ended and (self._is_mute or not self._said):
             self.is_over.set()
         elif self.is_drained and not self._is_mute:
             self._compose([Cancelled()])
-            self._is_mute = True
+            self._fall_silent()
 
     def look(self) -> None:
         """End the call if it is to stop, and its attempt if the provider has been silent."""
@@ -134,6 +138,11 @@ class Pump:
             hangup.lapse(f"was silent for {patience.idle_s:g} s")
         elif not hangup.has_begun and silent_s > patience.first_token_s:
             hangup.lapse(f"began no answer within {patience.first_token_s:g} s")
+
+    def _fall_silent(self) -> None:
+        """Print nothing more, and keep nothing of it."""
+        self._is_mute = True
+        self._said.clear()
 
     def _take(self) -> list[What]:
         """Take what has been said by now, up to the end."""

@@ -63,6 +63,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._due_at = 0.0
         self._away_since: float | None = None
         self._step_taken: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return f"Reader({self.task_id!r}, cursor={self.cursor!r})"
@@ -74,7 +75,9 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
     def close(self) -> None:
         """Read no more. May be repeated. A step that is being taken closes it when it is done."""
         self._has_ended = True
-        if self._step_taken is None or self._step_taken.done():
+        if self._waiting is not None:  # in a loop, which must let go of the descriptor first
+            self._waiting.set()
+        elif self._step_taken is None or self._step_taken.done():
             self._follower.close()
 
     def __del__(self) -> None:
@@ -148,9 +151,23 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         wait_s = self._wait_s(until)
         if (descriptor := self._descriptor) < 0:
             await asyncio.sleep(wait_s)
-        elif await _is_readable_in_loop(descriptor, wait_s):
-            return True
-        return time.monotonic() >= self._due_at
+        elif await self._is_readable_in_loop(descriptor, wait_s):
+            return not self._has_ended
+        return not self._has_ended and time.monotonic() >= self._due_at
+
+    async def _is_readable_in_loop(self, descriptor: int, wait_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        is_there = self._waiting = asyncio.Event()
+        loop.add_reader(descriptor, is_there.set)
+        try:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(is_there.wait(), wait_s)
+        finally:
+            loop.remove_reader(descriptor)
+            self._waiting = None
+            if self._has_ended:
+                self._follower.close()
+        return is_there.is_set()
 
     def _wait_s(self, until: float) -> float:
         now = time.monotonic()
@@ -191,8 +208,8 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._away_since = None
         for entry in entries:
             self._read(entry)
-        if not entries and (ending := self._find_ending()) is not None:
-            self._end(ending, self._transcripts.last(self.task_id))
+        if not entries:
+            self._look_for_end(self._transcripts.last(self.task_id))
 
     def _read(self, entry: Entry) -> None:
         """Give out what is new in an entry, and say so if something before it is missing."""
@@ -206,8 +223,8 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
                 self._add(Mark(run, index), what)
         self._place = entry.last
 
-    def _end(self, ending: Ending, newest: Entry | None) -> None:
-        """End as the result says, unless there is more to read, or the transcript knows better."""
+    def _look_for_end(self, newest: Entry | None) -> None:
+        """End as the transcript says, whose end may have been read before, or as the result."""
         if newest is not None and newest.last > self._place:
             return
         if newest is not None and newest.last == self._place:
@@ -215,6 +232,10 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             if isinstance(known := from_json(last), Ending):
                 self._add(self._place, known)
                 return
+        if (ending := self._find_ending()) is not None:
+            self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
         if not isinstance(ending, Failed) and ending != Cancelled():
             self._add(self._place, Gap())
         self._add(self._place, ending)
@@ -234,22 +255,10 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._away_since = None
         if (ending := self._find_ending()) is None:
             raise error
-        self._end(ending, None)
+        self._end(ending)
 
 
 def _is_readable(descriptor: int, wait_s: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(wait_s * 1000))
-
-
-async def _is_readable_in_loop(descriptor: int, wait_s: float) -> bool:
-    loop = asyncio.get_running_loop()
-    is_there = asyncio.Event()
-    loop.add_reader(descriptor, is_there.set)
-    try:
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(is_there.wait(), wait_s)
-    finally:
-        loop.remove_reader(descriptor)
-    return is_there.is_set()

@@ -91,6 +91,12 @@ def running(lease: Lease | None) -> Body | None:
     return None if lease is None else _running.get(lease)
 
 
+def conclude(lease: Lease | None) -> None:
+    """Say that a body has done what it was to do: its last words are not interrupted any more."""
+    if lease is not None:
+        _running.pop(lease, None)
+
+
 def lease_of(request: Any) -> Lease | None:
     """Name the attempt that a task's request belongs to; ``None`` outside a lane."""
     header = getattr(request, HEADER, None)
