@@ -18,6 +18,7 @@ from celery_lanes.llm import allowance, diary, failover, patience, retries, way
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.effects import ChainConfig, Effect
 from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.journey import MAX_WAITS, Journey, Leg
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
@@ -487,6 +488,19 @@ def test_a_stream_that_breaks_in_its_midst_is_gone_on_from_by_nobody(chains):
     assert chains.kinds == ["attempt_failed", "fail_fast"]
     assert stream.partial.text == "one"
     assert list(stream) == []
+
+
+def test_a_stream_that_is_cut_between_two_pieces_has_its_attempt_in_the_ledger(chains):
+    hangup = Hangup()
+    with interruptible(hangup), chains.stream() as stream:
+        first = next(stream)
+        hangup.cut(CallCancelled())
+        with pytest.raises(CallCancelled) as caught:
+            next(stream)
+
+    assert [attempt["target"] for attempt in caught.value.attempts] == ["a/x"]
+    assert stream.partial.text == first.text
+    assert chains.a.closed_streams == 1
 
 
 def test_streams_that_keep_breaking_bench_their_target(chains):

@@ -133,3 +133,21 @@ def test_a_process_has_one_press(monkeypatch):
     assert printer.press() is first
     monkeypatch.setattr("os.getpid", lambda: 1)  # as a forked child
     assert printer.press() is not first
+
+
+def test_a_call_that_leaves_before_its_run_is_opened_opens_none():
+    """It may run elsewhere by now, and would be taken for a later run there."""
+    transcripts = MemoryTranscripts()
+    press = Press(transcripts)
+    gone = Pump("t1", Hangup(), NEVER)
+    read_last = transcripts.last
+    transcripts.last = lambda task_id: gone.leave() or read_last(task_id)
+    press.open(gone)
+    assert gone.is_over.wait(10)
+
+    transcripts.last = read_last
+    other = opened(press, "t2")
+    other.end(Finished())
+    press.close(other)
+
+    assert transcripts.last("t1") is None

@@ -176,3 +176,22 @@ def test_a_kind_of_event_that_a_newer_version_has_is_passed_over():
     assert from_json({"type": "smell"}) is None
     assert from_json("what?") is None
     assert from_json({"type": "cancelled", "smell": 1}) == Cancelled()
+
+
+@pytest.mark.parametrize("heard", [{"stop": "drain"}, {"is_superseded": True}], ids=str)
+def test_a_call_that_has_fallen_silent_keeps_nothing_and_is_looked_at_now_and_then(
+    pump, clock, heard
+):
+    printed(pump, **heard)
+    printed(pump)  # of a drained one, that it is cancelled
+    clock[0] += 1
+    printed(pump)
+
+    assert words(pump, 100) == [False] * 100
+    assert pump.due_at() == clock[0] + pumps.LOOK_S
+    assert printed(pump) == []
+
+    pump.end(Finished())
+    assert pump.due_at() < clock[0]
+    printed(pump)
+    assert pump.is_over.is_set()

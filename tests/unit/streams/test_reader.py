@@ -15,7 +15,7 @@ from celery_lanes.llm.reply import TextDelta, Usage
 from celery_lanes.store.transcripts import Draft, Entry, Mark
 from celery_lanes.store.transcripts_memory import MemoryTranscripts
 from celery_lanes.streams import reader as readers
-from celery_lanes.streams.events import Began, Cancelled, Failed, Finished, to_json
+from celery_lanes.streams.events import Began, Cancelled, Failed, Finished, failed, to_json
 from celery_lanes.streams.reader import Reader
 
 USAGE = Usage(input_tokens=1, output_tokens=2)
@@ -273,3 +273,30 @@ def test_two_hundred_readers_of_one_loop_hold_up_nobody(call):
 
     assert {tuple(told(events)) for events in seen} == {("start", "a", "b", "done")}
     assert time.monotonic() - began < 60
+
+
+def test_who_comes_back_after_the_end_is_told_it_again_and_needs_no_result(call):
+    call.run(["all"], [Finished(usage=USAGE)])
+    *_, last = call.reader()
+
+    assert list(call.reader(after=last.id)) == [last]
+
+
+def test_a_reader_that_is_closed_while_another_task_waits_for_it_ends(call):
+    async def main():
+        reader = call.reader()
+        waiting = asyncio.ensure_future(anext(reader, None))
+        while reader._waiting is None:  # noqa: ASYNC110 # nobody says so
+            await asyncio.sleep(0)
+        reader.close()
+        return await waiting, reader._follower.fileno()
+
+    assert asyncio.run(main()) == (None, -1)
+
+
+def test_an_error_whose_message_cannot_be_read_is_told_all_the_same():
+    class OddError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    assert failed(OddError()).error_class == "OddError"
