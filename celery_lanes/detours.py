@@ -57,9 +57,13 @@ class Detours:
         for info, admit in self._admissions:
             header = {**info.to_header(), STAGE: self._journey(info, busy)}
             try:
-                return admit(body, headers={**headers, HEADER: header}, **properties)
+                is_in = admit(body, headers={**headers, HEADER: header}, **properties)
             except LaneBusy as error:
                 busy[info.lane] = error
+            else:
+                if is_in or not busy:
+                    return is_in
+                break  # the broker would take it to the lane that is busy
         raise min(busy.values(), key=lambda error: error.eta_s or 0.0)
 
     def _journey(self, info: CallInfo, busy: dict[str, LaneBusy]) -> dict[str, Any]:

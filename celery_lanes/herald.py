@@ -10,7 +10,7 @@ from celery_lanes.signals import failover
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
-EVENT = "task-failover"
+EVENT = "lanes-failover"
 
 _TOLD = {
     "kind", "call_id", "run_id", "caller", "spec", "target", "next_target", "error_class", "status",

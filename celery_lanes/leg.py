@@ -37,7 +37,7 @@ def leg_of(lanes: Running, request: Any) -> Leg | None:
         move=ways.move,
         wait=ways.wait,
         refused=ways.refused,
-        left_s=left_s(request) or math.inf,
+        left_s=left_s(request, _own_limit_s(lanes, request)) or math.inf,
         queued_s=info.wait_s or 0.0,
         journey=_read(lanes.stage(request)),
     )
@@ -85,12 +85,18 @@ class _Ways:
             self._lanes.overloaded(self._request, retry_after=wait.seconds)
             self._lanes.give_back(self._request, stage)
         spread_s = random.uniform(0, wait.seconds)  # noqa: S311 # no secret
-        self._lanes.give_back(self._request, stage, delay=wait.seconds + spread_s)
+        delay_s = min(wait.seconds + spread_s, wait.most_s)
+        self._lanes.give_back(self._request, stage, delay=delay_s)
 
     def refused(self, retry_after_s: float | None) -> None:
         """Let the cap follow; the lane itself waits only if the call has nobody else to ask."""
         is_adaptive = self._lanes.settings.lane(self._held.lane).adaptive
         self._lanes.overloaded(self._request, retry_after=retry_after_s if is_adaptive else None)
+
+
+def _own_limit_s(lanes: Running, request: Any) -> float | None:
+    own: float | None = getattr(lanes.task(request.task), "soft_time_limit", None)
+    return own
 
 
 def _read(stage: Mapping[str, Any] | None) -> Journey | None:

@@ -136,6 +136,8 @@ class Sender:
                 stop.lane, producer
             ):
                 of_stop = {**given, MODEL_OPTION: stop.model}
+                if self._unit(stop.lane) != self._unit(lane):
+                    of_stop["cost"] = None  # it was given in the other lane's
                 of_lane = self._of_lane(stop.lane, name, message, options, of_stop)
                 infos.append(replace(info, **of_lane, nonce=os.urandom(16).hex()))
         return Detours(
@@ -235,6 +237,9 @@ class Sender:
     def _cost(self, lane: str, task: Any, message: Any, given: float | None) -> float | None:
         """Estimate in the lane's unit: what was given, else the task's own estimate, else 1."""
         return self.estimate(lane, task, *_arguments(message)) if given is None else float(given)
+
+    def _unit(self, lane: str) -> str:
+        return self._lanes.settings.lane(lane).cost
 
     def estimate(self, lane: str, task: Any, args: Any, kwargs: Any) -> float | None:
         """Ask a task what a call of it costs in a lane's unit; ``None`` if it cannot say."""

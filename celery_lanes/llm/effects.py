@@ -44,6 +44,7 @@ _EFFECTS: Mapping[type[BaseException], Effect] = {
     errors.StoreError: Effect("fail", "none"),
     errors.ChainExhausted: Effect("fail", "none"),  # everybody has been asked
     errors.Preempted: _GIVEN_UP,
+    errors.WaitCancelled: _GIVEN_UP,  # the caller's wait for a slot: no provider had part in it
     SoftTimeLimitExceeded: _GIVEN_UP,
     Exception: _UNKNOWN,
 }

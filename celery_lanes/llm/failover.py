@@ -144,7 +144,12 @@ class Failover:
         """Go on in another lane; returns if the call would wait there longer than it may."""
         if (leg := self._terms.leg) is None:
             return
-        state = {"was_asked": self._diary.was_asked, "free_at": self._patience.free_at}
+        moves = 1 if self._error else self._journey.moves + 1
+        state = {
+            "was_asked": self._diary.was_asked,
+            "free_at": self._patience.free_at,
+            "moves": moves,
+        }
         try:
             leg.move(to.target, self._travelling(**self._way.state(), **state))
         except LaneBusy as busy:
@@ -162,7 +167,9 @@ class Failover:
 
     def _travelling(self, **state: Any) -> Journey:
         """Say how far the call has come."""
-        anew = {"tried_by_others": (), "insists": False, "was_asked": False, "free_at": {}}
+        anew = {
+            "tried_by_others": (), "insists": False, "was_asked": False, "free_at": {}, "moves": 0,
+        }  # fmt: skip
         now = {
             "retries_left": self._retries.left,
             "spent_s": self._allowance.spent_s,

@@ -40,6 +40,7 @@ class Journey(Told):
         retries_left: how often the same target may still be asked again.
         spent_s: how long it has run; its waits in lanes do not count.
         waits: how often it has waited for busy providers.
+        moves: how often it has changed lanes since it last asked anybody.
         max_wait_s: how long it may wait in a lane; ``None`` for any time.
         ledger: whom it asked or passed by.
     """
@@ -53,6 +54,7 @@ class Journey(Told):
     retries_left: int
     spent_s: float = 0.0
     waits: int = 0
+    moves: int = 0
     max_wait_s: float | None = None
     ledger: tuple[Attempt, ...] = ()
 

@@ -21,10 +21,12 @@ class Wait:
 
     Attributes:
         seconds: how many.
+        most_s: how many it may be in any case.
         is_lanes: this lane's provider has just asked for them, so that nobody in it need try.
     """
 
     seconds: float
+    most_s: float
     is_lanes: bool
 
 
@@ -63,7 +65,7 @@ class Patience:
             return None
         if seconds > self._longest_s or not all(map(self._is_busy, self._plan.targets)):
             return None
-        return Wait(seconds, is_lanes=self._has_refused(self._first, self._leg))
+        return Wait(seconds, self._longest_s, is_lanes=self._has_refused(self._first, self._leg))
 
     @property
     def _longest_s(self) -> float:

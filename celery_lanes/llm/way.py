@@ -16,6 +16,9 @@ from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import Benched, Pass
 
+MOST_MOVES = 2
+"""So often, for each target, a call moves without asking anybody: each may be benched twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -47,9 +50,10 @@ class Way:
         self._plan, self._leg = plan, leg
         self._diary, self._allowance, self._patience = diary, allowance, patience
         self._names = {target.written: target for target in plan.targets}
-        self._to_come = deque(self._known(journey.to_come))
+        self._to_come = deque(self._known(journey.to_come) or self._unheard_of(journey))
         self._tried_by_others = self._known(journey.tried_by_others)
         self._insists = journey.insists or len(plan.targets) == 1
+        self._is_astray = journey.moves > MOST_MOVES * len(plan.targets)
 
     def next(self) -> Ready | Elsewhere | None:
         """Say what is next; a target that is elsewhere stays the next one until ``skip``."""
@@ -81,6 +85,12 @@ class Way:
         """Find the targets of a journey, which may have begun before an alias was changed."""
         return [self._names[name] for name in names if name in self._names]
 
+    def _unheard_of(self, journey: Journey) -> list[Target]:
+        """Find whom else to ask, if the spec's alias is another one by now."""
+        told = {attempt.target for attempt in journey.ledger}
+        others = [target for target in self._plan.targets if str(target) not in told]
+        return others if journey.to_come else []
+
     def _following(self) -> Target | None:
         """Give who is next; those that others try come if there is nobody else to ask."""
         if not self._to_come and self._tried_by_others and not self._diary.was_asked:
@@ -90,7 +100,12 @@ class Way:
         return self._to_come[0] if self._to_come else None
 
     def _is_elsewhere(self, target: Target) -> bool:
-        return self._leg is not None and target.lane not in {None, self._leg.lane}
+        """Say whether a target is another lane's; one that nobody asks in any lane is asked here.
+
+        So it is while workers are given other rules: each may take it for the other's.
+        """
+        is_at_home = self._leg is None or target.lane in {None, self._leg.lane}
+        return not is_at_home and not self._is_astray
 
     def _enter(self, target: Target) -> Pass | Benched | None:
         if self._left_s(target) <= 0:

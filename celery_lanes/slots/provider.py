@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from celery_lanes.callinfo import held_by
@@ -14,19 +15,26 @@ from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 from celery_lanes.slots.slot import Slot
+from celery_lanes.store.checks import MAX_TIME_MS
 
 if TYPE_CHECKING:
     from celery_lanes.calls import Calls
+
+Take = Callable[[str, float], Slot | None]
+"""Gives a slot for a model, and for a call that may take so many seconds."""
+
+SHORTEST_S = 0.001
 
 
 class LaneProvider:
     """Another provider, asked only inside a slot; ``take`` gives one for a model.
 
-    A stream holds its slot until it ends or is closed.
+    ``wait_counts``: the wait for it counts to the time of the call. A stream holds its slot until
+    it ends or is closed.
     """
 
-    def __init__(self, provider: Provider, take: Callable[[str], Slot | None]) -> None:
-        self._provider, self._take = provider, take
+    def __init__(self, provider: Provider, take: Take, *, wait_counts: bool = False) -> None:
+        self._provider, self._take, self._wait_counts = provider, take, wait_counts
 
     def __repr__(self) -> str:
         return f"LaneProvider({self._provider!r})"
@@ -48,13 +56,13 @@ class LaneProvider:
     def generate(
         self, request: Request, *, timeout_s: float, idempotency_key: str | None = None
     ) -> Reply:
-        """Wait for a slot, and answer within ``timeout_s`` seconds from then on.
+        """Wait for a slot, and answer within ``timeout_s`` seconds.
 
         Raises ``ProviderError``, and what a ``Slot`` does: ``LaneBusy``, ``WaitCancelled``.
         """
-        with self._held(request):
+        with self._held(request, timeout_s) as (_, left_s):
             return self._provider.generate(
-                request, timeout_s=timeout_s, idempotency_key=idempotency_key
+                request, timeout_s=left_s, idempotency_key=idempotency_key
             )
 
     def stream(
@@ -66,9 +74,9 @@ class LaneProvider:
         idempotency_key: str | None = None,
     ) -> Stream:
         """Answer piece by piece, likewise."""
-        with self._held(request) as slot:
+        with self._held(request, timeout_s) as (slot, left_s):
             stream = self._provider.stream(
-                request, timeout_s=timeout_s, idle_s=idle_s, idempotency_key=idempotency_key
+                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=idempotency_key
             )
             return stream.relayed(stream, slot.pop_all().close)
 
@@ -76,11 +84,15 @@ class LaneProvider:
         """Close this process's connections."""
         self._provider.close()
 
-    def _held(self, request: Request) -> ExitStack:
-        held = ExitStack()
-        if (slot := self._take(request.model)) is not None:
-            held.enter_context(slot)
-        return held
+    @contextmanager
+    def _held(self, request: Request, timeout_s: float) -> Iterator[tuple[ExitStack, float]]:
+        """Hold a slot; give also how much time is left then."""
+        began_at = time.monotonic()
+        with ExitStack() as held:
+            if (slot := self._take(request.model, timeout_s)) is not None:
+                held.enter_context(slot)
+            waited_s = time.monotonic() - began_at if self._wait_counts else 0.0
+            yield held, max(SHORTEST_S, timeout_s - waited_s)
 
 
 def wrap_provider_for_lane(
@@ -91,13 +103,21 @@ def wrap_provider_for_lane(
     ``max_wait``: seconds for the slot, ``None`` = any time; ``LaneBusy`` beyond.
     """
     return LaneProvider(
-        provider, lambda model: slot_of(lanes, f"{provider.name}/{model}", max_wait)
+        provider, lambda model, _: slot_of(lanes, f"{provider.name}/{model}", max_wait)
     )
 
 
 def within_slots(lanes: Calls, target: Target, max_wait: float | None) -> LaneProvider:
-    """Do so for one target of a chain, whose lane is found by its name as it is written."""
-    return LaneProvider(target.provider, lambda _: slot_of(lanes, target.written, max_wait))
+    """Do so for one target of a chain, whose lane is found by its name as it is written.
+
+    The wait counts to the time of the call, which bounds it.
+    """
+
+    def take(_: str, timeout_s: float) -> Slot | None:
+        bounds = [seconds for seconds in (max_wait, timeout_s) if seconds is not None]
+        return slot_of(lanes, target.written, min(*bounds, MAX_TIME_MS / 1000))
+
+    return LaneProvider(target.provider, take, wait_counts=True)
 
 
 def slot_of(lanes: Calls, model: str, max_wait: float | None) -> Slot | None:

@@ -393,7 +393,7 @@ def test_a_call_that_fails_over_is_a_signal_a_line_in_the_log_and_an_event(shop,
             if event["kind"] == "advance":
                 seen.set()
 
-        receiver = shop.events.Receiver(connection, handlers={"task-failover": keep})
+        receiver = shop.events.Receiver(connection, handlers={"lanes-failover": keep})
         receiver.on_consume_ready = lambda *_, **__: ready.set()
         receiver.capture(limit=2, timeout=FAR_S, wakeup=False)
 

@@ -322,3 +322,33 @@ def test_a_call_that_names_its_lane_waits_there(generate):
 
     with pytest.raises(LaneBusy, match="lane b is busy"):
         generate.apply_async(("a/x,c/z", "hi"), lane="b", caller="heavy", max_wait=5)
+
+
+def test_a_cost_that_was_given_in_one_lanes_unit_is_not_taken_for_anothers(generate):
+    app = generate.app
+    lanes = {"a": {"cost": "tokens"}}
+    app.lanes.settings = Settings.parse({"store": {"url": "memory://submission"}, "lanes": lanes})
+    app.lanes.store.crowd("a", 2)
+
+    generate.apply_async(("a/x,b/y", "hi"), caller="heavy", max_wait=5, cost=5000)
+
+    (grant,) = app.lanes.store.next("b", worker="v", request=1, want=1).grants
+    assert Envelope.unpack(grant.envelope).headers["lanes"].get("cost", 1) == 1
+
+
+def test_a_store_that_goes_away_behind_a_busy_lane_sends_no_call_there(generate):
+    app = generate.app
+    store = {"url": "memory://submission", "on_store_down": "bypass"}
+    app.lanes.settings = Settings.parse({"store": store})
+    app.lanes.store.crowd("a", 2)
+    admit = app.lanes.store.admit
+
+    def away_from_b(lane, calls, **how):
+        if lane == "b":
+            raise StoreUnavailable
+        return admit(lane, calls, **how)
+
+    app.lanes.store.admit = away_from_b
+
+    with pytest.raises(LaneBusy, match="lane a is busy"):
+        generate.apply_async(("a/x,b/y", "hi"), caller="heavy", max_wait=5, retry=False)

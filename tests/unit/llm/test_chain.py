@@ -20,6 +20,7 @@ from celery_lanes.llm.effects import ChainConfig, Effect
 from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.journey import MAX_WAITS, Journey, Leg
+from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, TextDelta
@@ -764,6 +765,41 @@ def legs(make):
         return Legs(chains, *full)
 
     return make_legs
+
+
+def test_a_call_whose_alias_is_another_by_now_asks_whom_it_has_not_asked(legs):
+    trip = legs()
+    told = Attempt(target="a/x", error_class="LaneBusy", reason="too long a line")
+    begun = Journey(call_id="n1", to_come=("b/old",), retries_left=3, ledger=(told,))
+
+    reply = trip.ask("a/x,b/new", lane="b", journey=begun.model_dump_json())
+
+    assert reply.attempts[-1].target == "b/new"
+    assert trip.chains.a.requests == []
+
+
+def test_a_call_that_workers_pass_to_and_fro_is_asked_where_it_is_at_last(legs):
+    trip = legs()
+    lanes = iter("ba" * 100)
+    trip.chains.registry._lane_of = lambda _: next(lanes)  # always another than it is in
+
+    reply = trip.ask("a/x", lane="a")
+
+    assert reply.attempts[-1].target == "a/x"
+    assert 0 < len(trip.trip) <= 3
+
+
+def test_a_slots_wait_that_is_cancelled_is_nobodys_failure(chains):
+    def cancelled(_):
+        raise errors.WaitCancelled
+
+    chains.a.script(cancelled)
+
+    with pytest.raises(errors.WaitCancelled):
+        chains.ask("a/x,b/y")
+
+    assert (len(chains.a.requests), chains.b.requests) == (1, [])
+    assert "bench" not in [event.kind for event in chains.told]
 
 
 def test_each_target_is_asked_in_its_own_lane_and_one_call_goes_through_all(legs):

@@ -10,7 +10,7 @@ from celery import Celery
 
 from celery_lanes import Lanes, Settings, call_context
 from celery_lanes.callinfo import CallInfo
-from celery_lanes.errors import ChainExhausted, ModelNotFound
+from celery_lanes.errors import ChainExhausted, LaneBusy, ModelNotFound
 from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
@@ -101,3 +101,27 @@ def test_a_provider_by_itself_may_hold_slots_as_well(lanes):
 
     assert isinstance(provider, Provider)
     assert provider.generate(ASK, timeout_s=9).text == "1"
+
+
+def test_the_wait_for_a_slot_counts_to_the_time_of_a_chains_call(lanes):
+    left = []
+    provider = lanes.registry.provider("a")
+    ask = provider.generate
+    provider.generate = lambda request, **terms: (
+        left.append(terms["timeout_s"]) or ask(request, **terms)
+    )
+    with lanes.slot(lane="a") as slot, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lanes.chain("a/x").generate, ASK, timeout_s=60)
+        slot_waits = lambda: lanes.store.snapshot("a").waiting  # noqa: E731
+        while not slot_waits():
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.3)
+        slot.release()
+        call.result(30)
+
+    assert 0 < left[0] < 59.8
+
+
+def test_a_chain_that_gets_no_slot_in_its_time_ends(lanes):
+    with lanes.slot(lane="a"), pytest.raises((ChainExhausted, LaneBusy)):
+        lanes.chain("a/x").generate(ASK, timeout_s=0.2)
