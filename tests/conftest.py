@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import services
+
+settings.register_profile("slow machines", deadline=None)  # a stall is no failure
+settings.load_profile("slow machines")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
