@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="process",
         help="what the nodes of cluster tests are; docker needs a Docker engine",
     )
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> None:
+    """Start from Python's own: a worker that another test ran in this process has set it."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,6 @@ def test_an_outage_loses_and_doubles_nothing_and_is_logged_once(is_deaf, caplog)
 
 def test_a_call_that_ends_while_the_store_is_away_does_not_wait_for_ever(monkeypatch, caplog):
     monkeypatch.setattr(presses, "PATIENCE_S", 0.1)
-    caplog.set_level(logging.INFO, "celery_lanes")  # a worker of another test may have raised it
     transcripts = Flaky(10**9)
     press = Press(transcripts)
     pump = opened(press)
