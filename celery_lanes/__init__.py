@@ -2,10 +2,10 @@
 
 from celery_lanes.app import Lanes
 from celery_lanes.callinfo import CallInfo, call_context
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.errors import LanesError, Preempted
 from celery_lanes.position import Position
-from celery_lanes.submission import Submission
+from celery_lanes.publish.submission import Submission
 
 __all__ = [
     "CallInfo",

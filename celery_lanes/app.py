@@ -11,14 +11,14 @@ from celery.utils.imports import symbol_by_name
 
 import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
 from celery_lanes.calls import Calls
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.control import cancellable, lane_control
-from celery_lanes.herald import Herald
+from celery_lanes.journeys.herald import Herald
 from celery_lanes.llm.registry import Registry
-from celery_lanes.producer import lazily
+from celery_lanes.publish.producer import lazily
+from celery_lanes.publish.sender import LaneAMQP, Sender
 from celery_lanes.results import attribute_results
 from celery_lanes.running import Running
-from celery_lanes.sender import LaneAMQP, Sender
 from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
 

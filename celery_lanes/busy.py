@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_lanes.durations import rounded
+from celery_lanes.config.durations import rounded
 from celery_lanes.errors import LaneBusy
 from celery_lanes.store.calls import Busy
 

@@ -12,6 +12,7 @@ from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.llm.chain import Chain
 from celery_lanes.parts import Parts
 from celery_lanes.position import Position, find_position
+from celery_lanes.publish.submission import Submission, call, submit
 from celery_lanes.slots.office import Office
 from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
@@ -20,7 +21,6 @@ from celery_lanes.store.transcripts import Stop
 from celery_lanes.streams.ending import ending_of
 from celery_lanes.streams.press import Press, Printer
 from celery_lanes.streams.reader import Reader
-from celery_lanes.submission import Submission, call, submit
 
 
 class Calls(Parts):

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from celery.worker.state import REVOKE_EXPIRES
 
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.errors import AlreadyStarted, NotQueued
 from celery_lanes.position import LOOKS
 from celery_lanes.store.base import Store

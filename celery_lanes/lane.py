@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 
-from celery_lanes import durations
-from celery_lanes.config import Settings
+from celery_lanes.config import durations
+from celery_lanes.config.settings import Settings
+from celery_lanes.config.tables import LaneSettings
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.base import Snapshot, Store
 from celery_lanes.store.calls import fitting
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.rules import Bucket, Limit, Policy, Unlimited
-from celery_lanes.tables import LaneSettings
 
 
 class Lane:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.logbook import log
 from celery_lanes.llm.registry import Registry
-from celery_lanes.router import MODEL_ARGUMENT, LaneRouter
+from celery_lanes.publish.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_health, open_store, open_transcripts
@@ -25,8 +25,8 @@ from celery_lanes.store.standing import Standing
 from celery_lanes.store.transcripts import Transcripts
 
 if TYPE_CHECKING:
-    from celery_lanes.herald import Herald
-    from celery_lanes.sender import Sender
+    from celery_lanes.journeys.herald import Herald
+    from celery_lanes.publish.sender import Sender
 
 STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
 """Brokers whose server can be the store as well."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from celery_lanes.durations import rounded
+from celery_lanes.config.durations import rounded
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.base import Store
 from celery_lanes.store.standing import Hold, Standing

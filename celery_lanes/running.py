@@ -9,9 +9,9 @@ from celery.utils.log import get_logger
 
 from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
 from celery_lanes.errors import NotInLane, StoreError
-from celery_lanes.journey import moved, returned, stage_in
+from celery_lanes.journeys.journey import moved, returned, stage_in
+from celery_lanes.journeys.leg import leg_of
 from celery_lanes.lane import checked_lane
-from celery_lanes.leg import leg_of
 from celery_lanes.llm.journey import Leg
 from celery_lanes.parts import Parts
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import BadRequest
-from celery_lanes.leg import left_s
+from celery_lanes.journeys.leg import left_s
 from celery_lanes.llm import cost
 from celery_lanes.llm.journey import Leg
 from celery_lanes.llm.messages import Message

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_lanes.cli.control import limit_words
-from celery_lanes.durations import written_rate
+from celery_lanes.config.durations import written_rate
 from celery_lanes.store.live import CallerStatus
 
 if TYPE_CHECKING:

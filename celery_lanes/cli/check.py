@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from celery_lanes.cli.findings import Finding, error, warning
 from celery_lanes.cli.served import check_served
-from celery_lanes.durations import written
+from celery_lanes.config.durations import written
 from celery_lanes.errors import ConfigError, StoreUnavailable
 from celery_lanes.priority import priority_of
 

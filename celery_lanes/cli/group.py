@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_lanes import durations
 from celery_lanes.cli import callers, control, dead, health, status, where
 from celery_lanes.cli.check import check_app
 from celery_lanes.cli.exits import EXIT_CODES, REFUSED, USAGE, CommandFailed, LanesGroup
 from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
+from celery_lanes.config import durations
 from celery_lanes.store.checks import MAX_SLOTS, check_weight
 from celery_lanes.store.leases import DEAD_LETTERS
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_lanes.cli.exits import REFUSED, CommandFailed
-from celery_lanes.durations import rounded
+from celery_lanes.config.durations import rounded
 from celery_lanes.store.health import Condition
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from celery_lanes.durations import rounded
+from celery_lanes.config.durations import rounded
 from celery_lanes.store.base import Snapshot
 
 if TYPE_CHECKING:

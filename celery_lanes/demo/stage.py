@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.demo.options import DemoOptions
 from celery_lanes.demo.shop import MODULE, POLICIES, config, make_app
 from celery_lanes.testing.embedded import EmbeddedValkey

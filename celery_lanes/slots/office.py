@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from celery_lanes.admission import check_max_wait
 from celery_lanes.callinfo import said_here
 from celery_lanes.lane import checked_lane
 from celery_lanes.priority import PREEMPTIBLE, checked, checked_answer, first_said
+from celery_lanes.publish.admission import check_max_wait
 from celery_lanes.slots.holder import Holder
 from celery_lanes.slots.slot import Keeper, Slot
 from celery_lanes.slots.ticket import Ticket

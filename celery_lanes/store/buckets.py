@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from celery_lanes.fairness import passing, ready_at, rescaled, spent
+from celery_lanes.fairness.callers import passing, ready_at, rescaled, spent
 from celery_lanes.store.keys import quoted
 from celery_lanes.store.live import Live
 from celery_lanes.store.rules import Bucket, LaneRules, Limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_lanes.fairness import Place
+from celery_lanes.fairness.callers import Place
 from celery_lanes.store.calls import State
 from celery_lanes.store.ledger import ASIDE_AT_ONCE, Ledger
 from celery_lanes.store.preemption import may_be_stopped

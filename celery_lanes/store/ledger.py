@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil, inf
 
-from celery_lanes.levels import Levels
+from celery_lanes.fairness.levels import Levels
 from celery_lanes.store.adapting import Learned
 from celery_lanes.store.attempts import Reason
 from celery_lanes.store.buckets import Buckets

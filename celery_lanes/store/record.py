@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from celery_lanes.fairness import Charge, Place
+from celery_lanes.fairness.callers import Charge, Place
 from celery_lanes.store.attempts import Outcome, Reason
 from celery_lanes.store.calls import Call, State
 

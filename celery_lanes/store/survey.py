@@ -6,8 +6,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from math import ceil, inf
 
-from celery_lanes.fairness import FairQueue, starts_before
-from celery_lanes.levels import Levels
+from celery_lanes.fairness.callers import FairQueue, starts_before
+from celery_lanes.fairness.levels import Levels
 from celery_lanes.store.buckets import RATE, TOKENS
 from celery_lanes.store.calls import State
 from celery_lanes.store.keys import EVERYBODY

@@ -17,7 +17,7 @@ from typing import Any
 
 from celery.contrib.testing.worker import start_worker
 
-from celery_lanes.config import DEFAULT_LANE
+from celery_lanes.config.settings import DEFAULT_LANE
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.memory import MemoryStore, epoch_ms
 

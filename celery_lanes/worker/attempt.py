@@ -10,7 +10,7 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from kombu.message import Message
 
-from celery_lanes.journey import Parting
+from celery_lanes.journeys.journey import Parting
 from celery_lanes.store.attempts import Grant, Outcome, Release
 
 

@@ -26,7 +26,7 @@ from celery.exceptions import TaskPredicate
 
 from celery_lanes.callinfo import HEADER
 from celery_lanes.errors import Preempted
-from celery_lanes.journey import Parting
+from celery_lanes.journeys.journey import Parting
 from celery_lanes.store.attempts import Outcome
 
 ASKED_BY = signal.SIGUSR2

@@ -8,7 +8,7 @@ from typing import Protocol
 from celery.utils.log import get_logger
 
 from celery_lanes.errors import LaneNotConfigured, StoreError, StoreUnavailable
-from celery_lanes.journey import destination
+from celery_lanes.journeys.journey import destination
 from celery_lanes.store.attempts import Closing, Reason, Turn
 from celery_lanes.store.base import Store
 from celery_lanes.worker.attempt import Attempt

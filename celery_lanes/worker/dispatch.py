@@ -20,10 +20,10 @@ from celery.worker import state
 from kombu.serialization import prepare_accept_content
 
 from celery_lanes.callinfo import HEADER
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import is_served
-from celery_lanes.journey import Parting
+from celery_lanes.journeys.journey import Parting
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.closing import has_own_result, write_silent_end

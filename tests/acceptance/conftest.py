@@ -24,7 +24,7 @@ from pytest_celery import (
 from pytest_docker_tools import build, container, fxtr
 
 from celery_lanes import Lanes
-from celery_lanes.config import STORE_VARIABLE, Settings
+from celery_lanes.config.settings import STORE_VARIABLE, Settings
 from celery_lanes.testing.llm_stub import LLMStub
 from tests.acceptance.nodes import (
     LANES,

@@ -18,7 +18,7 @@ from celery_lanes import Lanes, Settings
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli import main
 from celery_lanes.cli.status import to_json
-from celery_lanes.durations import rounded
+from celery_lanes.config.durations import rounded
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call

@@ -26,8 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from celery_lanes import levels as by_level
 from celery_lanes.errors import NotQueued
+from celery_lanes.fairness.callers import levels as by_level
 from celery_lanes.store import survey
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.base import Snapshot

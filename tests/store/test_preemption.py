@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_lanes.levels import TURN_EVERY
+from celery_lanes.fairness.levels import TURN_EVERY
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.rules import Bucket, CallerRules, Preemption, Scope
 

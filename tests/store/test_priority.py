@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from celery_lanes.levels import TURN_EVERY
+from celery_lanes.fairness.levels import TURN_EVERY
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.rules import Bucket, CallerRules, Policy, Scope
 

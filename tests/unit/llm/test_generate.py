@@ -16,8 +16,8 @@ from celery.exceptions import Reject
 from celery_lanes import Lanes as RealLanes
 from celery_lanes import errors, tasks
 from celery_lanes.callinfo import HEADER, CallInfo
-from celery_lanes.config import Settings
-from celery_lanes.leg import left_s, leg_of
+from celery_lanes.config.settings import Settings
+from celery_lanes.journeys.leg import left_s, leg_of
 from celery_lanes.llm.effects import ChainConfig
 from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.journey import Journey

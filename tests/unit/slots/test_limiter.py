@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_lanes.app import Lanes
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.errors import LaneBusy
 
 pytest.importorskip("pydantic_ai", reason="the extra pydantic-ai is not installed")

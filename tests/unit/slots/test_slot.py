@@ -14,7 +14,7 @@ from celery import Celery
 
 from celery_lanes import call_context
 from celery_lanes.app import Lanes
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.errors import ConfigError, LaneBusy, LanesError, StoreUnavailable, WaitCancelled
 from celery_lanes.slots.holder import Holder
 from celery_lanes.store.attempts import Outcome, Release

@@ -12,7 +12,7 @@ import pytest
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_lanes.errors import Preempted
-from celery_lanes.journey import Moved, moved
+from celery_lanes.journeys.journey import Moved, moved
 from celery_lanes.worker import body
 from celery_lanes.worker.body import ASKED_BY, Yielded, running
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from celery_lanes.envelope import Envelope
-from celery_lanes.journey import moved, returned
+from celery_lanes.journeys.journey import moved, returned
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import Yielded

@@ -9,7 +9,7 @@ import pytest
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreError, StoreUnavailable
-from celery_lanes.journey import moved
+from celery_lanes.journeys.journey import moved
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.calls import Call, State
 from celery_lanes.store.memory import MemoryStore

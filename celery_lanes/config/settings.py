@@ -14,11 +14,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from celery_lanes.complaints import Complaints, dotted, problem
-from celery_lanes.errors import ConfigError, SpecError
-from celery_lanes.llm.spec import Expansion
-from celery_lanes.store.rules import CallerRules, LaneRules, Preemption
-from celery_lanes.tables import (
+from celery_lanes.config.complaints import Complaints, dotted, problem
+from celery_lanes.config.tables import (
     A_NAME,
     Alias,
     Caller,
@@ -34,6 +31,9 @@ from celery_lanes.tables import (
     fit_name,
     is_lane_name,
 )
+from celery_lanes.errors import ConfigError, SpecError
+from celery_lanes.llm.spec import Expansion
+from celery_lanes.store.rules import CallerRules, LaneRules, Preemption
 
 if sys.version_info >= (3, 11):
     import tomllib

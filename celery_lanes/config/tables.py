@@ -22,8 +22,8 @@ from pydantic import (
     field_validator,
 )
 
-from celery_lanes import durations
-from celery_lanes.complaints import expected
+from celery_lanes.config import durations
+from celery_lanes.config.complaints import expected
 from celery_lanes.errors import SpecError
 from celery_lanes.llm.spec import check_alias
 from celery_lanes.store.calls import MAX_CALLER_BYTES

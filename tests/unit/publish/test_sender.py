@@ -13,11 +13,11 @@ from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_lanes import Lanes, call_context
 from celery_lanes.callinfo import HEADER
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
 from celery_lanes.eta import due_ms, is_served
-from celery_lanes.sender import DELAYED_EXCHANGE, _delayed_to
+from celery_lanes.publish.sender import DELAYED_EXCHANGE, _delayed_to
 from celery_lanes.store.attempts import Grant, Release
 from celery_lanes.store.memory import MemoryStore
 from celery_lanes.store.rules import LaneRules

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_lanes.admission import Admission
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.errors import LaneBusy, SpecError
-from celery_lanes.journey import STAGE
+from celery_lanes.journeys.journey import STAGE
 from celery_lanes.llm.journey import Journey
 from celery_lanes.llm.ledger import Attempt
+from celery_lanes.publish.admission import Admission
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 
-from celery_lanes.admission import Admission, check_max_wait, meta_of
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
-from celery_lanes.detours import ASKS_IN_LANES, Detours, Stop, stops_of
 from celery_lanes.errors import ConfigError
-from celery_lanes.journey import STAGE, stage_in
+from celery_lanes.journeys.journey import STAGE, stage_in
 from celery_lanes.llm.journey import Journey
 from celery_lanes.priority import (
     PREEMPTIBLE,
@@ -31,9 +29,11 @@ from celery_lanes.priority import (
     preemptible_of,
     priority_of,
 )
-from celery_lanes.producer import AdmittingProducer
-from celery_lanes.router import MODEL_OPTION
-from celery_lanes.submission import TELL
+from celery_lanes.publish.admission import Admission, check_max_wait, meta_of
+from celery_lanes.publish.detours import ASKS_IN_LANES, Detours, Stop, stops_of
+from celery_lanes.publish.producer import AdmittingProducer
+from celery_lanes.publish.router import MODEL_OPTION
+from celery_lanes.publish.submission import TELL
 from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from celery_lanes.fairness import Charge, FairQueue, Place, keep_weight
+from celery_lanes.fairness.callers import Charge, FairQueue, Place, keep_weight
 from celery_lanes.priority import MOST
 
 TURN_EVERY = 20

@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from celery_lanes.config import CallerSettings, HealthSettings, LaneSettings, Rule, Settings
-from celery_lanes.durations import duration_s, written
+from celery_lanes.config.durations import duration_s, written
+from celery_lanes.config.settings import (
+    CallerSettings,
+    HealthSettings,
+    LaneSettings,
+    Rule,
+    Settings,
+)
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.checks import check_rules
 from celery_lanes.store.health import HealthConfig
 from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
 
-SHIPPED = Path(__file__).parents[2] / "config" / "lanes.toml"
+SHIPPED = Path(__file__).parents[3] / "config" / "lanes.toml"
 
 
 @pytest.fixture

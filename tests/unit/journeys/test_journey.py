@@ -9,9 +9,9 @@ import pytest
 
 from celery_lanes.callinfo import HEADER
 from celery_lanes.cancellation import Cancellation
-from celery_lanes.config import Settings
+from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
-from celery_lanes.journey import MAX_STAGE_BYTES, destination, moved, returned, stage_in
+from celery_lanes.journeys.journey import MAX_STAGE_BYTES, destination, moved, returned, stage_in
 from celery_lanes.position import find_position
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason
 from celery_lanes.store.calls import Call

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_lanes.levels import TURN_EVERY, Levels
+from celery_lanes.fairness.levels import TURN_EVERY, Levels
 
 LEVELS = st.integers(-3, 3)
 

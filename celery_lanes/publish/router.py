@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from celery_lanes.config import DEFAULT_LANE, Settings
+from celery_lanes.config.settings import DEFAULT_LANE, Settings
 from celery_lanes.errors import SpecError
 
 if TYPE_CHECKING:

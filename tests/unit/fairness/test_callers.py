@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_lanes.fairness import Charge, FairQueue, VirtualTime, ready_at, spent
+from celery_lanes.fairness.callers import Charge, FairQueue, VirtualTime, ready_at, spent
 
 COSTS = st.floats(1, 1e6)
 

@@ -1,0 +1,1 @@
+"""Who is next, as plain values: the store's specification of it."""
