@@ -9,7 +9,7 @@ from typing import Any
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.errors import NotQueued
 from celery_lanes.lane import Lane, checked_lane
-from celery_lanes.llm.chain import Chain
+from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.parts import Parts
 from celery_lanes.position import Position, find_position
 from celery_lanes.publish.submission import Submission, call, submit

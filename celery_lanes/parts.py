@@ -12,14 +12,14 @@ from weakref import WeakKeyDictionary
 
 from celery_lanes.config.settings import Settings
 from celery_lanes.errors import ConfigError
-from celery_lanes.llm.logbook import log
+from celery_lanes.llm.chains.logbook import log
 from celery_lanes.llm.registry import Registry
 from celery_lanes.publish.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_health, open_store, open_transcripts
-from celery_lanes.store.health_memory import MemoryHealth
-from celery_lanes.store.health_redis import RedisHealth
+from celery_lanes.store.memory.health import MemoryHealth
+from celery_lanes.store.redis.health import RedisHealth
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.store.transcripts import Transcripts

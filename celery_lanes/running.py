@@ -12,7 +12,7 @@ from celery_lanes.errors import NotInLane, StoreError
 from celery_lanes.journeys.journey import moved, returned, stage_in
 from celery_lanes.journeys.leg import leg_of
 from celery_lanes.lane import checked_lane
-from celery_lanes.llm.journey import Leg
+from celery_lanes.llm.chains.journey import Leg
 from celery_lanes.parts import Parts
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.calls import Busy, Call

@@ -14,7 +14,7 @@ from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import BadRequest
 from celery_lanes.journeys.leg import left_s
 from celery_lanes.llm import cost
-from celery_lanes.llm.journey import Leg
+from celery_lanes.llm.chains.journey import Leg
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply

@@ -14,7 +14,7 @@ from celery_lanes.cli.findings import exit_code, lines
 from celery_lanes.cli.route import route_of
 from celery_lanes.config import durations
 from celery_lanes.store.checks import MAX_SLOTS, check_weight
-from celery_lanes.store.leases import DEAD_LETTERS
+from celery_lanes.store.memory.leases import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-import celery_lanes.llm.openai  # noqa: F401 # before the fork: no process is slow at its first call
+import celery_lanes.llm.providers.openai  # noqa: F401 # before the fork: no process is slow at its first call
 from celery_lanes import Lanes, Settings
 from celery_lanes.demo.options import DemoOptions
 

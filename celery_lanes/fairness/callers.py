@@ -17,7 +17,7 @@ Start-time fair queueing (Goyal, 1996) with a virtual time ``V`` that follows th
 
 - rounding must not take a tag below 0.
 
-Pure arithmetic, mirrored step by step in ``store/lua/_fair.lua`` and ``_grants.lua``.
+Pure arithmetic, mirrored step by step in ``store/redis/lua/_fair.lua`` and ``_grants.lua``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ a turn (``store.preemption``), so the bound stands, counted in grants that keep 
 
 With the scope "caller" all calls are of one level, and a priority orders one caller's own.
 
-Pure arithmetic, mirrored step by step in ``store/lua/_ring.lua`` and ``_fair.lua``.
+Pure arithmetic, mirrored step by step in ``store/redis/lua/_ring.lua`` and ``_fair.lua``.
 """
 
 from __future__ import annotations

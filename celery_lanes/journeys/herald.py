@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_lanes.llm.events import FailoverEvent
+from celery_lanes.llm.chains.events import FailoverEvent
 from celery_lanes.signals import failover
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from celery_lanes.busy import refused
 from celery_lanes.callinfo import CallInfo, Held, held_by
 from celery_lanes.errors import StoreError
-from celery_lanes.llm.journey import Journey, Leg
-from celery_lanes.llm.patience import Wait
+from celery_lanes.llm.chains.journey import Journey, Leg
+from celery_lanes.llm.chains.patience import Wait
 from celery_lanes.llm.target import Target
 
 if TYPE_CHECKING:

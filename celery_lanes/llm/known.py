@@ -49,15 +49,15 @@ SCHEMES: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(
             (name for name, known in BUILTINS.items() if known.scheme == "openai"),
-            "celery_lanes.llm.openai:openai_provider",
+            "celery_lanes.llm.providers.openai:openai_provider",
         ),
-        "anthropic": "celery_lanes.llm.anthropic:anthropic_provider",
-        "fake": "celery_lanes.llm.fake:fake_provider",
-        "foreman": "celery_lanes.llm.foreman:foreman_provider",
-        "gemini": "celery_lanes.llm.gemini:gemini_provider",
-        "litellm": "celery_lanes.llm.litellm:litellm_provider",
-        "ollama": "celery_lanes.llm.ollama:ollama_provider",
-        "pydantic-ai": "celery_lanes.llm.pydantic_ai:pydantic_ai_provider",
+        "anthropic": "celery_lanes.llm.providers.anthropic:anthropic_provider",
+        "fake": "celery_lanes.llm.providers.fake:fake_provider",
+        "foreman": "celery_lanes.llm.providers.foreman:foreman_provider",
+        "gemini": "celery_lanes.llm.providers.gemini:gemini_provider",
+        "litellm": "celery_lanes.llm.providers.litellm:litellm_provider",
+        "ollama": "celery_lanes.llm.providers.ollama:ollama_provider",
+        "pydantic-ai": "celery_lanes.llm.providers.pydantic_ai:pydantic_ai_provider",
     }
 )
 """DSN scheme to "module:factory"; these are imported when they are first used."""

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from celery_lanes.errors import ConfigError
-from celery_lanes.llm.chain import Chain
+from celery_lanes.llm.chains.chain import Chain
+from celery_lanes.llm.chains.effects import ChainConfig
+from celery_lanes.llm.chains.events import Observer
+from celery_lanes.llm.chains.plan import Plan
 from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
-from celery_lanes.llm.effects import ChainConfig
-from celery_lanes.llm.events import Observer
 from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
-from celery_lanes.llm.plan import Plan
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, Name, canonical, check_alias
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import HealthConfig, HealthStore
-from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.memory.health import MemoryHealth
 
 if TYPE_CHECKING:
-    from celery_lanes.llm.http import Transport
+    from celery_lanes.llm.http.client import Transport
 
 PREFIX = "LLM_"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.errors import LaneBusy, SpecError
 from celery_lanes.journeys.journey import STAGE
-from celery_lanes.llm.journey import Journey
+from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.publish.admission import Admission
 

@@ -18,7 +18,7 @@ from celery.app.amqp import AMQP
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.errors import ConfigError
 from celery_lanes.journeys.journey import STAGE, stage_in
-from celery_lanes.llm.journey import Journey
+from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.priority import (
     PREEMPTIBLE,
     PRIORITY,

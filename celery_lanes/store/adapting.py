@@ -9,7 +9,7 @@ Additive increase, multiplicative decrease, as TCP finds its share of a line:
   whether the provider bears more. As many successes as the cap raise it by 1, up to the lane's own.
 - a time that the provider asked to wait is waited by everybody, and never shortened by another.
 
-Pure arithmetic, mirrored in ``lua/_adapting.lua``.
+Pure arithmetic, mirrored in ``redis/lua/_adapting.lua``.
 """
 
 from __future__ import annotations

@@ -23,17 +23,17 @@ from redis.retry import Retry
 
 from celery_lanes.errors import StoreError
 from celery_lanes.store.base import Store
-from celery_lanes.store.faults import translated
 from celery_lanes.store.health import HealthConfig
-from celery_lanes.store.health_memory import MemoryHealth
-from celery_lanes.store.health_redis import RedisHealth
 from celery_lanes.store.keys import checked_name
-from celery_lanes.store.memory import MemoryStore
-from celery_lanes.store.redis import RedisStore
+from celery_lanes.store.memory.health import MemoryHealth
+from celery_lanes.store.memory.store import MemoryStore
+from celery_lanes.store.memory.transcripts import MemoryTranscripts
+from celery_lanes.store.redis.faults import translated
+from celery_lanes.store.redis.health import RedisHealth
+from celery_lanes.store.redis.store import RedisStore
+from celery_lanes.store.redis.transcripts import RedisTranscripts
+from celery_lanes.store.redis.wire import Client, parse_durability
 from celery_lanes.store.transcripts import Transcripts
-from celery_lanes.store.transcripts_memory import MemoryTranscripts
-from celery_lanes.store.transcripts_redis import RedisTranscripts
-from celery_lanes.store.wire import Client, parse_durability
 
 SOCKET_TIMEOUT_S = 1.0
 

@@ -10,8 +10,8 @@ from celery.exceptions import TaskPredicate
 
 from celery_lanes.errors import ConfigError, Preempted
 from celery_lanes.llm.assembly import Assembly
-from celery_lanes.llm.chain import Chain
-from celery_lanes.llm.hangup import CallCancelled, Hangup, interruptible
+from celery_lanes.llm.chains.chain import Chain
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.reply import Done, Reply, Usage
 from celery_lanes.llm.request import Request

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Event as Signal
 
-from celery_lanes.llm.hangup import CallCancelled, Hangup
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark, Stop
 from celery_lanes.streams.events import (
     Began,

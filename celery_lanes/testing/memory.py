@@ -19,7 +19,7 @@ from celery.contrib.testing.worker import start_worker
 
 from celery_lanes.config.settings import DEFAULT_LANE
 from celery_lanes.errors import ConfigError
-from celery_lanes.store.memory import MemoryStore, epoch_ms
+from celery_lanes.store.memory.store import MemoryStore, epoch_ms
 
 
 class FakeClock:

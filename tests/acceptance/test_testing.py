@@ -14,7 +14,7 @@ from celery import Celery
 from celery_lanes import Lanes, Settings
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.calls import Call
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import Policy
 from celery_lanes.testing.memory import _emptied, serving
 

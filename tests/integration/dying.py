@@ -11,7 +11,7 @@ import sys
 
 from celery.__main__ import main
 
-from celery_lanes.store.redis import RedisStore
+from celery_lanes.store.redis.store import RedisStore
 
 
 def die(*_: object, **__: object) -> None:

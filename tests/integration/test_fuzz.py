@@ -23,7 +23,7 @@ from kombu.utils.json import loads
 from redis import Redis
 
 from celery_lanes.store.calls import Call
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import Policy
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher

@@ -15,8 +15,8 @@ from celery import Celery
 from celery_lanes import Lanes, Settings, signals
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, ProviderError, StreamInterrupted, TransientError
-from celery_lanes.llm.effects import ChainConfig
-from celery_lanes.llm.hangup import CallCancelled, Hangup, interruptible
+from celery_lanes.llm.chains.effects import ChainConfig
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply

@@ -7,7 +7,7 @@ from hashlib import sha1
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from celery_lanes.store import lua
+from celery_lanes.store.redis import lua
 from tests.store.driving import FakeClock
 
 KEY = "clock"

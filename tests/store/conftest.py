@@ -9,8 +9,8 @@ import pytest
 
 from celery_lanes.store.base import Store
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.dialect import Scripts
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
+from celery_lanes.store.redis.dialect import Scripts
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
 from tests.store.driving import Driver, FakeClock, RealClock

@@ -10,10 +10,10 @@ import pytest
 from redis import Redis
 
 from celery_lanes.errors import StoreError
-from celery_lanes.store import lua
 from celery_lanes.store.attempts import Renewal
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.dialect import Functions, Scripts, Sources
+from celery_lanes.store.redis import lua
+from celery_lanes.store.redis.dialect import Functions, Scripts, Sources
 from celery_lanes.testing.embedded import EmbeddedValkey, find_program
 from tests import services
 from tests.store.driving import Driver, RealClock

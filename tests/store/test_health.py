@@ -22,8 +22,8 @@ from celery_lanes.store.health import (
     HealthConfig,
     Pass,
 )
-from celery_lanes.store.health_memory import MemoryHealth
-from celery_lanes.store.health_redis import RedisHealth
+from celery_lanes.store.memory.health import MemoryHealth
+from celery_lanes.store.redis.health import RedisHealth
 from tests.store.clocked import KEY, ClockedFunctions, ClockedScripts
 
 X, Y = "m1/x", "m1/y"

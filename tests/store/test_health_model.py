@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from celery_lanes.store.connect import open_health
 from celery_lanes.store.health import Benched, HealthConfig, Pass
-from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.memory.health import MemoryHealth
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
 from tests.store.clocked import ClockedFunctions, ClockedScripts, ServerClock

@@ -13,7 +13,7 @@ from redis import Redis
 from celery_lanes.store import absence
 from celery_lanes.store.connect import open_health
 from celery_lanes.store.health import HealthConfig, Pass
-from celery_lanes.store.health_redis import RedisHealth
+from celery_lanes.store.redis.health import RedisHealth
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests.clusters import cluster_of
 

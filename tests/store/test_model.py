@@ -27,14 +27,13 @@ from hypothesis.stateful import (
 )
 
 from celery_lanes.errors import NotQueued
-from celery_lanes.fairness.callers import levels as by_level
-from celery_lanes.store import survey
+from celery_lanes.fairness import levels as by_level
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.keys import quoted
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore, survey
 from celery_lanes.store.rules import (
     Bucket,
     CallerRules,

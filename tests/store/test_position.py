@@ -10,7 +10,7 @@ import pytest
 from celery_lanes.errors import NotQueued
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.calls import Busy, Delayed, Duplicate, Parked, State
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import Bucket, CallerRules, Policy, Scope
 from celery_lanes.store.standing import Hold
 from tests.store.driving import Driver, FakeClock

@@ -13,11 +13,11 @@ import pytest
 import redis as redis_py
 
 from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
-from celery_lanes.store import lua
 from celery_lanes.store.attempts import Outcome, Release, Renewal
 from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
+from celery_lanes.store.redis import lua
 from celery_lanes.store.rules import Policy
 from celery_lanes.testing.embedded import EmbeddedValkey, find_program
 from tests import services

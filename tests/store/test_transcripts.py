@@ -9,8 +9,8 @@ import uuid
 import pytest
 
 from celery_lanes.store.connect import open_transcripts
+from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
-from celery_lanes.store.transcripts_memory import MemoryTranscripts
 
 WAIT_MS, START = 1000, Mark()
 

@@ -15,7 +15,7 @@ from celery_lanes.journeys.journey import MAX_STAGE_BYTES, destination, moved, r
 from celery_lanes.position import find_position
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason
 from celery_lanes.store.calls import Call
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import Policy
 
 LANES = Settings.parse({"lanes": {"a": {}, "b": {}}})

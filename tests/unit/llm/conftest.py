@@ -10,7 +10,7 @@ import pytest
 
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.messages import Message
-from celery_lanes.llm.openai import openai_provider
+from celery_lanes.llm.providers.openai import openai_provider
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 

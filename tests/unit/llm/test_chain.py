@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from celery_lanes import errors
 from celery_lanes.callinfo import CallInfo, call_context
-from celery_lanes.llm import allowance, diary, failover, patience, retries, way
 from celery_lanes.llm.capabilities import Capabilities
-from celery_lanes.llm.effects import ChainConfig, Effect
-from celery_lanes.llm.fake import FakeProvider
-from celery_lanes.llm.hangup import CallCancelled, Hangup, interruptible
-from celery_lanes.llm.journey import MAX_WAITS, Journey, Leg
+from celery_lanes.llm.chains import allowance, diary, failover, patience, retries, way
+from celery_lanes.llm.chains.effects import ChainConfig, Effect
+from celery_lanes.llm.chains.journey import MAX_WAITS, Journey, Leg
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message
+from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, TextDelta
 from celery_lanes.llm.request import Request

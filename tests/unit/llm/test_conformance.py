@@ -16,7 +16,8 @@ from celery_lanes.errors import (
     StreamInterrupted,
     TransientError,
 )
-from celery_lanes.llm import deadline, http
+from celery_lanes.llm import deadline
+from celery_lanes.llm.http import client as http
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.registry import Registry
@@ -275,7 +276,7 @@ def test_a_reply_that_does_not_end_is_given_up(provider, exchange, monkeypatch, 
 
 
 def test_a_line_that_does_not_end_is_given_up(provider, monkeypatch):
-    monkeypatch.setattr("celery_lanes.llm.framing.MAX_LINE", 1000)
+    monkeypatch.setattr("celery_lanes.llm.http.framing.MAX_LINE", 1000)
 
     with pytest.raises(TransientError, match="a line of more than 1000 bytes"):
         read(provider(Pieces(b"x" * 501, b"x" * 501)))

@@ -14,7 +14,7 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
-from celery_lanes.llm.effects import _EFFECTS, ChainConfig, Effect, effect_of
+from celery_lanes.llm.chains.effects import _EFFECTS, ChainConfig, Effect, effect_of
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.request import Request

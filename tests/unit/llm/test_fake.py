@@ -4,9 +4,9 @@ import pytest
 
 from celery_lanes.errors import RateLimited, StreamInterrupted, TransientError, Unsupported
 from celery_lanes.llm.capabilities import Capabilities
-from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
+from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, Reply, TextDelta, ToolCallDelta, Usage
 from celery_lanes.llm.request import Request, Tool

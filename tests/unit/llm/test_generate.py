@@ -18,9 +18,9 @@ from celery_lanes import errors, tasks
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config.settings import Settings
 from celery_lanes.journeys.leg import left_s, leg_of
-from celery_lanes.llm.effects import ChainConfig
-from celery_lanes.llm.fake import FakeProvider
-from celery_lanes.llm.journey import Journey
+from celery_lanes.llm.chains.effects import ChainConfig
+from celery_lanes.llm.chains.journey import Journey
+from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.store.calls import Busy

@@ -17,8 +17,8 @@ from celery_lanes.errors import (
     RateLimited,
     TransientError,
 )
-from celery_lanes.llm.http import MAX_MESSAGE
-from celery_lanes.llm.waits import retry_after_s
+from celery_lanes.llm.http.client import MAX_MESSAGE
+from celery_lanes.llm.http.waits import retry_after_s
 
 
 def refusal(status: int, message: str = "no", **error: object) -> httpx.Response:

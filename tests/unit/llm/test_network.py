@@ -15,10 +15,10 @@ import httpcore
 import pytest
 
 from celery_lanes.errors import ConfigError, TransientError, Unreachable
-from celery_lanes.llm import network
 from celery_lanes.llm.deadline import Deadline
+from celery_lanes.llm.http import network
+from celery_lanes.llm.http.network import _Sockets
 from celery_lanes.llm.messages import Message
-from celery_lanes.llm.network import _Sockets
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done
 from celery_lanes.llm.request import Request
@@ -155,7 +155,7 @@ def serve_streams(connection: socket.socket, *, ends: bool = True) -> None:
 
 
 def test_the_connection_of_a_stream_that_was_read_is_used_again(monkeypatch):
-    monkeypatch.setattr("celery_lanes.llm.http.DRAIN_S", 30.0)  # on a slow machine, too
+    monkeypatch.setattr("celery_lanes.llm.http.client.DRAIN_S", 30.0)  # on a slow machine, too
     with (
         closing(Server(serve_streams)) as server,
         closing(Registry({"LLM_M1": server.dsn})) as registry,

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_lanes.errors import ProviderError
+from celery_lanes.llm.http.waits import retry_after_s
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
-from celery_lanes.llm.waits import retry_after_s
 from tests.unit.llm.wires import EXCHANGES, Exchange
 
 EXAMPLES = int(os.environ.get("LANES_FUZZ", "0")) or 50

@@ -20,7 +20,7 @@ from celery_lanes.llm.messages import (
     ToolResult,
 )
 from celery_lanes.llm.provider import Provider
-from celery_lanes.llm.pydantic_ai import PydanticAIProvider
+from celery_lanes.llm.providers.pydantic_ai import PydanticAIProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, TextDelta
 from celery_lanes.llm.request import Request, Schema, Tool, ToolName

@@ -9,14 +9,14 @@ import pytest
 
 from celery_lanes.errors import AliasCycle, ConfigError, SpecError
 from celery_lanes.llm import registry as registry_module
-from celery_lanes.llm.effects import ChainConfig
-from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.chains.effects import ChainConfig
 from celery_lanes.llm.known import BUILTINS
 from celery_lanes.llm.messages import Message
+from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.request import Request
 from celery_lanes.store.health import HealthConfig
-from celery_lanes.store.health_memory import MemoryHealth
+from celery_lanes.store.memory.health import MemoryHealth
 
 WHOLE = {
     "choices": [{"message": {"content": "x"}}],

@@ -16,9 +16,8 @@ from celery_lanes.errors import (
     TransientError,
     Unsupported,
 )
-from celery_lanes.llm.anthropic import DEFAULT_MAX_TOKENS, AnthropicWire
 from celery_lanes.llm.assembly import Assembly
-from celery_lanes.llm.gemini import UNSIGNED, GeminiWire
+from celery_lanes.llm.http.wire import Wire
 from celery_lanes.llm.messages import (
     File,
     Image,
@@ -29,12 +28,13 @@ from celery_lanes.llm.messages import (
     ToolCall,
     ToolResult,
 )
-from celery_lanes.llm.ollama import OllamaWire
-from celery_lanes.llm.openai import OpenAIWire
+from celery_lanes.llm.providers.anthropic import DEFAULT_MAX_TOKENS, AnthropicWire
+from celery_lanes.llm.providers.gemini import UNSIGNED, GeminiWire
+from celery_lanes.llm.providers.ollama import OllamaWire
+from celery_lanes.llm.providers.openai import OpenAIWire
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Tool, ToolName
-from celery_lanes.llm.wire import Wire
 from tests.unit.llm.wires import sse
 
 WIRES = {

@@ -7,7 +7,7 @@ from kombu import Exchange, Queue
 
 from celery_lanes.config.settings import LaneSettings, Rule, Settings
 from celery_lanes.errors import ConfigError
-from celery_lanes.llm.fake import FakeProvider
+from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.publish.router import MODEL_OPTION, LaneRouter, Routed
 

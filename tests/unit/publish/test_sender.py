@@ -19,7 +19,7 @@ from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
 from celery_lanes.eta import due_ms, is_served
 from celery_lanes.publish.sender import DELAYED_EXCHANGE, _delayed_to
 from celery_lanes.store.attempts import Grant, Release
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules
 
 AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}

@@ -9,10 +9,10 @@ from celery.exceptions import TimeoutError as GaveUp
 from celery_lanes import Lanes, Settings, Submission
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
-from celery_lanes.llm.journey import Journey
+from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.store.attempts import Release
 from celery_lanes.store.calls import Call
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Hold
 

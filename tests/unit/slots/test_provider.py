@@ -11,9 +11,9 @@ from celery import Celery
 from celery_lanes import Lanes, Settings, call_context
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ChainExhausted, LaneBusy, ModelNotFound
-from celery_lanes.llm.fake import FakeProvider
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
+from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.request import Request
 from celery_lanes.slots.provider import wrap_provider_for_lane
 

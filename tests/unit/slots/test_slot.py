@@ -18,7 +18,7 @@ from celery_lanes.config.settings import Settings
 from celery_lanes.errors import ConfigError, LaneBusy, LanesError, StoreUnavailable, WaitCancelled
 from celery_lanes.slots.holder import Holder
 from celery_lanes.store.attempts import Outcome, Release
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 
 DEADLINE_S = 10
 

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.llm.hangup import CallCancelled, Hangup
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.llm.reply import TextDelta
-from celery_lanes.store.transcripts_memory import MemoryTranscripts
+from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.streams import press as presses
 from celery_lanes.streams.events import Finished
 from celery_lanes.streams.press import Press, Printer

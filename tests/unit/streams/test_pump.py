@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from celery_lanes.llm.hangup import CallCancelled, Hangup
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.llm.reply import ReasoningDelta, TextDelta, ToolCallDelta
 from celery_lanes.store.transcripts import Entry, Heard, Mark
 from celery_lanes.streams import pump as pumps

@@ -12,8 +12,8 @@ import pytest
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.llm.reply import TextDelta, Usage
+from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.store.transcripts import Draft, Entry, Mark
-from celery_lanes.store.transcripts_memory import MemoryTranscripts
 from celery_lanes.streams import reader as readers
 from celery_lanes.streams.events import Began, Cancelled, Failed, Finished, failed, to_json
 from celery_lanes.streams.reader import Reader

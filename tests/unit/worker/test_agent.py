@@ -12,7 +12,7 @@ from billiard.pool import ApplyResult
 
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.calls import Call
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.worker import arrivals, conversation
 from celery_lanes.worker.agent import Agent

@@ -12,7 +12,7 @@ from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.journeys.journey import moved
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.calls import Call, State
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.worker import conversation
 from celery_lanes.worker.conversation import Conversation

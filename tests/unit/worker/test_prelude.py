@@ -7,7 +7,7 @@ from kombu.message import Message
 
 from celery_lanes.store.attempts import Release
 from celery_lanes.store.calls import Duplicate, Parked
-from celery_lanes.store.memory import MemoryStore
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy
 from celery_lanes.worker.prelude import call_of
 

@@ -1,0 +1,1 @@
+"""Who serves models: a file for each API, and for each library that is asked in our stead."""

@@ -1,0 +1,1 @@
+"""The lane store in plain Python, for one process: the readable specification."""

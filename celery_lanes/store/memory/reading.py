@@ -1,0 +1,67 @@
+"""What there is to read of a lane of the memory store, beside where a call stands (``survey``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_lanes.store.base import Snapshot
+from celery_lanes.store.calls import DeadLetter, onward_of
+from celery_lanes.store.keys import quoted
+from celery_lanes.store.live import NOTHING, CallerStatus
+from celery_lanes.store.memory.ledger import Ledger
+from celery_lanes.store.memory.record import Record
+from celery_lanes.store.rules import Limit
+
+
+def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
+    """Count what is in a lane."""
+    firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
+    minute = ledger.now // 1000 - 59
+    return Snapshot(
+        lane=lane,
+        max_concurrent=ledger.ceiling,
+        effective=ledger.cap,
+        provider_wait_ms=ledger.learned.left_ms(ledger.now),
+        paused=ledger.is_paused,
+        running=len(ledger.leases),
+        waiting=len(ledger.queue),
+        delayed=len(ledger.delayed),
+        closing=len(ledger.closing),
+        dead=len(ledger.dead),
+        callers_waiting=len(firsts),
+        oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
+        done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
+        workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
+        rate=ledger.live.limit(Limit.RATE, ledger.rules),
+        tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
+    )
+
+
+def status_of(ledger: Ledger, caller: str) -> CallerStatus:
+    """Say what holds for a caller."""
+    holds, live = ledger.live.caller(caller, ledger.rules), ledger.live.callers.get(caller, NOTHING)
+    return CallerStatus(
+        caller=caller,
+        weight=holds.weight,
+        rate=holds.rate,
+        paused=live.paused,
+        live=live.names,
+        waiting=ledger.queue.count(quoted(caller)),
+    )
+
+
+def letters_of(ledger: Ledger, limit: int, before_ms: int | None) -> list[DeadLetter]:
+    """List dead letters, the youngest first, and all that died in the millisecond of the last."""
+    found = [
+        _letter_of(died_ms, record)
+        for died_ms, record in reversed(ledger.dead)
+        if before_ms is None or died_ms < before_ms
+    ]
+    last_ms = min((letter.died_ms for letter in found[:limit]), default=0)
+    return [letter for letter in found if letter.died_ms >= last_ms]
+
+
+def _letter_of(died_ms: int, record: Record) -> DeadLetter:
+    """Give a dead letter, to be admitted anew."""
+    call = replace(onward_of(record.call), has_waited=False, redelivery_ms=0)
+    return DeadLetter(call, record.attempts, record.last_end, died_ms)

@@ -1,0 +1,1 @@
+"""The lane store in Redis or Valkey: its verbs, their scripts, and how these are sent."""
