@@ -33,7 +33,8 @@ from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.keys import quoted
-from celery_lanes.store.memory.store import MemoryStore, survey
+from celery_lanes.store.memory import survey
+from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import (
     Bucket,
     CallerRules,
