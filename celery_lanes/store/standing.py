@@ -15,9 +15,6 @@ from celery_lanes.store.calls import State
 QUARTILE = 0.6745
 """In standard deviations, how far half of what is normally distributed is from its mean."""
 
-RECENT = 31
-"""So many of the last service times tell whether the lane still works as before."""
-
 NOWHERE = "no call of this task id is in the lane: it has ended, or was never published"
 
 
@@ -72,8 +69,8 @@ class Standing:
         lane_rate_in_ms: until the lane's bucket of calls does.
         lane_tokens_in_ms: until the lane's bucket of cost does.
         running_ms: for how long up to 100 of the running calls have run.
-        served_ms: how long the last calls that ended well held their slots, as far as they tell of
-            today (``in_force``); of those that end within 20 ms, the first one.
+        served_ms: how long the last calls that ended well held their slots, up to 31; of those that
+            end within 50 ms, the first one.
     """
 
     lane: str
@@ -216,24 +213,3 @@ class Standing:
 def _left_ms(ran_ms: int, service_ms: int, most_ms: int) -> int:
     """Say how long a call runs on; one that has run for longer than usual, up to the longest."""
     return service_ms - ran_ms if ran_ms <= service_ms else max(0, most_ms - ran_ms)
-
-
-def in_force(times_ms: tuple[int, ...]) -> tuple[int, ...]:
-    """Choose which of the last service times, the newest last, tell of those to come: all of them.
-
-    But only the recent ones if their mean is away from that of those before by more than three
-    times what chance would make of it. As ``served_ms`` in ``redis/lua/_standing.lua``, to the bit.
-    """
-    before, recent = times_ms[:-RECENT], times_ms[-RECENT:]
-    if not before:
-        return recent
-    (was, was_error), (now, now_error) = _mean_of(before), _mean_of(recent)
-    return recent if (was - now) * (was - now) > 9 * (was_error + now_error) else times_ms
-
-
-def _mean_of(times_ms: tuple[int, ...]) -> tuple[float, float]:
-    """Give their mean, and its squared standard error."""
-    mean, squares = sum(times_ms) / len(times_ms), 0.0
-    for ms in times_ms:  # not sum(), which rounds otherwise than Lua
-        squares += (ms - mean) * (ms - mean)
-    return mean, squares / len(times_ms) / len(times_ms)

@@ -28,7 +28,6 @@ from hypothesis.stateful import (
 
 from celery_lanes.errors import NotQueued
 from celery_lanes.fairness import levels as by_level
-from celery_lanes.store import standing
 from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Busy, Call, Duplicate, State
@@ -51,7 +50,6 @@ from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
 from tests.store.clocked import (
     LOOKED_AT,
-    RECENT,
     TURN_EVERY,
     ClockedFunctions,
     ClockedScripts,
@@ -743,7 +741,6 @@ def test_they_agree_where_levels_have_a_long_history(monkeypatch):
 def walk(monkeypatch, kind, *, steps, examples, has_levels=False):
     monkeypatch.setattr(by_level, "TURN_EVERY", TURN_EVERY)
     monkeypatch.setattr(survey, "LOOKED_AT", LOOKED_AT)
-    monkeypatch.setattr(standing, "RECENT", RECENT)
     program = services.redis_program() if kind == "scripts" else None
     dialect = ClockedFunctions() if kind == "functions" else ClockedScripts()
     with EmbeddedValkey(program=program) as server:

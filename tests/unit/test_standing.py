@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from math import sqrt
 
 import pytest
 
 from celery_lanes.position import position_of
 from celery_lanes.store.calls import State
-from celery_lanes.store.standing import Hold, Standing, in_force
+from celery_lanes.store.standing import Hold, Standing
 
 
 def reading(**facts):
@@ -188,28 +187,3 @@ def test_the_reason_is_told_in_one_line(facts, words):
 def test_a_place_counts_from_one_and_is_none_for_what_runs():
     assert position_of(reading(own_ahead=2, others_ahead=3)).place == 6
     assert position_of(reading(state=State.RUNNING)).place == 0
-
-
-def test_times_count_as_long_as_chance_explains_how_the_recent_ones_differ():
-    steady, odd = (90, 100, 110) * 32, (100,) * 30 + (1000,)
-
-    assert in_force(steady) == steady
-    assert in_force(steady[:31]) == steady[:31]
-    assert in_force(steady + odd) == steady + odd
-    assert in_force(()) == ()
-
-
-@pytest.mark.parametrize("now", [70, 130, 1000])
-def test_recent_times_alone_count_once_calls_take_another_time(now):
-    before = (90, 100, 110) * 32
-
-    assert in_force(before + (now - 5, now, now + 5) * 10 + (now,)) == (
-        (now - 5, now, now + 5) * 10 + (now,)
-    )
-
-
-def test_times_of_a_call_in_ten_that_takes_ten_times_as_long_all_count():
-    chance = random.Random(1)
-    skewed = tuple(1000 if chance.random() < 0.1 else 100 for _ in range(127))
-
-    assert in_force(skewed) == skewed

@@ -13,7 +13,7 @@ from celery_lanes.store.keys import EVERYBODY
 from celery_lanes.store.memory.buckets import RATE, TOKENS
 from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
-from celery_lanes.store.standing import Standing, in_force
+from celery_lanes.store.standing import Standing
 
 LOOKED_AT = 250
 """Accounts, those first that are served first."""
@@ -60,7 +60,7 @@ def survey(lane: str, ledger: Ledger, record: Record) -> Standing:
         lane_rate_in_ms=_passes_in(ledger, RATE, after=ahead.own + ahead.others),
         lane_tokens_in_ms=_passes_in(ledger, TOKENS, after=ahead.cost, cost=record.call.cost),
         running_ms=_running_ms(ledger),
-        served_ms=in_force(tuple(ledger.times_ms)),
+        served_ms=tuple(ledger.times_ms),
     )
 
 

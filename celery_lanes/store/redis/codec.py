@@ -26,7 +26,7 @@ from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.redis.line import Argument
 from celery_lanes.store.rules import Bucket, LaneRules, Policy, Preemption, Unlimited
-from celery_lanes.store.standing import Standing, in_force
+from celery_lanes.store.standing import Standing
 
 
 def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
@@ -217,7 +217,7 @@ def standing(
         caller_paused=bool(caller_paused),
         max_concurrent=None if cap < 0 else cap,
         running_ms=tuple(running_ms),
-        served_ms=in_force(struct.unpack(f">{len(served_ms) // 4}I", served_ms)),
+        served_ms=struct.unpack(f">{len(served_ms) // 4}I", served_ms),
         **dict(zip(_FACTS, counts, strict=True)),
     )
 

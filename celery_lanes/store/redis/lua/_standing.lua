@@ -169,32 +169,11 @@ local function running_ms()
   return ran
 end
 
-local RECENT = 31
-
--- The mean of some service times, and its squared standard error.
-local function mean_of(times, first, last)
-  local total, squares, n = 0, 0, last - first + 1
-  for i = first, last do total = total + times[i] end
-  local mean = total / n
-  for i = first, last do squares = squares + (times[i] - mean) * (times[i] - mean) end
-  return mean, squares / n / n
-end
-
--- Says whether the recent calls took longer, or less long, than those before, by more than chance.
-local function is_changed(times)
-  local recent = #times - RECENT + 1
-  if recent < 2 then return false end
-  local was, was_error = mean_of(times, 1, recent - 1)
-  local mean, error = mean_of(times, recent, #times)
-  return (was - mean) * (was - mean) > 9 * (was_error + error)
-end
-
--- The service times of the lane's last calls, as far as they tell of today; the shortest first.
+-- The service times of the lane's last calls, the shortest first.
 local function served_ms()
   local packed = lane.times or ''
   local served = { struct.unpack('>' .. string.rep('I4', #packed / 4), packed) }
   served[#served] = nil -- where unpack ended
-  if is_changed(served) then served = { unpack(served, #served - RECENT + 1) } end
   table.sort(served)
   return served
 end
