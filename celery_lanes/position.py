@@ -24,7 +24,7 @@ class Position:
         own_ahead: calls of its caller that go before it; in a fifo lane, of all callers.
         others_ahead: calls of other callers that fair order serves before it.
         is_at_least: more than 250 callers go before it, and there may be more calls of theirs.
-        eta_s: seconds until it starts, a range that half of the starts should be in, by the last 31
+        eta_s: seconds until it starts, a range that half of the starts should be in, by the last 63
             calls that ended well: those ahead take their mean, more or less; what runs, as long as
             the quicker quarter or the slower. ``None``: it does not wait, or nobody can tell
             (paused, no slots, no worker, no call has ended well yet).

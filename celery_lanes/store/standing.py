@@ -69,8 +69,8 @@ class Standing:
         lane_rate_in_ms: until the lane's bucket of calls does.
         lane_tokens_in_ms: until the lane's bucket of cost does.
         running_ms: for how long up to 100 of the running calls have run.
-        served_ms: how long the last calls that ended well held their slots, up to 31; of those that
-            end within 50 ms, the first one.
+        served_ms: how long the last calls that ended well held their slots, up to 63; of those that
+            end within 20 ms, the first one.
     """
 
     lane: str

@@ -10,7 +10,7 @@ from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
 
 MINUTE_S = 60
-TIMES_APART_MS, LONGEST_MS = 50, 2**32 - 1
+TIMES_APART_MS, LONGEST_MS = 20, 2**32 - 1
 DEFAULT_MAX_LEASES = 5
 
 

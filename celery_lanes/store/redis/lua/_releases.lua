@@ -1,6 +1,6 @@
 -- What a worker says of the ends of its attempts, as in ledger.py.
 
-local outcomes, TIMES_KEPT, TIMES_APART_MS = {}, 31, 50
+local outcomes, TIMES_KEPT, TIMES_APART_MS = {}, 63, 20
 
 function outcomes.failed(r, cost)
   if cost then correct(r, math.max(1, cost)) end
