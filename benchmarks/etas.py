@@ -10,7 +10,7 @@ from kinds import KINDS
 from rig import Foretold, open_rig
 
 LANES, SLOTS, ROUNDS = KINDS["lanes"], 4, 6
-STEADY = {"ann": 60, "bob": 60, "cid": 60}
+STEADY = {"ann": 80, "bob": 80, "cid": 80}
 SKEWED = {"heavy": 200, "middle": 80, "light": 20, "rare": 5}
 
 
@@ -48,7 +48,7 @@ def accuracy(backlogs: dict[str, int], seconds: float, *, long_share: float) -> 
 def one_round(
     backlogs: dict[str, int], seed: int, seconds: float, long_share: float
 ) -> list[Foretold]:
-    """Run a third of the backlogs on a new server, and foretell the rest."""
+    """Run half of the backlogs, until the warm-up calls are forgotten, and foretell the rest."""
     with open_rig(LANES, slots=SLOTS, processes=SLOTS) as rig:
         foretold = rig.foretell(backlogs, seed, seconds, 0.2, long_share)
     return [one for one in foretold if one.wait_s > 0]  # it may start while it is asked for

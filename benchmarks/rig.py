@@ -174,10 +174,10 @@ class Rig:
     def foretell(
         self, backlogs: dict[str, int], seed: int, seconds: float, spread: float, long_share: float
     ) -> list[Foretold]:
-        """Publish callers' calls, run a third, ask when each of the rest starts, and run those."""
+        """Publish callers' calls, run half, ask when each of the rest starts, and run those."""
         ids = self._order("queue", backlogs, seed, seconds, spread, long_share)
         with self._resumed():
-            self._wait_for_turns(len(ids) // 3)
+            self._wait_for_turns(len(ids) // 2)
             told = self._order("foretell", ids)
             self._wait_for_turns(len(ids))
         began = {turn.number: turn.began for turn in self._turns_taken()}
