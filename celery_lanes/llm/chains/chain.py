@@ -83,7 +83,7 @@ class Chain(Sequence[Target]):
         Args:
             request: what is asked.
             timeout_s: for all of it; by default each target has the time that its provider is
-                given.
+                given, for all attempts at it together.
             attempt_timeout_s: for one attempt; by default what is left, so that a target that
                 hangs may leave no time for the next one.
             idempotency_key: a name for the call, by default a new one; each target is told it with

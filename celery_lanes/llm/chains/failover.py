@@ -36,7 +36,7 @@ class Failover:
     def __init__(self, plan: Plan, request: Request, terms: Terms) -> None:
         journey = terms.journey or _beginning(plan, terms)
         self._plan, self._terms, self._journey = plan, terms, journey
-        self._allowance = Allowance(plan, terms, journey.spent_s)
+        self._allowance = Allowance(terms, journey.spent_s)
         self._diary = diary = Diary(plan, request, terms, self._allowance, journey)
         self._patience = Patience(plan, terms.leg, journey, diary)
         self._way = Way(plan, terms.leg, journey, diary, self._allowance, self._patience)
@@ -84,7 +84,7 @@ class Failover:
         while True:
             self._open = trial
             try:
-                return trial, ask(target, self._allowance.attempt_s(target))
+                return trial, ask(target, self._attempt_s(trial))
             except BaseException as error:
                 action = self._failed(trial, error)
                 self._tell_of(action, trial, error)
@@ -138,7 +138,13 @@ class Failover:
 
     def _may_retry(self, trial: Trial, error: BaseException) -> bool:
         lost = self._diary.lost_at(trial.target)
-        return self._retries.allow(trial, error, lost=lost, left_s=self._allowance.left_s)
+        left_s = self._allowance.left_at_s(trial.target, self._diary.spent_at(trial.target))
+        return self._retries.allow(trial, error, lost=lost, left_s=left_s)
+
+    def _attempt_s(self, trial: Trial) -> float:
+        """Give how long an attempt may take, after those before it and the pause for it."""
+        spent_s = self._diary.spent_at(trial.target) + trial.waited_s
+        return self._allowance.attempt_s(trial.target, spent_s)
 
     def _move(self, to: Elsewhere) -> None:
         """Go on in another lane; returns if the call would wait there longer than it may."""

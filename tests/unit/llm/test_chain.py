@@ -465,6 +465,34 @@ def test_an_attempt_has_its_time(chains, terms, expected):
     assert given == [expected]
 
 
+@pytest.mark.parametrize(
+    ("terms", "takes_s", "expected"),
+    [
+        ({}, 300, [("a", 300), ("b", 300)]),
+        ({}, 200, [("a", 300), ("a", 100), ("b", 300)]),
+        ({"attempt_timeout_s": 20}, 20, [("a", 20), ("a", 20), ("b", 20)]),
+        ({"attempt_timeout_s": 1000}, 1000, [("a", 1000), ("b", 1000)]),
+    ],
+    ids=str,
+)
+def test_a_target_that_hangs_leaves_the_next_one_its_own_time(chains, terms, takes_s, expected):
+    given = []
+
+    def hang(request, *, timeout_s, idempotency_key=None):
+        given.append(("a", timeout_s))
+        chains.now += min(takes_s, timeout_s)
+        raise errors.TransientError("gave no answer")
+
+    def answer(request, *, timeout_s, idempotency_key=None):
+        given.append(("b", timeout_s))
+        return FakeProvider("b").generate(request, timeout_s=timeout_s)
+
+    chains.a.generate, chains.b.generate = hang, answer
+
+    assert chains.ask("a/x,b/y", **terms).attempts[-1].target == "b/y"
+    assert given == expected
+
+
 def test_a_stream_is_gone_on_from_until_its_first_piece(chains):
     chains.a.script([errors.TransientError("x")], [DOWN])
 
