@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final, overload
 
 from celery_lanes.callinfo import CallInfo, current_call
@@ -57,13 +58,16 @@ class Chain(Sequence[Target]):
         return self._plan.targets[index]
 
     def served_by(self, provider_of: Callable[[Target], Provider]) -> Chain:
-        """Give the same chain, with other providers of the same names."""
-        targets = tuple(replace(one, provider=provider_of(one)) for one in self)
+        """Give the same chain, with other providers of the same names; made when they are asked."""
+        targets = tuple(replace(one, opens=partial(provider_of, one)) for one in self)
         return Chain(replace(self._plan, targets=targets))
 
     @property
     def capabilities(self) -> Capabilities:
-        """What can be asked for: what the first target can do, those after it may do less."""
+        """What can be asked for: what the first target can do, those after it may do less.
+
+        Raises ``ConfigError`` if its provider cannot be opened.
+        """
         first = self._plan.targets[0]
         return first.provider.capabilities(first.model)
 

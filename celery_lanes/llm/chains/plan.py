@@ -78,7 +78,7 @@ class Terms:
         """
         if self._is_bounded:
             return math.inf
-        return max(target.provider.timeout_s, self.attempt_timeout_s or 0.0)
+        return max(target.timeout_s, self.attempt_timeout_s or 0.0)
 
     @property
     def _is_bounded(self) -> bool:

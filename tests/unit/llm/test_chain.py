@@ -733,6 +733,20 @@ def test_whatever_happens_a_call_ends_with_its_ledger_and_within_its_budget(scri
         assert sum(len(getattr(chains, n).requests) for n in "abc") - before == len(asked) <= 6
 
 
+@WAYS
+def test_a_provider_without_its_key_matters_to_who_asks_it(chains, way):
+    answered = getattr(chains, way)("a/x,openai/y")
+    chains.a.script(errors.ModelNotFound("who", 404))
+
+    with pytest.raises(errors.ConfigError, match="no key for openai") as caught:
+        getattr(chains, way)("a/x,openai/y", info=INFO)
+
+    assert answered.attempts[-1].target == "a/x"
+    assert CallInfo.from_error(caught.value).caller == "ann"
+    assert chains.kinds == ["attempt_failed", "advance", "attempt_failed", "fail_fast"]
+    assert chains.registry.health.conditions() == []
+
+
 # From lane to lane
 
 
@@ -845,6 +859,16 @@ def test_each_target_is_asked_in_its_own_lane_and_one_call_goes_through_all(legs
         ("c/z", "c", 3600),
     ]
     assert len({event.call_id for event in trip.chains.told}) == 1
+
+
+def test_a_lane_needs_the_keys_of_its_own_providers_only(legs):
+    trip = legs()
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    with pytest.raises(errors.ConfigError, match="no key for openai"):
+        trip.ask("a/x,openai/y,groq/z")
+
+    assert trip.trip == ["to openai"]
 
 
 def test_targets_of_one_lane_are_asked_in_place(legs):

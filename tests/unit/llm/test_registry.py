@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 
 import httpx
@@ -26,6 +28,8 @@ WHOLE = {
 }
 """A reply for every kind of API."""
 
+ASK = Request(model="?", messages=(Message(role="user", content="x"),))
+
 
 def asked_url(env: dict[str, str], target: str, **options) -> tuple[str, str | None]:
     """Parse, ask, and give the URL and the key that went out."""
@@ -37,7 +41,7 @@ def asked_url(env: dict[str, str], target: str, **options) -> tuple[str, str | N
 
     registry = Registry(env, transport=httpx.MockTransport(answer), **options)
     (target,) = registry.parse(target)
-    target.generate(Request(model="?", messages=(Message(role="user", content="x"),)))
+    target.generate(ASK)
     found = (seen[0].headers.get(n) for n in ("authorization", "x-api-key", "x-goog-api-key"))
     return str(seen[0].url), next((key for key in found if key), None)
 
@@ -59,9 +63,68 @@ def test_each_known_provider_takes_its_key_from_its_variable(name):
     assert key in {"k", "Bearer k"}
 
 
-def test_a_missing_key_is_told_with_both_variables():
+def test_a_missing_key_is_told_with_both_variables_when_its_provider_is_asked():
+    chain = Registry({}).parse("fake/x,openai/gpt-5-mini")
+
+    assert str(chain[1]) == "openai/gpt-5-mini"
     with pytest.raises(ConfigError, match="set OPENAI_API_KEY, or LLM_OPENAI"):
-        Registry({}).parse("openai/gpt-5-mini")
+        chain[1].generate(ASK)
+
+
+@pytest.mark.parametrize("spec", ["fake/x,opnai/y", "fake/x,bad/y", "fake/x,odd/y"])
+def test_a_name_that_nobody_can_be_is_refused_at_once(spec):
+    registry = Registry({"LLM_BAD": "hunter2", "LLM_ODD": "nonsense://h"})
+
+    with pytest.raises(ConfigError, match=r"LLM_(OPNAI|BAD|ODD)"):
+        registry.parse(spec)
+
+
+def test_a_key_is_taken_up_that_comes_after_the_chain():
+    env = {}
+    chain = Registry(env).parse("openai/x")
+
+    env["OPENAI_API_KEY"] = "k"
+
+    assert chain[0].provider is chain[0].provider
+
+
+def test_a_provider_is_opened_once_however_many_threads_ask_for_it():
+    registry = Registry({"LLM_M1": "own://h"})
+    made, together, another = [], threading.Barrier(4), threading.Barrier(2)
+
+    def factory(name, _):
+        made.append(name)
+        with suppress(threading.BrokenBarrierError):
+            another.wait(0.2)  # for a thread that opens it as well
+        return FakeProvider(name)
+
+    registry.register_scheme("own", factory)
+    chain = registry.parse("m1/x")
+    assert made == []
+
+    def opened(_):
+        together.wait(60)
+        return chain[0].provider
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(map(id, pool.map(opened, range(4))))
+
+    assert (made, len(found)) == (["m1"], 1)
+
+
+def test_what_a_factory_raises_is_a_matter_of_configuration_and_not_shown():
+    def factory(_, dsn):
+        raise RuntimeError(dsn.token.get_secret_value())
+
+    registry = Registry({"LLM_M1": "own://hunter2@h"})
+    registry.register_scheme("own", factory)
+    chain = registry.parse("m1/x")
+
+    with pytest.raises(ConfigError, match="provider 'm1' cannot be opened: RuntimeError") as caught:
+        chain.generate(ASK)
+
+    assert "hunter2" not in str(caught.value)
+    assert registry.health.conditions() == []
 
 
 @pytest.mark.parametrize(
