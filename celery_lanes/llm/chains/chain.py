@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2s
 from typing import final, overload
 
 from celery_lanes.callinfo import CallInfo, current_call
@@ -19,6 +20,7 @@ from celery_lanes.llm.http.hangup import hangup_here
 from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.llm.spec import canonical
 from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 
@@ -91,7 +93,7 @@ class Chain(Sequence[Target]):
             attempt_timeout_s: for one attempt; by default what is left, so that a target that
                 hangs may leave no time for the next one.
             idempotency_key: a name for the call, by default a new one; each target is told it with
-                its number, so that all attempts at a target bear the same.
+                a digest of its own, so that all attempts at a target, and no others, bear the same.
             info: whose call it is; by default the ``call_context``'s.
             observer: is told of this call, beside those that are registered.
             leg: the part of the call that is done here, if it goes from lane to lane; what ends
@@ -105,9 +107,7 @@ class Chain(Sequence[Target]):
         failover = Failover(self._plan, request, terms)
 
         def ask(target: Target, left_s: float) -> Reply:
-            return target.generate(
-                request, timeout_s=left_s, idempotency_key=self._key(target, terms)
-            )
+            return target.generate(request, timeout_s=left_s, idempotency_key=_key(target, terms))
 
         return failover.answered(*failover.run(ask))
 
@@ -133,16 +133,12 @@ class Chain(Sequence[Target]):
 
         def ask(target: Target, left_s: float) -> _Begun:
             stream = target.stream(
-                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=self._key(target, terms)
+                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=_key(target, terms)
             )
             return _Begun(stream, _next(target, stream, TransientError))
 
         trial, begun = failover.run(ask)
         return begun.stream.relayed(_relay(failover, trial, begun), failover.leave)
-
-    def _key(self, target: Target, terms: Terms) -> str:
-        """Name what is asked of a target; the same name for another model would be a mistake."""
-        return f"{terms.call_id}-{self._plan.targets.index(target) + 1}"
 
 
 def _terms(
@@ -162,6 +158,15 @@ def _terms(
         observer=observer,
         leg=leg,
     )
+
+
+def _key(target: Target, terms: Terms) -> str:
+    """Name what is asked of a target, the same in all lanes and workers, and for it alone.
+
+    Its place in the chain is no such name: workers may know another spec by the same alias.
+    """
+    asked = f"{canonical(target.name)}/{target.model}"
+    return f"{terms.call_id}-{blake2s(asked.encode(errors='replace'), digest_size=8).hexdigest()}"
 
 
 def _relay(failover: Failover, trial: Trial, begun: _Begun) -> Iterator[Piece | Done]:

@@ -603,10 +603,28 @@ def test_all_attempts_at_a_target_bear_one_key(chains):
     chains.fails("a/x,b/y")
     chains.fails("a/x,b/y", idempotency_key="n1")
 
-    keys = [options["idempotency_key"] for options in seen]
-    assert keys[0].removesuffix("-1") == keys[1].removesuffix("-2") != "n1"
-    assert keys[2:] == ["n1-1", "n1-2"]
+    keys = [options["idempotency_key"].rpartition("-") for options in seen]
+    assert keys[0][0] == keys[1][0] != "n1"
+    assert [key[0] for key in keys[2:]] == ["n1", "n1"]
+    assert keys[0][2] == keys[2][2] != keys[1][2] == keys[3][2]
     assert [event.call_id for event in chains.told[-2:]] == ["n1", "n1"]
+
+
+def test_a_key_is_a_targets_whatever_a_worker_takes_an_alias_for(chains):
+    seen = {}
+    for provider in (chains.a, chains.b):
+        provider.generate = lambda request, **options: fail(request.model, options)
+
+    def fail(model, options):
+        seen.setdefault(model, set()).add(options["idempotency_key"])
+        raise errors.ModelNotFound("who")
+
+    for spec in ("a/x,b/y", "b/y,a/x", "A/x,a/z"):
+        chains.registry.register_alias("quick", spec)
+        chains.fails("quick", idempotency_key="n1")
+
+    assert [len(keys) for keys in seen.values()] == [1, 1, 1]
+    assert len(set.union(*seen.values())) == 3
 
 
 def test_an_event_says_what_happened_and_not_what_was_asked(chains):

@@ -131,7 +131,7 @@ def test_a_prompt_becomes_a_result(generate):
         "wait_s": None,
     }
     assert json.loads(generate.sent[0].content)["messages"] == [{"role": "user", "content": "hi"}]
-    assert generate.sent[0].headers["idempotency-key"] == "t1-1"
+    assert generate.sent[0].headers["idempotency-key"] == "t1-16ebb98f8b91f15b"
 
 
 def test_a_lane_call_says_its_lane_and_wait(generate):
@@ -140,7 +140,7 @@ def test_a_lane_call_says_its_lane_and_wait(generate):
     result = generate.apply(("m1/small", "hi"), headers={HEADER: header}).get()
 
     assert (result["lane"], result["wait_s"]) == ("m1", 1.5)
-    assert generate.sent[0].headers["idempotency-key"] == "n1-1"
+    assert generate.sent[0].headers["idempotency-key"] == "n1-16ebb98f8b91f15b"
 
 
 def test_the_real_cost_is_settled(generate):
@@ -218,7 +218,7 @@ def test_the_next_model_is_asked_in_its_own_lane_with_all_that_came_before(gener
         ("m1/small", "m1", None),
     ]
     assert result["attempts"][1]["queued_s"] == 2
-    assert generate.sent[0].headers["idempotency-key"] == "n1-2"
+    assert generate.sent[0].headers["idempotency-key"] == "n1-16ebb98f8b91f15b"
 
 
 def test_a_call_that_may_not_wait_passes_by_a_lane_with_too_long_a_line(generate):
