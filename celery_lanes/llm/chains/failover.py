@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,9 @@ from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import Benched, Pass
+
+FAIR_SHARE = 0.1
+"""The part of the usual time that a target must have had for a time-out to be held against it."""
 
 Answer = TypeVar("Answer")
 Ask = Callable[[Target, float], Answer]
@@ -105,7 +109,8 @@ class Failover:
         self._diary.failed(trial, error)
         known = effect_of(error)  # who gave up is not left to the user's judgement
         effect = known if known.action == "stop" else self._plan.config.classify(error)
-        benched = self._plan.health.report(trial.leave, effect.health, retry_after_s=asked_s(error))
+        blame = "none" if self._was_hasty(trial, error) else effect.health
+        benched = self._plan.health.report(trial.leave, blame, retry_after_s=asked_s(error))
         if effect.action == "stop":
             return "stop"
         self._note_busy(trial.target, benched, error)
@@ -117,6 +122,14 @@ class Failover:
         if effect.action == "fail" and self._plan.config.advance_on_permanent:
             return "advance"
         return effect.action
+
+    def _was_hasty(self, trial: Trial, error: BaseException) -> bool:
+        """Say whether a target was hardly given the time to answer: no fault of its own."""
+        if (given_s := getattr(error, "given_s", None)) is None:
+            return False
+        leg = self._terms.leg
+        usual_s = min(trial.target.timeout_s, leg.usual_s if leg else math.inf)
+        return bool(given_s < FAIR_SHARE * usual_s)
 
     def _note_busy(self, target: Target, benched: Benched | None, error: BaseException) -> None:
         """Keep when a target may be asked again; a lone one may be even while it is benched."""

@@ -196,7 +196,10 @@ class HttpClient:
                 what = str(call.deadline)
             case _:
                 what = f"broke off: {said}"
-        return kind(f"{self._name}/{call.model} {what}")
+        failure = call.deadline.noted_on(kind(f"{self._name}/{call.model} {what}"))
+        if call.hangup.lapsed:
+            failure.given_s = call.hangup.silent_s
+        return failure
 
     def _without_key(self, text: str) -> str:
         token = self._token.get_secret_value() if self._token else ""

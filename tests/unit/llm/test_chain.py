@@ -555,6 +555,52 @@ def test_a_reader_who_leaves_stops_the_provider_and_gives_the_probe_back(chains)
     assert chains.kinds.count("probe") == 2
 
 
+def late(given_s: float | None) -> errors.TransientError:
+    error = errors.TransientError("gave no answer in time")
+    error.given_s = given_s
+    return error
+
+
+@pytest.mark.parametrize(
+    ("given_s", "is_held_against_it"), [(1.0, False), (29.9, False), (30.0, True), (None, True)]
+)
+@WAYS
+def test_one_who_hardly_gives_a_target_time_benches_it_for_nobody(
+    chains, way, given_s, is_held_against_it
+):
+    chains.a.script(late(given_s), late(given_s))
+
+    reply = getattr(chains, way)()
+
+    assert [attempt.target for attempt in reply.attempts] == ["a/x", "a/x", "b/y"]
+    assert ("bench" in chains.kinds) is is_held_against_it
+    assert bool(chains.registry.health.conditions()) is is_held_against_it
+
+
+def test_what_a_lanes_own_limit_leaves_is_time_enough(legs):
+    trip = legs()
+    trip.usual_s = 20.0
+    trip.chains.a.script(late(19.0), late(19.0))
+
+    assert trip.ask("a/x,b/y").attempts[-1].target == "b/y"
+    assert "bench" in trip.chains.kinds
+
+
+def test_a_short_silence_in_mid_reply_is_held_against_nobody(chains):
+    broken = errors.StreamInterrupted("was silent for 1 s")
+    broken.given_s = 1.0
+
+    def breaks(_):
+        yield "one"
+        raise broken
+
+    chains.a.script(breaks)
+    with pytest.raises(errors.StreamInterrupted):
+        chains.whole()
+
+    assert chains.registry.health.conditions() == []
+
+
 @pytest.mark.parametrize(("sent", "kind"), [([], "TransientError"), (["one"], "StreamInterrupted")])
 def test_a_provider_that_forgets_to_end_its_stream_has_failed(chains, sent, kind):
     stream = chains.a.stream
@@ -782,6 +828,7 @@ class Legs:
         self.chains, self.full = chains, full
         self.trip, self.refused = [], []
         self.queue_s, self.on_hop = 3600, lambda: None
+        self.usual_s = 300.0
         self._next = None
 
     def ask(self, spec: str, *, lane: str = "a", journey=None, left_s: float = 300.0, **terms):
@@ -794,6 +841,7 @@ class Legs:
                 wait=self.wait,
                 refused=self.refused.append,
                 left_s=left_s,
+                usual_s=self.usual_s,
                 queued_s=self.queue_s,
                 journey=journey and Journey.model_validate_json(journey),
             )

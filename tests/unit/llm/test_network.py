@@ -24,6 +24,7 @@ from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
+from celery_lanes.store.health import HealthConfig
 
 ASK = Request(model="small", messages=(Message(role="user", content="hi"),))
 SECRET = "sk-very-secret"
@@ -123,7 +124,56 @@ def test_a_drip_that_is_no_body_ends_at_the_deadline_too(serve, is_stream):
         caller.start()
         caller.join(30)
 
-    assert len(outcome) == 1
+    assert [error.given_s for error in outcome] == [0.5]
+
+
+def serve_one_piece(connection: socket.socket) -> None:
+    """Begin a stream, and fall silent until the client goes."""
+    delta = {"choices": [{"index": 0, "delta": {"content": "yes"}}]}
+    read_request(connection)
+    connection.sendall(CHUNKED + chunk(f"data: {json.dumps(delta)}\n\n"))
+    connection.recv(1)
+
+
+def test_an_impatient_caller_benches_a_server_for_nobody():
+    health = HealthConfig(failure_threshold=1)
+    with (
+        closing(Server(serve_one_piece)) as server,
+        closing(Registry({"LLM_M1": server.dsn}, health=health)) as registry,
+    ):
+        chain = registry.parse("m1/small")
+        with pytest.raises(TransientError, match="gave no answer") as whole:
+            chain.generate(ASK, attempt_timeout_s=0.2)
+        with pytest.raises(TransientError, match="was silent") as streamed:
+            list(chain.stream(ASK, idle_s=0.2))
+
+    assert (whole.value.given_s, streamed.value.given_s) == (0.2, 0.2)
+    assert registry.health.conditions() == []
+
+
+def test_a_reader_whose_patience_ends_has_given_the_time_until_then():
+    hangup, began = Hangup(), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        began.set()
+        connection.recv(1)
+
+    def lapse() -> None:
+        began.wait(60)
+        while not is_over.wait(0.01):
+            hangup.lapse("began no answer within 0.01 s")
+
+    is_over = threading.Event()
+    reader = threading.Thread(target=lapse)
+    with closing(Server(serve)) as server, closing(Registry({"LLM_M1": server.dsn})) as registry:
+        reader.start()
+        with interruptible(hangup), pytest.raises(TransientError, match="no answer") as caught:
+            registry.provider("m1").generate(ASK, timeout_s=3600)
+        is_over.set()
+        reader.join()
+
+    assert 0 < caught.value.given_s < 3600
 
 
 def test_a_body_in_a_coding_that_may_grow_to_any_size_is_not_read():
