@@ -20,7 +20,7 @@ from celery_lanes.llm.chains.effects import ChainConfig, effect_of
 from celery_lanes.llm.chains.events import Observer
 from celery_lanes.llm.chains.plan import Plan
 from celery_lanes.llm.dsn import Dsn, malformed
-from celery_lanes.llm.environment import PREFIX, Addresses, Environment, read_dsn
+from celery_lanes.llm.environment import Addresses, Environment, read_dsn
 from celery_lanes.llm.known import BUILTINS, SCHEMES
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, Name, canonical, check_alias
@@ -52,12 +52,10 @@ class Registry:
 
     Args:
         env: where ``LLM_<NAME>`` and the keys are, ``os.environ`` by default; read at each use, so
-            that a new key is taken up.
+            that a new key is taken up. An ``Environment`` may have another prefix.
         env_providers: whether ``LLM_<NAME>`` goes before what is known by that name; without, it
             is only looked for when nothing is.
         env_lookup: where a name that is not known is looked for; ``env`` by default.
-        env_prefix: in place of ``LLM_``.
-        aliases: name to spec, as by ``register_alias``.
         lane_of: says which lane bounds a ``provider/model``, written as in the spec.
         health: when a model is left alone, as this process sees it; or who knows.
         chain: how it goes from model to model.
@@ -67,19 +65,17 @@ class Registry:
 
     def __init__(
         self,
-        env: Mapping[str, str] | None = None,
+        env: Environment | Mapping[str, str] | None = None,
         *,
         env_providers: bool = True,
         env_lookup: Callable[[str], str | None] | None = None,
-        env_prefix: str = PREFIX,
-        aliases: Mapping[str, str] | None = None,
         lane_of: Callable[[str], str] | None = None,
         health: HealthConfig | HealthStore | None = None,
         chain: ChainConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         transport: Transport | None = None,
     ) -> None:
-        self._env = Environment(os.environ if env is None else env, env_prefix)
+        self._env = env if isinstance(env, Environment) else _environment(env)
         self._addresses = Addresses(
             self._env, env_first=env_providers, lookup=env_lookup or self._env.variables.get
         )
@@ -91,7 +87,7 @@ class Registry:
         )
         self.chain_config = chain or ChainConfig()
         self._named: dict[str, Provider | Dsn | ConfigError] = {}
-        self._aliases = {check_alias(name): spec for name, spec in (aliases or {}).items()}
+        self._aliases: dict[str, str] = {}
         self._lane_of = lane_of
         self._expanded: dict[object, tuple[Name, ...]] = {}
         self._observers: list[Observer] = []
@@ -245,6 +241,10 @@ class Registry:
             return self._schemes.setdefault(scheme, factory)
         schemes = ", ".join(sorted({*SCHEMES, *self._schemes}))
         raise malformed(self._env.variable(name), f"the schemes are {schemes}")
+
+
+def _environment(variables: Mapping[str, str] | None) -> Environment:
+    return Environment() if variables is None else Environment(variables)
 
 
 @contextmanager

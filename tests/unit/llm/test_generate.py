@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from unittest.mock import ANY
 
@@ -154,6 +156,29 @@ def test_an_app_with_lanes_asks_their_health():
         lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://"}}))
 
     assert lanes.registry.health is lanes.health
+
+
+def test_threads_that_come_first_together_share_one_registry_and_its_health():
+    together = threading.Barrier(2)
+
+    def make(**options):
+        together.wait(60)
+        return Registry(**options)
+
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://"}}), registry=make)
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(lambda _: lanes.registry, range(2))
+
+    assert one is other is lanes.registry
+    assert one.health is lanes.health
+
+
+def test_aliases_of_the_settings_are_the_registrys():
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"aliases": {"quick": "fake/x"}}))
+
+    assert str(lanes.registry.parse("quick")[0]) == "fake/x"
 
 
 def test_an_app_without_lanes_generates_as_well(generate):

@@ -12,6 +12,7 @@ import pytest
 from celery_lanes.errors import AliasCycle, ConfigError, SpecError
 from celery_lanes.llm import registry as registry_module
 from celery_lanes.llm.chains.effects import ChainConfig
+from celery_lanes.llm.environment import Environment
 from celery_lanes.llm.known import BUILTINS
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.providers.fake import FakeProvider
@@ -31,7 +32,7 @@ WHOLE = {
 ASK = Request(model="?", messages=(Message(role="user", content="x"),))
 
 
-def asked_url(env: dict[str, str], target: str, **options) -> tuple[str, str | None]:
+def asked_url(env: dict[str, str] | Environment, target: str, **options) -> tuple[str, str | None]:
     """Parse, ask, and give the URL and the key that went out."""
     seen: list[httpx.Request] = []
 
@@ -336,9 +337,11 @@ def test_where_to_look_last_can_be_told():
 
 
 def test_the_prefix_can_be_another():
-    assert asked_url({"AI_M1": "openai://h"}, "m1/x", env_prefix="AI_")[0].startswith("https://h/")
+    env = Environment({"AI_M1": "openai://h"}, prefix="AI_")
+
+    assert asked_url(env, "m1/x")[0].startswith("https://h/")
     with pytest.raises(ConfigError, match="AI_M2 is not set"):
-        Registry({"LLM_M2": "openai://h"}, env_prefix="AI_").provider("m2")
+        Registry(Environment({"LLM_M2": "openai://h"}, prefix="AI_")).provider("m2")
 
 
 def test_the_environment_is_the_processs_own_by_default(monkeypatch):
@@ -409,7 +412,16 @@ def test_no_repr_shows_a_key():
     registry.load_env({"LLM_M2": "openai://hunter2@h"})
     targets = registry.parse("m1/x,m2/x")
 
-    shown = [registry, targets, targets[0].provider._http, registry._named, registry._open]
+    env = Environment({"LLM_M1": "openai://hunter2@h"})
+    shown = [
+        env,
+        registry,
+        targets,
+        *targets,
+        targets[0].provider._http,
+        registry._named,
+        registry._open,
+    ]
     assert "hunter2" not in repr(shown)
 
 
@@ -429,7 +441,8 @@ def test_registries_may_share_what_they_know_of_health():
 
 
 def test_names_are_found_without_a_provider_and_known_until_something_new_is_registered():
-    registry = Registry({}, aliases={"quick": "nobody/x"})
+    registry = Registry({})
+    registry.register_alias("quick", "nobody/x")
 
     first, again = registry.names("quick"), registry.names("quick")
     registry.register_alias("quick", "nobody/y")
