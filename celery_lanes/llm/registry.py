@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -190,15 +190,15 @@ class Registry:
     def close(self) -> None:
         """Close this process's connections; a forked child leaves its parent's alone."""
         for name in list(self._open):
-            self._open.pop(name)[1].close()
+            if (known := self._open.pop(name, None)) is not None:
+                known[1].close()
 
     def _target(self, name: Name) -> Target:
         provider, model = name
         spelled = f"{provider}/{model}"
         lane = self._lane_of(spelled) if self._lane_of else None
-        return Target(
-            self._checked(provider), model, partial(self.provider, provider), lane, spelled
-        )
+        opens = cache(partial(self.provider, provider))  # a failure is not kept
+        return Target(self._checked(provider), model, opens, lane, spelled)
 
     def _checked(self, spelled: str) -> str:
         """Give the name that a provider has, or will have once it is opened."""
@@ -212,7 +212,7 @@ class Registry:
 
     def _opened(self, name: str, dsn: Dsn) -> Provider:
         """Open a provider, once however many threads ask for it."""
-        with self._lock(), _opening(name):
+        with self._lock(), _opening(name, dsn):
             if (known := self._open.get(name)) is not None and known[0] == dsn:
                 return known[1]
             made = self._factory(dsn.scheme, name)(name, dsn)
@@ -248,15 +248,20 @@ def _environment(variables: Mapping[str, str] | None) -> Environment:
 
 
 @contextmanager
-def _opening(name: str) -> Iterator[None]:
-    """Let what a factory raises be a matter of configuration: it says nothing of who is asked."""
+def _opening(name: str, dsn: Dsn | None = None) -> Iterator[None]:
+    """Let what a factory raises be a matter of configuration: it says nothing of who is asked.
+
+    The key is cut out, and what was raised is left out of tracebacks, for it might show it.
+    """
     try:
         yield
     except Exception as error:
         if isinstance(error, LanesError) or effect_of(error).action == "stop":
             raise
-        what = f"provider {name!r:.100} cannot be opened: {type(error).__name__}"  # no message:
-        raise ConfigError(what) from error  # it might show the key
+        said = f"{type(error).__name__}: {error}"
+        if dsn is not None and dsn.token is not None:
+            said = said.replace(dsn.token.get_secret_value(), "***")
+        raise ConfigError(f"provider {name!r:.100} cannot be opened: {said:.500}") from None
 
 
 def _made(place: str, name: str, dsn: Dsn, **options: Any) -> Provider:

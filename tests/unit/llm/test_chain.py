@@ -18,6 +18,7 @@ from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.chains import allowance, diary, failover, patience, retries, way
 from celery_lanes.llm.chains.effects import ChainConfig, Effect
 from celery_lanes.llm.chains.journey import MAX_WAITS, Journey, Leg
+from celery_lanes.llm.chains.logbook import log
 from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message
@@ -708,6 +709,17 @@ def test_an_event_shows_the_prompt_only_where_that_is_wanted(make):
     chains.ask()
 
     assert chains.told[0].messages == ASK.messages
+
+
+def test_no_name_begins_another_line_of_the_log(chains, caplog):
+    chains.registry.register_observer(log)
+    chains.a.script(errors.BadRequest("what", 400))
+
+    with pytest.raises(errors.BadRequest):
+        chains.ask("a/x", info=CallInfo(caller="ann\nbench b/y"), idempotency_key="n1")
+
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line == "celery_lanes: fail_fast a/x, BadRequest 400, call n1, of ann\\nbench b/y"
 
 
 def test_an_observer_that_fails_is_logged_and_harms_neither_the_call_nor_the_others(chains, caplog):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
@@ -121,10 +122,10 @@ def test_what_a_factory_raises_is_a_matter_of_configuration_and_not_shown():
     registry.register_scheme("own", factory)
     chain = registry.parse("m1/x")
 
-    with pytest.raises(ConfigError, match="provider 'm1' cannot be opened: RuntimeError") as caught:
+    with pytest.raises(ConfigError, match=r"'m1' cannot be opened: RuntimeError: .+") as caught:
         chain.generate(ASK)
 
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
     assert registry.health.conditions() == []
 
 
