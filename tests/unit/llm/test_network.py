@@ -203,9 +203,8 @@ def serve_streams(connection: socket.socket, *drops: bytes) -> None:
         connection.sendall(chunk("data: [DONE]\n\n"))
         time.sleep(0.01)
         for drop in drops:
-            while True:
+            while not threading.Event().wait(0.001):
                 connection.sendall(drop)
-                time.sleep(0.001)
         connection.sendall(b"0\r\n\r\n")
 
 
