@@ -67,10 +67,7 @@ class Expansion:
         """Give the targets in order, the first of equal ones. Raises ``SpecError``."""
         if not isinstance(spec, str):
             raise SpecError(f"expected model to be {_EXAMPLE}, got {spec!r:.100}")
-        found = self._list(spec, ())
-        if len(found) > MAX_TARGETS:
-            raise SpecError(f"expected up to {MAX_TARGETS} targets, got {len(found)}")
-        return found
+        return self._list(spec, ())
 
     def _list(self, spec: str, path: tuple[str, ...]) -> tuple[Name, ...]:
         if len(spec) > MAX_LENGTH:
@@ -82,6 +79,8 @@ class Expansion:
         found: dict[Name, Name] = {}
         for name in (name for element in elements for name in self._element(element, path)):
             found.setdefault((canonical(name[0]), name[1]), name)
+            if len(found) > MAX_TARGETS:
+                raise SpecError(f"expected up to {MAX_TARGETS} targets, got more")
         return tuple(found.values())
 
     def _element(self, element: str, path: tuple[str, ...]) -> tuple[Name, ...]:

@@ -94,6 +94,18 @@ def test_a_resolver_that_never_ends_is_stopped():
         Expansion({}, [lambda name: name + "x"]).targets("x")
 
 
+def test_a_resolver_that_gives_ever_more_targets_is_stopped():
+    asked = []
+
+    def doubled(name):
+        asked.append(name)
+        return f"{name}a,{name}b" if len(name) < MAX_DEPTH - 1 else f"p/{name}"
+
+    with pytest.raises(SpecError, match=f"up to {MAX_TARGETS} targets, got more"):
+        Expansion({}, [doubled]).targets("x")
+    assert len(asked) < 100  # of 2**30
+
+
 def test_a_resolver_that_gives_no_spec_is_told_so():
     with pytest.raises(SpecError, match="expected a spec for 'x', got int"):
         Expansion({}, [lambda _: 7]).targets("x")
