@@ -183,7 +183,8 @@ class Registry:
         told = self._named.get(name)
         if not (told is None or isinstance(told, (Dsn, ConfigError))):
             return told
-        dsn = self._completed(self._addresses.find(name, told, self._named))
+        with _opening(name):
+            dsn = self._completed(self._addresses.find(name, told, self._named))
         known = self._open.get(name)
         return known[1] if known is not None and known[0] == dsn else self._opened(name, dsn)
 
@@ -249,7 +250,7 @@ def _environment(variables: Mapping[str, str] | None) -> Environment:
 
 @contextmanager
 def _opening(name: str, dsn: Dsn | None = None) -> Iterator[None]:
-    """Let what a factory raises be a matter of configuration: it says nothing of who is asked.
+    """Let what a factory or a lookup raises be a matter of configuration: not of who is asked.
 
     The key is cut out, and what was raised is left out of tracebacks, for it might show it.
     """

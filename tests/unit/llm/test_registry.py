@@ -337,6 +337,17 @@ def test_where_to_look_last_can_be_told():
     assert asked_url({}, "m2/x", env_lookup=lookup)[0] == "https://h/v1/chat/completions"
 
 
+def test_a_lookup_that_fails_is_no_failure_of_who_is_asked():
+    def lookup(_):
+        raise ConnectionError("no vault")
+
+    registry = Registry({}, env_lookup=lookup)
+
+    with pytest.raises(ConfigError, match="'openai' cannot be opened: ConnectionError: no vault"):
+        registry.parse("openai/x").generate(ASK)
+    assert registry.health.conditions() == []
+
+
 def test_the_prefix_can_be_another():
     env = Environment({"AI_M1": "openai://h"}, prefix="AI_")
 
