@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.errors import NotQueued
 from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.llm.chains.chain import Chain
+from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.position import Position, find_position
 from celery_lanes.publish.submission import Submission, call, submit
@@ -70,7 +71,7 @@ class Calls(Parts):
             preemptible=preemptible,
         )
 
-    @cached_property
+    @once
     def _office(self) -> Office:
         return Office(self)
 
@@ -212,6 +213,6 @@ class Calls(Parts):
         """Give what prints this process's streamed replies."""
         return self._printer.press()
 
-    @cached_property
+    @once
     def _printer(self) -> Printer:
         return Printer(lambda: self.transcripts)

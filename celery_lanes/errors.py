@@ -133,8 +133,11 @@ class ProviderError(LanesError):
     """The LLM provider did not answer the call.
 
     ``args`` are ``(message, status, retry_after_s, request_id, attempts)``; the three in the middle
-    may be ``None``.
+    may be ``None``. ``given_s`` is set where the call was made: how many seconds the provider had,
+    if it is those that ran out.
     """
+
+    given_s: float | None = None
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,6 +13,7 @@ from celery_lanes.config.settings import Settings
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.chains.logbook import log
 from celery_lanes.llm.registry import Registry
+from celery_lanes.once import once
 from celery_lanes.publish.router import MODEL_ARGUMENT, LaneRouter
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
@@ -44,25 +44,25 @@ class Parts:
     _config: Settings | str | Path | None
     _make_registry: Callable[..., Registry]
 
-    @cached_property
+    @once
     def settings(self) -> Settings:
         """The configuration. Raises ``ConfigError``."""
         return self._config if isinstance(self._config, Settings) else Settings.load(self._config)
 
-    @cached_property
+    @once
     def router(self) -> LaneRouter:
         """Model to lane."""
         return LaneRouter(lambda: self.settings, lambda: self.registry)
 
-    @cached_property
+    @once
     def registry(self) -> Registry:
         """What ``generate`` uses in this app: providers, and the aliases of the settings.
 
         Nothing is read or opened before a provider is used.
         """
-        registry = self._make_registry(
-            aliases=self.settings.aliases, lane_of=self._lane_of, health=self.health
-        )
+        registry = self._make_registry(lane_of=self._lane_of, health=self.health)
+        for name, spec in self.settings.aliases.items():
+            registry.register_alias(name, spec)
         registry.register_observer(log)
         registry.register_observer(self.herald)
         return registry
@@ -70,7 +70,7 @@ class Parts:
     def _lane_of(self, model: str) -> str:
         return self.settings.lane_for(model).lane
 
-    @cached_property
+    @once
     def store(self) -> Store:
         """The process's own store, for producers and task bodies."""
         return self.open_store()
@@ -93,7 +93,7 @@ class Parts:
             return str(broker)
         raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
 
-    @cached_property
+    @once
     def health(self) -> MemoryHealth | RedisHealth:
         """The health of LLM targets, as all who have the store have seen it.
 
@@ -109,7 +109,7 @@ class Parts:
         except ConfigError:  # a task that is run eagerly needs no store
             return None
 
-    @cached_property
+    @once
     def transcripts(self) -> Transcripts:
         """What is kept of streamed replies, beside the store."""
         return open_transcripts(self.store_url, prefix=self.settings.store.prefix)
@@ -146,7 +146,7 @@ class Parts:
         acks = self.settings.lane(lane).acks
         return not task.acks_late if acks == "task" else acks == "early"
 
-    @cached_property
+    @once
     def redelivery_ms(self) -> int:
         """How late, at least 1, the broker may bring a message again that was not acknowledged.
 
@@ -176,11 +176,11 @@ class Parts:
             self._own[connection] = _address(connection) == self._own_address
         return self._own[connection]
 
-    @cached_property
+    @once
     def _own(self) -> WeakKeyDictionary[Any, bool]:
         return WeakKeyDictionary()
 
-    @cached_property
+    @once
     def _own_address(self) -> tuple[str, ...]:
         return _address(self.app.connection_for_write())
 

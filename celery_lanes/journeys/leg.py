@@ -38,6 +38,7 @@ def leg_of(lanes: Running, request: Any) -> Leg | None:
         wait=ways.wait,
         refused=ways.refused,
         left_s=left_s(request, _own_limit_s(lanes, request)) or math.inf,
+        usual_s=lanes.settings.lane(held.lane).exec_timeout_s,
         queued_s=info.wait_s or 0.0,
         journey=_read(lanes.stage(request)),
     )

@@ -4,6 +4,7 @@ from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.llm.chains.effects import ChainConfig, Effect, effect_of
 from celery_lanes.llm.chains.events import FailoverEvent
+from celery_lanes.llm.environment import Environment
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import File, Image, Message, Reasoning, Text, ToolCall, ToolResult
 from celery_lanes.llm.provider import Provider
@@ -23,6 +24,7 @@ __all__ = [
     "ChainConfig",
     "Done",
     "Effect",
+    "Environment",
     "FailoverEvent",
     "FakeProvider",
     "File",

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from celery_lanes.errors import ProviderError
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_WAIT_S = 24 * 3600.0
 """The longest wait that sockets are asked for: they cannot count up to infinity."""
 
 _CLOSE_S = 0.05
+
+Failure = TypeVar("Failure", bound=ProviderError)
 
 
 class Left(float):
@@ -78,6 +83,15 @@ class Deadline(Mapping[str, float]):
     def hurry(self, timeout_s: float) -> None:
         """Let it end in ``timeout_s`` seconds, if it does not before."""
         self._ends_at = min(self._ends_at, time.monotonic() + timeout_s)
+
+    def noted_on(self, error: Failure) -> Failure:
+        """Write on a failure how long the provider was given, if that has just run out."""
+        now = time.monotonic() + _CLOSE_S
+        if now >= self._ends_at:
+            error.given_s = self._timeout_s
+        elif now >= self._silent_at:
+            error.given_s = self._idle_s
+        return error
 
     @property
     def is_over(self) -> bool:

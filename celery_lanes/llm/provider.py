@@ -18,7 +18,10 @@ IDLE_S = 120.0
 
 @runtime_checkable
 class Provider(Protocol):
-    """Serves models over some API, without retries. Safe to share between threads and to fork."""
+    """Serves models over some API, without retries. Safe to share between threads and to fork.
+
+    A failure by time-out says how long that was, as ``ProviderError.given_s``.
+    """
 
     @property
     def name(self) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from celery_lanes.errors import ConfigError
+from celery_lanes.errors import ConfigError, LanesError
 from celery_lanes.llm.chains.chain import Chain
-from celery_lanes.llm.chains.effects import ChainConfig
+from celery_lanes.llm.chains.effects import ChainConfig, effect_of
 from celery_lanes.llm.chains.events import Observer
 from celery_lanes.llm.chains.plan import Plan
-from celery_lanes.llm.dsn import Dsn, malformed, read_ollama_host, read_token
-from celery_lanes.llm.known import BUILTINS, SCHEMES, Builtin
+from celery_lanes.llm.dsn import Dsn, malformed
+from celery_lanes.llm.environment import Addresses, Environment, read_dsn
+from celery_lanes.llm.known import BUILTINS, SCHEMES
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.spec import PROVIDER_NAME, Expansion, Name, canonical, check_alias
 from celery_lanes.llm.target import Target
@@ -27,8 +30,6 @@ from celery_lanes.store.memory.health import MemoryHealth
 
 if TYPE_CHECKING:
     from celery_lanes.llm.http.client import Transport
-
-PREFIX = "LLM_"
 
 MAX_EXPANDED = 1000
 """How many specs are remembered with their targets."""
@@ -46,17 +47,15 @@ Resolver = Callable[[str], "str | None"]
 class Registry:
     """Finds and keeps providers; nothing is read or opened before a name is used.
 
-    Safe to use from many threads, and over a fork: there is no lock, for it might be forked while
-    it is held; every change is one operation on a dictionary.
+    Safe to use from many threads, and over a fork: every change is one operation on a dictionary,
+    and what is opened is opened under a lock that each process has for itself.
 
     Args:
         env: where ``LLM_<NAME>`` and the keys are, ``os.environ`` by default; read at each use, so
-            that a new key is taken up.
+            that a new key is taken up. An ``Environment`` may have another prefix.
         env_providers: whether ``LLM_<NAME>`` goes before what is known by that name; without, it
             is only looked for when nothing is.
         env_lookup: where a name that is not known is looked for; ``env`` by default.
-        env_prefix: in place of ``LLM_``.
-        aliases: name to spec, as by ``register_alias``.
         lane_of: says which lane bounds a ``provider/model``, written as in the spec.
         health: when a model is left alone, as this process sees it; or who knows.
         chain: how it goes from model to model.
@@ -66,22 +65,20 @@ class Registry:
 
     def __init__(
         self,
-        env: Mapping[str, str] | None = None,
+        env: Environment | Mapping[str, str] | None = None,
         *,
         env_providers: bool = True,
         env_lookup: Callable[[str], str | None] | None = None,
-        env_prefix: str = PREFIX,
-        aliases: Mapping[str, str] | None = None,
         lane_of: Callable[[str], str] | None = None,
         health: HealthConfig | HealthStore | None = None,
         chain: ChainConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         transport: Transport | None = None,
     ) -> None:
-        self._env = os.environ if env is None else env
-        self._env_providers = env_providers
-        self._env_lookup = env_lookup or self._env.get
-        self._prefix = env_prefix
+        self._env = env if isinstance(env, Environment) else _environment(env)
+        self._addresses = Addresses(
+            self._env, env_first=env_providers, lookup=env_lookup or self._env.variables.get
+        )
         self._transport = transport
         self.health: HealthStore = (
             MemoryHealth(health, clock=clock)
@@ -90,13 +87,14 @@ class Registry:
         )
         self.chain_config = chain or ChainConfig()
         self._named: dict[str, Provider | Dsn | ConfigError] = {}
-        self._aliases = {check_alias(name): spec for name, spec in (aliases or {}).items()}
+        self._aliases: dict[str, str] = {}
         self._lane_of = lane_of
         self._expanded: dict[object, tuple[Name, ...]] = {}
         self._observers: list[Observer] = []
         self._resolvers: tuple[Resolver, ...] = ()
         self._schemes: dict[str, SchemeFactory] = {}
         self._open: dict[str, tuple[Dsn, Provider]] = {}
+        self._locks: dict[int, threading.RLock] = {}
 
     def register_provider(self, provider: Provider) -> None:
         """Add a provider under its name, or put it in another's place.
@@ -134,12 +132,11 @@ class Registry:
         """Register each ``LLM_<NAME>`` under its name in lower case.
 
         Returns what is wrong with the malformed ones, which is raised only when their name is
-        used. A value without ``://`` is none: ``LLM_API_KEY`` is a common name.
+        used. A value without ``://`` is none.
         """
         found = {
-            canonical(variable.removeprefix(self._prefix)): self._loaded(text, variable)
-            for variable, text in env.items()
-            if variable.startswith(self._prefix) and "://" in text
+            canonical(variable.removeprefix(self._env.prefix)): read_dsn(text, variable)
+            for variable, text in replace(self._env, variables=env).named()
         }
         self._named.update(found)
         return [wrong for wrong in found.values() if isinstance(wrong, ConfigError)]
@@ -147,8 +144,9 @@ class Registry:
     def parse(self, spec: object) -> Chain:
         """Chain a spec's targets in order: aliases are put in inline, and equal ones left out.
 
-        Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` as
-        ``provider`` does.
+        Raises ``SpecError`` (``AliasCycle`` for aliases in a circle), and ``ConfigError`` for an
+        unknown provider or a malformed ``LLM_<NAME>``. No provider is opened, so that only who asks
+        it needs the key of one that is known by name.
         """
         plan = Plan(
             spec=str(spec),
@@ -182,96 +180,93 @@ class Registry:
         Raises ``ConfigError`` for an unknown one, a missing key or a malformed ``LLM_<NAME>``.
         """
         name = canonical(name)
-        named = self._named.get(name)
-        if not (named is None or isinstance(named, (Dsn, ConfigError))):
-            return named
-        dsn = self._dsn(name, named)
-        if (known := self._open.get(name)) is not None and known[0] == dsn:
-            return known[1]
-        made = (dsn, self._factory(dsn.scheme, name)(name, dsn))
-        if known is None:
-            return self._open.setdefault(name, made)[1]  # another thread may have been first
-        self._open[name] = made
-        return made[1]
+        told = self._named.get(name)
+        if not (told is None or isinstance(told, (Dsn, ConfigError))):
+            return told
+        with _opening(name):
+            dsn = self._completed(self._addresses.find(name, told, self._named))
+        known = self._open.get(name)
+        return known[1] if known is not None and known[0] == dsn else self._opened(name, dsn)
 
     def close(self) -> None:
         """Close this process's connections; a forked child leaves its parent's alone."""
         for name in list(self._open):
-            self._open.pop(name)[1].close()
+            if (known := self._open.pop(name, None)) is not None:
+                known[1].close()
 
     def _target(self, name: Name) -> Target:
         provider, model = name
         spelled = f"{provider}/{model}"
         lane = self._lane_of(spelled) if self._lane_of else None
-        return Target(self.provider(provider), model, lane, spelled)
+        opens = cache(partial(self.provider, provider))  # a failure is not kept
+        return Target(self._checked(provider), model, opens, lane, spelled)
 
-    def _dsn(self, name: str, named: Dsn | ConfigError | None) -> Dsn:
-        """Look where a provider is: in what was loaded, the environment, and what is known."""
-        variable = self._prefix + name.upper()
-        text = self._env.get(variable, "").strip() if self._env_providers else ""
-        if named is None and text:
-            named = self._loaded(text, variable)
-        if named is None and (known := BUILTINS.get(name)):
-            named = self._builtin(known)
-        if named is None and (text := (self._env_lookup(variable) or "").strip()):
-            named = self._loaded(text, variable)
-        if named is None:
-            raise self._unknown(name, variable)
-        if isinstance(named, ConfigError):
-            raise ConfigError(f"no provider {name!r:.100} is registered, and {named}")
-        return self._completed(named)
+    def _checked(self, spelled: str) -> str:
+        """Give the name that a provider has, or will have once it is opened."""
+        name = canonical(spelled)
+        told = self._named.get(name)
+        if not (told is None or isinstance(told, (Dsn, ConfigError))):
+            return told.name
+        with _opening(name):
+            self._factory(self._addresses.scheme(name, told, self._named), name)
+        return name
 
-    def _loaded(self, text: str, variable: str) -> Dsn | ConfigError:
-        try:
-            return Dsn.parse(text, variable=variable)
-        except ConfigError as error:
-            return error
+    def _opened(self, name: str, dsn: Dsn) -> Provider:
+        """Open a provider, once however many threads ask for it."""
+        with self._lock(), _opening(name, dsn):
+            if (known := self._open.get(name)) is not None and known[0] == dsn:
+                return known[1]
+            made = self._factory(dsn.scheme, name)(name, dsn)
+            self._open[name] = (dsn, made)
+            return made
+
+    def _lock(self) -> threading.RLock:
+        """Give this process's lock: another's may have been forked while it was held."""
+        pid = os.getpid()
+        if (lock := self._locks.get(pid)) is not None:
+            return lock
+        return self._locks.setdefault(pid, threading.RLock())
 
     def _completed(self, dsn: Dsn) -> Dsn:
         """Give a bare host the path that its kind of API has."""
         known = None if dsn.scheme in self._schemes else BUILTINS.get(dsn.scheme)
         return dsn.with_path(urlsplit(known.base_url).path) if known else dsn
 
-    def _builtin(self, known: Builtin) -> Dsn | None:
-        """Give the address and key of what is known by name; ``None`` if the key is missing."""
-        if known.key_variable is not None:
-            variable = known.key_variable
-            token = read_token(self._env.get(variable, ""), variable=variable)
-            return Dsn(known.scheme, known.base_url, token) if token else None
-        host = self._env.get("OLLAMA_HOST", "").strip() if known.scheme == "ollama" else ""
-        return Dsn(known.scheme, read_ollama_host(host) if host else known.base_url)
-
     def _factory(self, scheme: str, name: str) -> SchemeFactory:
         if (registered := self._schemes.get(scheme)) is not None:
             return registered
         if (place := SCHEMES.get(scheme)) is not None:
-            return partial(_imported(place), transport=self._transport)
+            return partial(_made, place, transport=self._transport)
         for found in entry_points(group=ENTRY_POINTS, name=scheme):
             factory: SchemeFactory = found.load()
             return self._schemes.setdefault(scheme, factory)
         schemes = ", ".join(sorted({*SCHEMES, *self._schemes}))
-        raise malformed(self._prefix + name.upper(), f"the schemes are {schemes}")
-
-    def _unknown(self, name: str, variable: str) -> ConfigError:
-        if (known := BUILTINS.get(name)) is not None:
-            return ConfigError(f"no key for {name}: set {known.key_variable}, or {variable}")
-        names = sorted({*BUILTINS, *self._named, *self._in_env()})
-        close = difflib.get_close_matches(name, names)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        return ConfigError(
-            f"no provider {name!r:.100}: it is not registered, and {variable:.100} is not set; "
-            f"known are {', '.join(names)}{hint}"
-        )
-
-    def _in_env(self) -> set[str]:
-        return {
-            variable.removeprefix(self._prefix).lower()
-            for variable, value in self._env.items()
-            if variable.startswith(self._prefix) and "://" in value
-        }
+        raise malformed(self._env.variable(name), f"the schemes are {schemes}")
 
 
-def _imported(place: str) -> Callable[..., Any]:
+def _environment(variables: Mapping[str, str] | None) -> Environment:
+    return Environment() if variables is None else Environment(variables)
+
+
+@contextmanager
+def _opening(name: str, dsn: Dsn | None = None) -> Iterator[None]:
+    """Let what a factory or a lookup raises be a matter of configuration: not of who is asked.
+
+    The key is cut out, and what was raised is left out of tracebacks, for it might show it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, LanesError) or effect_of(error).action == "stop":
+            raise
+        said = f"{type(error).__name__}: {error}"
+        if dsn is not None and dsn.token is not None:
+            said = said.replace(dsn.token.get_secret_value(), "***")
+        raise ConfigError(f"provider {name!r:.100} cannot be opened: {said:.500}") from None
+
+
+def _made(place: str, name: str, dsn: Dsn, **options: Any) -> Provider:
+    """Make a provider by a factory whose module is imported only now."""
     module, _, factory = place.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), factory)
-    return found
+    made: Provider = getattr(import_module(module), factory)(name, dsn, **options)
+    return made

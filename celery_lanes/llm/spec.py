@@ -5,7 +5,7 @@
     spec    := element ("," element)*
     element := provider "/" model | alias
 
-The model is what follows the first slash, up to the next comma, verbatim.
+The model is what follows the first slash, up to the next comma, verbatim; it is printable.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ MAX_DEPTH = 32
 
 MAX_TARGETS = 16
 """How many different targets a spec may have."""
+
+MAX_LENGTH = 10_000
+"""How many characters a spec may have, also one that an alias stands for."""
 
 Name = tuple[str, str]
 """A provider's name as it is written, and its model's."""
@@ -64,12 +67,11 @@ class Expansion:
         """Give the targets in order, the first of equal ones. Raises ``SpecError``."""
         if not isinstance(spec, str):
             raise SpecError(f"expected model to be {_EXAMPLE}, got {spec!r:.100}")
-        found = self._list(spec, ())
-        if len(found) > MAX_TARGETS:
-            raise SpecError(f"expected up to {MAX_TARGETS} targets, got {len(found)}")
-        return found
+        return self._list(spec, ())
 
     def _list(self, spec: str, path: tuple[str, ...]) -> tuple[Name, ...]:
+        if len(spec) > MAX_LENGTH:
+            raise SpecError(f"expected a spec of up to {MAX_LENGTH} characters, got {len(spec)}")
         elements = [element.strip() for element in spec.split(",")]
         if "" in elements:
             where = f" (element {elements.index('') + 1} is empty)" if len(elements) > 1 else ""
@@ -77,6 +79,8 @@ class Expansion:
         found: dict[Name, Name] = {}
         for name in (name for element in elements for name in self._element(element, path)):
             found.setdefault((canonical(name[0]), name[1]), name)
+            if len(found) > MAX_TARGETS:
+                raise SpecError(f"expected up to {MAX_TARGETS} targets, got more")
         return tuple(found.values())
 
     def _element(self, element: str, path: tuple[str, ...]) -> tuple[Name, ...]:
@@ -97,6 +101,8 @@ class Expansion:
         spec = next((spec for spec in found if spec is not None), None)
         if spec is None:
             raise self._unknown(name)
+        if not isinstance(spec, str):
+            raise SpecError(f"expected a spec for {name!r:.100}, got {type(spec).__name__}")
         return spec
 
     def _unknown(self, name: str) -> SpecError:
@@ -109,6 +115,6 @@ class Expansion:
 
 def _target(element: str) -> Name:
     provider, _, model = element.partition("/")
-    if not PROVIDER_NAME.fullmatch(provider) or not model:
+    if not PROVIDER_NAME.fullmatch(provider) or not model or not model.isprintable():
         raise SpecError(f"expected model to be {_EXAMPLE}, got {element!r:.100}")
     return provider, model

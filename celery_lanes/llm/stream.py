@@ -77,10 +77,12 @@ class Stream(Iterator[Piece | Done]):
 
 def interrupted(error: ProviderError, assembly: Assembly) -> StreamInterrupted:
     """Say that a failure came in mid-reply."""
-    return StreamInterrupted(
+    interruption = StreamInterrupted(
         f"{error} (in mid-reply)",
         error.status,
         error.retry_after_s,
         error.request_id or assembly.request_id,
         usage=assembly.reply().usage.model_dump(),
     )
+    interruption.given_s = error.given_s
+    return interruption

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from celery_lanes.llm.provider import IDLE_S, Provider
+from celery_lanes.errors import ConfigError
+from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S, Provider
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
@@ -15,16 +17,34 @@ class Target:
     """Who is asked; its text is ``provider/model``.
 
     Attributes:
-        provider: who serves it.
-        model: its name there.
+        name: its provider's.
+        model: its own name there.
+        opens: gives its provider. Raises ``ConfigError``, such as for a missing key.
         lane: which one bounds it, if any.
         spelled: the text as it was written, by which the lane was found.
     """
 
-    provider: Provider
+    name: str
     model: str
+    opens: Callable[[], Provider] = field(compare=False, repr=False)
     lane: str | None = None
     spelled: str = ""
+
+    @property
+    def provider(self) -> Provider:
+        """Who serves it; opened by who first asks for it. Raises ``ConfigError``."""
+        return self.opens()
+
+    @property
+    def timeout_s(self) -> float:
+        """How many seconds a call may take if its caller does not say.
+
+        Of one that cannot be opened what is usual: whoever asks it is told why.
+        """
+        try:
+            return self.provider.timeout_s
+        except ConfigError:
+            return TIMEOUT_S
 
     @property
     def written(self) -> str:
@@ -33,7 +53,7 @@ class Target:
 
     def __str__(self) -> str:
         """Give what names it in a spec."""
-        return f"{self.provider.name}/{self.model}"
+        return f"{self.name}/{self.model}"
 
     def generate(
         self,
@@ -43,9 +63,10 @@ class Target:
         idempotency_key: str | None = None,
     ) -> Reply:
         """Ask it, whatever model the request names. Raises ``ProviderError``."""
-        return self.provider.generate(
+        provider = self.provider
+        return provider.generate(
             self._addressed(request),
-            timeout_s=self.provider.timeout_s if timeout_s is None else timeout_s,
+            timeout_s=provider.timeout_s if timeout_s is None else timeout_s,
             idempotency_key=idempotency_key,
         )
 
@@ -58,9 +79,10 @@ class Target:
         idempotency_key: str | None = None,
     ) -> Stream:
         """Ask it for a stream, likewise."""
-        return self.provider.stream(
+        provider = self.provider
+        return provider.stream(
             self._addressed(request),
-            timeout_s=self.provider.timeout_s if timeout_s is None else timeout_s,
+            timeout_s=provider.timeout_s if timeout_s is None else timeout_s,
             idle_s=idle_s,
             idempotency_key=idempotency_key,
         )

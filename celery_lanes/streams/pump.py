@@ -131,7 +131,7 @@ class Pump:
     def look(self) -> None:
         """End the call if it is to stop, and its attempt if the provider has been silent."""
         hangup, patience = self.hangup, self._patience
-        silent_s = time.monotonic() - hangup.sign_at
+        silent_s = hangup.silent_s
         if self._stop == "abort":
             hangup.cut(CallCancelled())
         elif hangup.has_begun and silent_s > patience.idle_s:

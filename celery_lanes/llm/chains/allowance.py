@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from celery_lanes.llm.chains.plan import Plan, Terms
+from celery_lanes.llm.chains.plan import Terms
 from celery_lanes.llm.target import Target
 
 _SHORTEST_S = 0.001
@@ -14,11 +14,10 @@ _SHORTEST_S = 0.001
 class Allowance:
     """One call's: of the whole, which its time in other lanes has used up, too, and of this leg."""
 
-    def __init__(self, plan: Plan, terms: Terms, spent_s: float) -> None:
+    def __init__(self, terms: Terms, spent_s: float) -> None:
         self._terms = terms
         self._spent_s = spent_s
         self._began_at = time.monotonic()
-        self._whole_s = terms.whole_s(plan)
         self._leg_s = terms.leg.left_s if terms.leg else math.inf
 
     @property
@@ -34,11 +33,16 @@ class Allowance:
     @property
     def left_elsewhere_s(self) -> float:
         """How long it may go on in another lane."""
-        return self._whole_s - self.spent_s
+        return self._terms.whole_s - self.spent_s
 
-    def attempt_s(self, target: Target) -> float:
-        """Give how long the next attempt may take, never quite 0."""
-        return max(_SHORTEST_S, min(self.left_s, self._terms.attempt_s(target)))
+    def left_at_s(self, target: Target, spent_there_s: float) -> float:
+        """Give how long attempts at a target may go on here that have taken so long by now."""
+        return min(self.left_s, self._terms.target_s(target) - spent_there_s)
+
+    def attempt_s(self, target: Target, spent_there_s: float) -> float:
+        """Give how long the next of them may take, never quite 0."""
+        left_s = self.left_at_s(target, spent_there_s)
+        return max(_SHORTEST_S, min(left_s, self._terms.attempt_s))
 
     @property
     def _here_s(self) -> float:

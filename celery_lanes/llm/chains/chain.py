@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2s
 from typing import final, overload
 
 from celery_lanes.callinfo import CallInfo, current_call
@@ -18,6 +20,7 @@ from celery_lanes.llm.http.hangup import hangup_here
 from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.llm.spec import canonical
 from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 
@@ -57,13 +60,16 @@ class Chain(Sequence[Target]):
         return self._plan.targets[index]
 
     def served_by(self, provider_of: Callable[[Target], Provider]) -> Chain:
-        """Give the same chain, with other providers of the same names."""
-        targets = tuple(replace(one, provider=provider_of(one)) for one in self)
+        """Give the same chain, with other providers of the same names; made when they are asked."""
+        targets = tuple(replace(one, opens=partial(provider_of, one)) for one in self)
         return Chain(replace(self._plan, targets=targets))
 
     @property
     def capabilities(self) -> Capabilities:
-        """What can be asked for: what the first target can do, those after it may do less."""
+        """What can be asked for: what the first target can do, those after it may do less.
+
+        Raises ``ConfigError`` if its provider cannot be opened.
+        """
         first = self._plan.targets[0]
         return first.provider.capabilities(first.model)
 
@@ -83,11 +89,11 @@ class Chain(Sequence[Target]):
         Args:
             request: what is asked.
             timeout_s: for all of it; by default each target has the time that its provider is
-                given.
+                given, for all attempts at it together.
             attempt_timeout_s: for one attempt; by default what is left, so that a target that
                 hangs may leave no time for the next one.
             idempotency_key: a name for the call, by default a new one; each target is told it with
-                its number, so that all attempts at a target bear the same.
+                a digest of its own, so that all attempts at a target, and no others, bear the same.
             info: whose call it is; by default the ``call_context``'s.
             observer: is told of this call, beside those that are registered.
             leg: the part of the call that is done here, if it goes from lane to lane; what ends
@@ -101,9 +107,7 @@ class Chain(Sequence[Target]):
         failover = Failover(self._plan, request, terms)
 
         def ask(target: Target, left_s: float) -> Reply:
-            return target.generate(
-                request, timeout_s=left_s, idempotency_key=self._key(target, terms)
-            )
+            return target.generate(request, timeout_s=left_s, idempotency_key=_key(target, terms))
 
         return failover.answered(*failover.run(ask))
 
@@ -129,16 +133,12 @@ class Chain(Sequence[Target]):
 
         def ask(target: Target, left_s: float) -> _Begun:
             stream = target.stream(
-                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=self._key(target, terms)
+                request, timeout_s=left_s, idle_s=idle_s, idempotency_key=_key(target, terms)
             )
             return _Begun(stream, _next(target, stream, TransientError))
 
         trial, begun = failover.run(ask)
         return begun.stream.relayed(_relay(failover, trial, begun), failover.leave)
-
-    def _key(self, target: Target, terms: Terms) -> str:
-        """Name what is asked of a target; the same name for another model would be a mistake."""
-        return f"{terms.call_id}-{self._plan.targets.index(target) + 1}"
 
 
 def _terms(
@@ -158,6 +158,15 @@ def _terms(
         observer=observer,
         leg=leg,
     )
+
+
+def _key(target: Target, terms: Terms) -> str:
+    """Name what is asked of a target, the same in all lanes and workers, and for it alone.
+
+    Its place in the chain is no such name: workers may know another spec by the same alias.
+    """
+    asked = f"{canonical(target.name)}/{target.model}"
+    return f"{terms.call_id}-{blake2s(asked.encode(errors='replace'), digest_size=8).hexdigest()}"
 
 
 def _relay(failover: Failover, trial: Trial, begun: _Begun) -> Iterator[Piece | Done]:

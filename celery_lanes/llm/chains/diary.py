@@ -78,6 +78,11 @@ class Diary:
         """Count the attempts at a target that failed and may have to be paid for."""
         return sum(entry.possibly_billed and entry.target == str(target) for entry in self.ledger)
 
+    def spent_at(self, target: Target) -> float:
+        """Add up the seconds that attempts at a target have taken, and the pauses before them."""
+        there = (entry for entry in self.ledger if entry.target == str(target))
+        return sum(entry.waited_s + entry.ran_s for entry in there)
+
     def last_of(self, target: str) -> Attempt | None:
         """Find what last became of a target."""
         return next((entry for entry in reversed(self.ledger) if entry.target == target), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,9 @@ from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import Benched, Pass
 
+FAIR_SHARE = 0.1
+"""The part of the usual time that a target must have had for a time-out to be held against it."""
+
 Answer = TypeVar("Answer")
 Ask = Callable[[Target, float], Answer]
 """Asks a target, which may take so many seconds."""
@@ -36,7 +40,7 @@ class Failover:
     def __init__(self, plan: Plan, request: Request, terms: Terms) -> None:
         journey = terms.journey or _beginning(plan, terms)
         self._plan, self._terms, self._journey = plan, terms, journey
-        self._allowance = Allowance(plan, terms, journey.spent_s)
+        self._allowance = Allowance(terms, journey.spent_s)
         self._diary = diary = Diary(plan, request, terms, self._allowance, journey)
         self._patience = Patience(plan, terms.leg, journey, diary)
         self._way = Way(plan, terms.leg, journey, diary, self._allowance, self._patience)
@@ -84,7 +88,7 @@ class Failover:
         while True:
             self._open = trial
             try:
-                return trial, ask(target, self._allowance.attempt_s(target))
+                return trial, ask(target, self._attempt_s(trial))
             except BaseException as error:
                 action = self._failed(trial, error)
                 self._tell_of(action, trial, error)
@@ -105,7 +109,8 @@ class Failover:
         self._diary.failed(trial, error)
         known = effect_of(error)  # who gave up is not left to the user's judgement
         effect = known if known.action == "stop" else self._plan.config.classify(error)
-        benched = self._plan.health.report(trial.leave, effect.health, retry_after_s=asked_s(error))
+        blame = "none" if self._was_hasty(trial, error) else effect.health
+        benched = self._plan.health.report(trial.leave, blame, retry_after_s=asked_s(error))
         if effect.action == "stop":
             return "stop"
         self._note_busy(trial.target, benched, error)
@@ -117,6 +122,14 @@ class Failover:
         if effect.action == "fail" and self._plan.config.advance_on_permanent:
             return "advance"
         return effect.action
+
+    def _was_hasty(self, trial: Trial, error: BaseException) -> bool:
+        """Say whether a target was hardly given the time to answer: no fault of its own."""
+        if (given_s := getattr(error, "given_s", None)) is None:
+            return False
+        leg = self._terms.leg
+        usual_s = min(trial.target.timeout_s, leg.usual_s if leg else math.inf)
+        return bool(given_s < FAIR_SHARE * usual_s)
 
     def _note_busy(self, target: Target, benched: Benched | None, error: BaseException) -> None:
         """Keep when a target may be asked again; a lone one may be even while it is benched."""
@@ -138,7 +151,13 @@ class Failover:
 
     def _may_retry(self, trial: Trial, error: BaseException) -> bool:
         lost = self._diary.lost_at(trial.target)
-        return self._retries.allow(trial, error, lost=lost, left_s=self._allowance.left_s)
+        left_s = self._allowance.left_at_s(trial.target, self._diary.spent_at(trial.target))
+        return self._retries.allow(trial, error, lost=lost, left_s=left_s)
+
+    def _attempt_s(self, trial: Trial) -> float:
+        """Give how long an attempt may take, after those before it and the pause for it."""
+        spent_s = self._diary.spent_at(trial.target) + trial.waited_s
+        return self._allowance.attempt_s(trial.target, spent_s)
 
     def _move(self, to: Elsewhere) -> None:
         """Go on in another lane; returns if the call would wait there longer than it may."""

@@ -70,6 +70,7 @@ class Leg:
         wait: ends it: the call comes again, in this lane.
         refused: is told that a provider was only busy, and how many seconds it asked for.
         left_s: how long it may take, whatever the call has left.
+        usual_s: how long a part may take there, whatever this call's caller has said.
         queued_s: how long the call waited in the lane for it.
         journey: how far it had come before; ``None`` at the beginning.
     """
@@ -79,5 +80,6 @@ class Leg:
     wait: Callable[[Wait, Journey], NoReturn]
     refused: Callable[[float | None], object]
     left_s: float = math.inf
+    usual_s: float = math.inf
     queued_s: float = 0.0
     journey: Journey | None = None

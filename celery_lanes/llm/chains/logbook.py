@@ -16,7 +16,12 @@ def log(event: FailoverEvent) -> None:
     """Log an event: a warning of what somebody may have to look after, else for information."""
     level = logging.WARNING if event.kind in _LOUD else logging.INFO
     if logger.isEnabledFor(level):
-        logger.log(level, "celery_lanes: %s", ", ".join(_words(event)))
+        logger.log(level, "celery_lanes: %s", _printable(", ".join(_words(event))))
+
+
+def _printable(text: str) -> str:
+    """Let no name that a caller has made up begin another line."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _words(event: FailoverEvent) -> Iterator[str]:

@@ -42,7 +42,8 @@ class Terms:
     Attributes:
         call_id: its name, the same for all attempts.
         info: whose it is.
-        timeout_s: for all of it; ``None`` gives each target the time that its provider has.
+        timeout_s: for all of it; ``None`` gives each target, with all attempts, the time that its
+            provider has.
         attempt_timeout_s: for one attempt; ``None`` for what is left.
         observer: is told of this call, beside those who are told of all.
         leg: the part of it that is done here; ``None`` if that is all of it.
@@ -60,17 +61,24 @@ class Terms:
         """How far it had come before; ``None`` at its beginning."""
         return self.leg.journey if self.leg else None
 
-    def attempt_s(self, target: Target) -> float:
-        """Give how long one attempt may take, whatever is left."""
-        if self.attempt_timeout_s is not None:
-            return self.attempt_timeout_s
-        return math.inf if self._is_bounded else target.provider.timeout_s
+    @property
+    def whole_s(self) -> float:
+        """How long all of it may take."""
+        return math.inf if self.timeout_s is None else self.timeout_s
 
-    def whole_s(self, plan: Plan) -> float:
-        """Give how long all of it may take."""
-        if self.timeout_s is not None:
-            return self.timeout_s
-        return sum(self.attempt_s(target) for target in plan.targets)
+    @property
+    def attempt_s(self) -> float:
+        """How long one attempt may take, whatever is left."""
+        return math.inf if self.attempt_timeout_s is None else self.attempt_timeout_s
+
+    def target_s(self, target: Target) -> float:
+        """Give how long all attempts at a target together may take, whatever is left.
+
+        Where nothing else bounds the call one that hangs must not use up the time of the next.
+        """
+        if self._is_bounded:
+            return math.inf
+        return max(target.timeout_s, self.attempt_timeout_s or 0.0)
 
     @property
     def _is_bounded(self) -> bool:

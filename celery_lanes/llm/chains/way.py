@@ -19,6 +19,9 @@ from celery_lanes.store.health import Benched, Pass
 MOST_MOVES = 2
 """So often, for each target, a call moves without asking anybody: each may be benched twice."""
 
+LOOK_S = 1.0
+"""How long a call keeps others from probing a target of another lane, at which it only looks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -111,15 +114,19 @@ class Way:
         if self._left_s(target) <= 0:
             self._diary.passed_by(target, "OutOfTime", "was not asked: the time was up")
             return None
-        probe_s = self._allowance.attempt_s(target)
+        probe_s = LOOK_S if self._is_elsewhere(target) else self._attempt_s(target)
         found = self._plan.health.enter(str(target), probe_s=probe_s, is_alone=self._insists)
         if isinstance(found, Benched):
             self._pass_by(target, found)
         return found
 
     def _left_s(self, target: Target) -> float:
-        allowance = self._allowance
-        return allowance.left_elsewhere_s if self._is_elsewhere(target) else allowance.left_s
+        if self._is_elsewhere(target):
+            return self._allowance.left_elsewhere_s
+        return self._allowance.left_at_s(target, self._diary.spent_at(target))
+
+    def _attempt_s(self, target: Target) -> float:
+        return self._allowance.attempt_s(target, self._diary.spent_at(target))
 
     def _give_back(self, leave: Pass) -> None:
         """Leave the probe to whoever asks first; this call will only do so in the other lane."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from celery_lanes import errors
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.http import refusals
+from celery_lanes.llm.http.answer import Answer
 from celery_lanes.llm.http.framing import Framing, LineTooLong
 from celery_lanes.llm.http.hangup import Hangup, hangup_here
 from celery_lanes.llm.http.network import transport
@@ -26,9 +27,6 @@ Transport = httpx.BaseTransport
 MAX_MESSAGE = 500
 MAX_REPLY = 64 * 1024 * 1024
 """The largest reply that is read, in bytes."""
-
-DRAIN_S = 0.1
-"""How long a server may take to end an answer that was all there, to have its connection kept."""
 
 _PLAIN = {"", "identity", "gzip", "deflate"}
 """Codings of a body that grow little: what was packed twice, or by others, may grow to any size."""
@@ -81,41 +79,33 @@ class HttpClient:
 
     def post(self, question: Question, call: Call) -> tuple[Any, Mapping[str, str]]:
         """Post JSON; give the answer's JSON and headers. Raises ``ProviderError``."""
-        with closing(self.stream(question, call)) as response:
-            return _json(self._content(response, call)), response.headers
+        with closing(self.stream(question, call)) as answer:
+            return _json(self._content(answer, call)), answer.headers
 
-    def stream(self, question: Question, call: Call) -> httpx.Response:
+    def stream(self, question: Question, call: Call) -> Answer:
         """Post JSON, and give the answer whose body has not been read. Raises ``ProviderError``."""
         call.hangup.opens()
         try:
             response = self._client().send(self._request(question, call), stream=True)
         except httpx.RequestError as error:
             raise self._unanswered(call, error) from error
-        if (coding := response.headers.get("content-encoding", "").strip().lower()) not in _PLAIN:
-            response.close()
+        answer = Answer(response, call.deadline)
+        if (coding := answer.headers.get("content-encoding", "").strip().lower()) not in _PLAIN:
+            answer.close()
             what = f"answered oddly: in the coding {coding!r:.50}, which was not asked for"
-            raise self.no_reply(call.model, what, headers=response.headers)
+            raise self.no_reply(call.model, what, headers=answer.headers)
         if response.is_success:
-            return response
-        with closing(response):
-            payload = _json(self._content(response, call))
-        raise self.failure(
-            call.model, payload, status=response.status_code, headers=response.headers
-        )
+            return answer
+        with closing(answer):
+            payload = _json(self._content(answer, call))
+        raise self.failure(call.model, payload, status=answer.status, headers=answer.headers)
 
-    def events(self, response: httpx.Response, framing: Framing, call: Call) -> Iterator[str]:
+    def events(self, answer: Answer, framing: Framing, call: Call) -> Iterator[str]:
         """Give a body's events as they come. Raises ``ProviderError``."""
         try:
-            yield from framing(self._pieces(response, call))
+            yield from framing(self._pieces(answer, call))
         except LineTooLong as error:
             raise self.no_reply(call.model, f"answered oddly: {error}") from None
-
-    def drain(self, events: Iterator[str], call: Call) -> None:
-        """Read on after the last event, in a hurry: only a body's end lets its connection live."""
-        call.deadline.hurry(DRAIN_S)
-        with suppress(errors.ProviderError):
-            for _ in events:
-                pass
 
     def failure(
         self,
@@ -172,17 +162,17 @@ class HttpClient:
             extensions={"timeout": call.deadline},
         )
 
-    def _content(self, response: httpx.Response, call: Call) -> bytes:
-        return b"".join(self._pieces(response, call))
+    def _content(self, answer: Answer, call: Call) -> bytes:
+        return b"".join(self._pieces(answer, call))
 
-    def _pieces(self, response: httpx.Response, call: Call) -> Iterator[bytes]:
+    def _pieces(self, answer: Answer, call: Call) -> Iterator[bytes]:
         size = 0
         try:
-            for piece in response.iter_bytes():
+            for piece in answer:
                 yield piece
                 size += len(piece)
                 if call.deadline.is_over:
-                    raise httpx.ReadTimeout("the answer came too slowly", request=response.request)
+                    raise httpx.ReadTimeout("the answer came too slowly")
                 if size > MAX_REPLY:
                     raise self.no_reply(call.model, f"sent more than {MAX_REPLY} bytes")
         except httpx.RequestError as error:
@@ -206,7 +196,10 @@ class HttpClient:
                 what = str(call.deadline)
             case _:
                 what = f"broke off: {said}"
-        return kind(f"{self._name}/{call.model} {what}")
+        failure = call.deadline.noted_on(kind(f"{self._name}/{call.model} {what}"))
+        if call.hangup.lapsed:
+            failure.given_s = call.hangup.silent_s
+        return failure
 
     def _without_key(self, text: str) -> str:
         token = self._token.get_secret_value() if self._token else ""

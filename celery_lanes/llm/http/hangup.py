@@ -79,6 +79,11 @@ class Hangup:
         """Note that a piece of the answer has come."""
         self.has_begun, self.sign_at = True, time.monotonic()
 
+    @property
+    def silent_s(self) -> float:
+        """How long it has given no sign of life."""
+        return time.monotonic() - self.sign_at
+
     def _shut(self) -> None:
         if (line := self._line) is not None:
             with suppress(OSError):  # it has just been closed, or the other side was faster

@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import httpx
-
 from celery_lanes.errors import ProviderError, Unsupported
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.dsn import Dsn
 from celery_lanes.llm.http import refusals
+from celery_lanes.llm.http.answer import Answer
 from celery_lanes.llm.http.client import Call, HttpClient, Transport
 from celery_lanes.llm.http.framing import Framing, server_sent_events, whole
 from celery_lanes.llm.http.wire import NoReply, Wire
@@ -84,9 +83,9 @@ class HttpProvider(Named):
     ) -> Stream:
         """Answer piece by piece, likewise; a silence of ``idle_s`` seconds is an error, too."""
         call = self._call(request, timeout_s, idle_s, idempotency_key)
-        response = self._http.stream(self._wire.question(request, is_stream=True), call)
-        assembly = Assembly(request, request_id=self._http.request_id(response.headers))
-        return Stream(self._deltas(response, call, assembly), assembly, response.close)
+        answer = self._http.stream(self._wire.question(request, is_stream=True), call)
+        assembly = Assembly(request, request_id=self._http.request_id(answer.headers))
+        return Stream(self._deltas(answer, call, assembly), assembly, answer.close)
 
     def close(self) -> None:
         """Close this process's connections."""
@@ -103,33 +102,31 @@ class HttpProvider(Named):
         deadline = Deadline(timeout_s, idle_s=idle_s)
         return Call(model=request.model, deadline=deadline, idempotency_key=idempotency_key)
 
-    def _deltas(
-        self, response: httpx.Response, call: Call, assembly: Assembly
-    ) -> Iterator[Piece | Done]:
-        framing, reader = self._manner(response)
+    def _deltas(self, answer: Answer, call: Call, assembly: Assembly) -> Iterator[Piece | Done]:
+        framing, reader = self._manner(answer)
         assembly.has_ended = framing is whole  # with its first event
-        events = self._http.events(response, framing, call)
+        events = self._http.events(answer, framing, call)
         try:
             for text in _until_last(events, assembly):
-                for piece in self._read(reader, _parsed(text), assembly, response.headers):
+                for piece in self._read(reader, _parsed(text), assembly, answer.headers):
                     assembly.add(piece)
                     call.hangup.lives()
                     yield piece
                     call.deadline.renew()
             if not assembly.is_complete:
                 what = "broke off: the stream ended before the reply"
-                raise self._http.no_reply(call.model, what, headers=response.headers)
+                raise self._http.no_reply(call.model, what, headers=answer.headers)
         except ProviderError as error:
             call.hangup.check(error)
             if assembly.has_begun:
                 raise interrupted(error, assembly) from error
             raise
+        answer.was_read = True
         yield Done(reply=assembly.reply())
-        self._http.drain(events, call)
 
-    def _manner(self, response: httpx.Response) -> tuple[Framing, Reader]:
+    def _manner(self, answer: Answer) -> tuple[Framing, Reader]:
         """Say how to read a stream: some gateways answer with a whole reply, or a whole error."""
-        kind = response.headers.get("content-type", "")
+        kind = answer.headers.get("content-type", "")
         if self._wire.framing is server_sent_events and kind.startswith("application/json"):
             return whole, self._wire.read
         return self._wire.framing, self._wire.read_event

@@ -9,6 +9,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
 from celery_lanes.llm.assembly import Assembly
+from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.http import refusals
 from celery_lanes.llm.http.client import MAX_MESSAGE
 from celery_lanes.llm.http.waits import retry_after_s
@@ -36,7 +37,7 @@ _BY_CLASS: Mapping[str, type[errors.ProviderError]] = {
 """By name, for not all versions have all of them; the status decides of all others."""
 
 
-def failure(who: str, error: Exception) -> errors.ProviderError:
+def failure(who: str, deadline: Deadline, error: Exception) -> errors.ProviderError:
     """Word another library's error; what looks like one of the environment's keys is cut out.
 
     Raises what ended the call from without, if the error only hides it.
@@ -53,7 +54,8 @@ def failure(who: str, error: Exception) -> errors.ProviderError:
         kind = errors.Unsupported
     headers = _headers(error)
     wait_s = getattr(error, "retry_after", None) or retry_after_s(headers, body)
-    return kind(f"{who} failed: {said}", status, wait_s, headers.get("x-request-id"))
+    worded = kind(f"{who} failed: {said}", status, wait_s, headers.get("x-request-id"))
+    return deadline.noted_on(worded)
 
 
 def relayed(

@@ -54,7 +54,8 @@ class LiteLLMProvider(Named):
     ) -> Reply:
         """Answer, without retries. Raises ``ProviderError``."""
         assembly = Assembly(request)
-        payload = self._asked(request, timeout_s, idempotency_key, is_stream=False).model_dump()
+        deadline = Deadline(timeout_s)
+        payload = self._asked(request, deadline, idempotency_key, is_stream=False).model_dump()
         try:
             for piece in self._wire.read(payload, assembly):
                 assembly.add(piece)
@@ -72,18 +73,17 @@ class LiteLLMProvider(Named):
     ) -> Stream:
         """Answer piece by piece, likewise."""
         deadline = Deadline(timeout_s, idle_s=idle_s)
-        wait_s = min(timeout_s, idle_s)
-        chunks = self._asked(request, wait_s, idempotency_key, is_stream=True)
+        chunks = self._asked(request, deadline, idempotency_key, is_stream=True)
         assembly = Assembly(request)
         pieces = self._pieces(chunks, assembly, deadline)
-        failed = partial(borrowed.failure, f"{self._name}/{request.model}")
+        failed = partial(borrowed.failure, f"{self._name}/{request.model}", deadline)
         return Stream(borrowed.relayed(pieces, assembly, failed), assembly, chunks.close)
 
     def close(self) -> None:
         """Close nothing: the connections are LiteLLM's."""
 
     def _asked(
-        self, request: Request, timeout_s: float, idempotency_key: str | None, *, is_stream: bool
+        self, request: Request, deadline: Deadline, idempotency_key: str | None, *, is_stream: bool
     ) -> Any:
         litellm = _imported()
         body = self._wire.question(request, is_stream=is_stream).body
@@ -95,10 +95,10 @@ class LiteLLMProvider(Named):
                 extra_headers={"Idempotency-Key": idempotency_key} if idempotency_key else None,
                 max_retries=0,
                 num_retries=0,
-                timeout=timeout_s,
+                timeout=float(deadline["read"]),
             )
         except Exception as error:  # whatever LiteLLM, and who it asks, may raise
-            raise borrowed.failure(f"{self._name}/{request.model}", error) from error
+            raise borrowed.failure(f"{self._name}/{request.model}", deadline, error) from error
 
     def _check(self, body: Mapping[str, Any], supported: list[str] | None) -> None:
         """Refuse what would be left out, if LiteLLM knows the model."""
@@ -113,7 +113,8 @@ class LiteLLMProvider(Named):
                 yield piece
                 deadline.renew()
             if deadline.is_over:
-                raise TransientError(f"{self._name}/{assembly.request.model} {deadline}")
+                late = TransientError(f"{self._name}/{assembly.request.model} {deadline}")
+                raise deadline.noted_on(late)
 
 
 def _imported() -> ModuleType:

@@ -103,7 +103,7 @@ class PydanticAIProvider(Named):
         model = self._models.get(request.model, request.model)
         running = self._started(_pumped(way(model, asked, assembly), queue))
         pieces = _pieces(queue, deadline, who)
-        deltas = borrowed.relayed(pieces, assembly, partial(borrowed.failure, who))
+        deltas = borrowed.relayed(pieces, assembly, partial(borrowed.failure, who, deadline))
         return Stream(deltas, assembly, lambda: _cancel(running))
 
     def _started(self, work: Coroutine[Any, Any, None]) -> Future[None]:
@@ -156,7 +156,7 @@ def _pieces(queue: SimpleQueue[Any], deadline: Deadline, who: str) -> Iterator[P
         try:
             item = queue.get(timeout=max(deadline["read"].now(), 0))
         except Empty:
-            raise TransientError(f"{who} {deadline}") from None
+            raise deadline.noted_on(TransientError(f"{who} {deadline}")) from None
         if item is None:
             return
         if isinstance(item, Exception):

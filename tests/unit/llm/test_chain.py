@@ -18,6 +18,7 @@ from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.chains import allowance, diary, failover, patience, retries, way
 from celery_lanes.llm.chains.effects import ChainConfig, Effect
 from celery_lanes.llm.chains.journey import MAX_WAITS, Journey, Leg
+from celery_lanes.llm.chains.logbook import log
 from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message
@@ -465,6 +466,34 @@ def test_an_attempt_has_its_time(chains, terms, expected):
     assert given == [expected]
 
 
+@pytest.mark.parametrize(
+    ("terms", "takes_s", "expected"),
+    [
+        ({}, 300, [("a", 300), ("b", 300)]),
+        ({}, 200, [("a", 300), ("a", 100), ("b", 300)]),
+        ({"attempt_timeout_s": 20}, 20, [("a", 20), ("a", 20), ("b", 20)]),
+        ({"attempt_timeout_s": 1000}, 1000, [("a", 1000), ("b", 1000)]),
+    ],
+    ids=str,
+)
+def test_a_target_that_hangs_leaves_the_next_one_its_own_time(chains, terms, takes_s, expected):
+    given = []
+
+    def hang(request, *, timeout_s, idempotency_key=None):
+        given.append(("a", timeout_s))
+        chains.now += min(takes_s, timeout_s)
+        raise errors.TransientError("gave no answer")
+
+    def answer(request, *, timeout_s, idempotency_key=None):
+        given.append(("b", timeout_s))
+        return FakeProvider("b").generate(request, timeout_s=timeout_s)
+
+    chains.a.generate, chains.b.generate = hang, answer
+
+    assert chains.ask("a/x,b/y", **terms).attempts[-1].target == "b/y"
+    assert given == expected
+
+
 def test_a_stream_is_gone_on_from_until_its_first_piece(chains):
     chains.a.script([errors.TransientError("x")], [DOWN])
 
@@ -527,6 +556,52 @@ def test_a_reader_who_leaves_stops_the_provider_and_gives_the_probe_back(chains)
     assert chains.kinds.count("probe") == 2
 
 
+def late(given_s: float | None) -> errors.TransientError:
+    error = errors.TransientError("gave no answer in time")
+    error.given_s = given_s
+    return error
+
+
+@pytest.mark.parametrize(
+    ("given_s", "is_held_against_it"), [(1.0, False), (29.9, False), (30.0, True), (None, True)]
+)
+@WAYS
+def test_one_who_hardly_gives_a_target_time_benches_it_for_nobody(
+    chains, way, given_s, is_held_against_it
+):
+    chains.a.script(late(given_s), late(given_s))
+
+    reply = getattr(chains, way)()
+
+    assert [attempt.target for attempt in reply.attempts] == ["a/x", "a/x", "b/y"]
+    assert ("bench" in chains.kinds) is is_held_against_it
+    assert bool(chains.registry.health.conditions()) is is_held_against_it
+
+
+def test_what_a_lanes_own_limit_leaves_is_time_enough(legs):
+    trip = legs()
+    trip.usual_s = 20.0
+    trip.chains.a.script(late(19.0), late(19.0))
+
+    assert trip.ask("a/x,b/y").attempts[-1].target == "b/y"
+    assert "bench" in trip.chains.kinds
+
+
+def test_a_short_silence_in_mid_reply_is_held_against_nobody(chains):
+    broken = errors.StreamInterrupted("was silent for 1 s")
+    broken.given_s = 1.0
+
+    def breaks(_):
+        yield "one"
+        raise broken
+
+    chains.a.script(breaks)
+    with pytest.raises(errors.StreamInterrupted):
+        chains.whole()
+
+    assert chains.registry.health.conditions() == []
+
+
 @pytest.mark.parametrize(("sent", "kind"), [([], "TransientError"), (["one"], "StreamInterrupted")])
 def test_a_provider_that_forgets_to_end_its_stream_has_failed(chains, sent, kind):
     stream = chains.a.stream
@@ -575,10 +650,28 @@ def test_all_attempts_at_a_target_bear_one_key(chains):
     chains.fails("a/x,b/y")
     chains.fails("a/x,b/y", idempotency_key="n1")
 
-    keys = [options["idempotency_key"] for options in seen]
-    assert keys[0].removesuffix("-1") == keys[1].removesuffix("-2") != "n1"
-    assert keys[2:] == ["n1-1", "n1-2"]
+    keys = [options["idempotency_key"].rpartition("-") for options in seen]
+    assert keys[0][0] == keys[1][0] != "n1"
+    assert [key[0] for key in keys[2:]] == ["n1", "n1"]
+    assert keys[0][2] == keys[2][2] != keys[1][2] == keys[3][2]
     assert [event.call_id for event in chains.told[-2:]] == ["n1", "n1"]
+
+
+def test_a_key_is_a_targets_whatever_a_worker_takes_an_alias_for(chains):
+    seen = {}
+    for provider in (chains.a, chains.b):
+        provider.generate = lambda request, **options: fail(request.model, options)
+
+    def fail(model, options):
+        seen.setdefault(model, set()).add(options["idempotency_key"])
+        raise errors.ModelNotFound("who")
+
+    for spec in ("a/x,b/y", "b/y,a/x", "A/x,a/z"):
+        chains.registry.register_alias("quick", spec)
+        chains.fails("quick", idempotency_key="n1")
+
+    assert [len(keys) for keys in seen.values()] == [1, 1, 1]
+    assert len(set.union(*seen.values())) == 3
 
 
 def test_an_event_says_what_happened_and_not_what_was_asked(chains):
@@ -616,6 +709,17 @@ def test_an_event_shows_the_prompt_only_where_that_is_wanted(make):
     chains.ask()
 
     assert chains.told[0].messages == ASK.messages
+
+
+def test_no_name_begins_another_line_of_the_log(chains, caplog):
+    chains.registry.register_observer(log)
+    chains.a.script(errors.BadRequest("what", 400))
+
+    with pytest.raises(errors.BadRequest):
+        chains.ask("a/x", info=CallInfo(caller="ann\nbench b/y"), idempotency_key="n1")
+
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line == "celery_lanes: fail_fast a/x, BadRequest 400, call n1, of ann\\nbench b/y"
 
 
 def test_an_observer_that_fails_is_logged_and_harms_neither_the_call_nor_the_others(chains, caplog):
@@ -705,6 +809,20 @@ def test_whatever_happens_a_call_ends_with_its_ledger_and_within_its_budget(scri
         assert sum(len(getattr(chains, n).requests) for n in "abc") - before == len(asked) <= 6
 
 
+@WAYS
+def test_a_provider_without_its_key_matters_to_who_asks_it(chains, way):
+    answered = getattr(chains, way)("a/x,openai/y")
+    chains.a.script(errors.ModelNotFound("who", 404))
+
+    with pytest.raises(errors.ConfigError, match="no key for openai") as caught:
+        getattr(chains, way)("a/x,openai/y", info=INFO)
+
+    assert answered.attempts[-1].target == "a/x"
+    assert CallInfo.from_error(caught.value).caller == "ann"
+    assert chains.kinds == ["attempt_failed", "advance", "attempt_failed", "fail_fast"]
+    assert chains.registry.health.conditions() == []
+
+
 # From lane to lane
 
 
@@ -722,6 +840,7 @@ class Legs:
         self.chains, self.full = chains, full
         self.trip, self.refused = [], []
         self.queue_s, self.on_hop = 3600, lambda: None
+        self.usual_s = 300.0
         self._next = None
 
     def ask(self, spec: str, *, lane: str = "a", journey=None, left_s: float = 300.0, **terms):
@@ -734,6 +853,7 @@ class Legs:
                 wait=self.wait,
                 refused=self.refused.append,
                 left_s=left_s,
+                usual_s=self.usual_s,
                 queued_s=self.queue_s,
                 journey=journey and Journey.model_validate_json(journey),
             )
@@ -817,6 +937,16 @@ def test_each_target_is_asked_in_its_own_lane_and_one_call_goes_through_all(legs
         ("c/z", "c", 3600),
     ]
     assert len({event.call_id for event in trip.chains.told}) == 1
+
+
+def test_a_lane_needs_the_keys_of_its_own_providers_only(legs):
+    trip = legs()
+    trip.chains.a.script(errors.ModelNotFound("who?", 404))
+
+    with pytest.raises(errors.ConfigError, match="no key for openai"):
+        trip.ask("a/x,openai/y,groq/z")
+
+    assert trip.trip == ["to openai"]
 
 
 def test_targets_of_one_lane_are_asked_in_place(legs):

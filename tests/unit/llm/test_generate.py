@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from unittest.mock import ANY
 
@@ -131,7 +133,7 @@ def test_a_prompt_becomes_a_result(generate):
         "wait_s": None,
     }
     assert json.loads(generate.sent[0].content)["messages"] == [{"role": "user", "content": "hi"}]
-    assert generate.sent[0].headers["idempotency-key"] == "t1-1"
+    assert generate.sent[0].headers["idempotency-key"] == "t1-16ebb98f8b91f15b"
 
 
 def test_a_lane_call_says_its_lane_and_wait(generate):
@@ -140,7 +142,7 @@ def test_a_lane_call_says_its_lane_and_wait(generate):
     result = generate.apply(("m1/small", "hi"), headers={HEADER: header}).get()
 
     assert (result["lane"], result["wait_s"]) == ("m1", 1.5)
-    assert generate.sent[0].headers["idempotency-key"] == "n1-1"
+    assert generate.sent[0].headers["idempotency-key"] == "n1-16ebb98f8b91f15b"
 
 
 def test_the_real_cost_is_settled(generate):
@@ -154,6 +156,29 @@ def test_an_app_with_lanes_asks_their_health():
         lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://"}}))
 
     assert lanes.registry.health is lanes.health
+
+
+def test_threads_that_come_first_together_share_one_registry_and_its_health():
+    together = threading.Barrier(2)
+
+    def make(**options):
+        together.wait(60)
+        return Registry(**options)
+
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://"}}), registry=make)
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(lambda _: lanes.registry, range(2))
+
+    assert one is other is lanes.registry
+    assert one.health is lanes.health
+
+
+def test_aliases_of_the_settings_are_the_registrys():
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"aliases": {"quick": "fake/x"}}))
+
+    assert str(lanes.registry.parse("quick")[0]) == "fake/x"
 
 
 def test_an_app_without_lanes_generates_as_well(generate):
@@ -218,7 +243,7 @@ def test_the_next_model_is_asked_in_its_own_lane_with_all_that_came_before(gener
         ("m1/small", "m1", None),
     ]
     assert result["attempts"][1]["queued_s"] == 2
-    assert generate.sent[0].headers["idempotency-key"] == "n1-2"
+    assert generate.sent[0].headers["idempotency-key"] == "n1-16ebb98f8b91f15b"
 
 
 def test_a_call_that_may_not_wait_passes_by_a_lane_with_too_long_a_line(generate):

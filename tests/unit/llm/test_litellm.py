@@ -111,8 +111,9 @@ def test_its_errors_are_ours(stub, target, monkeypatch, status, body, kind):
 def test_a_provider_that_hangs_is_given_up(stub, target):
     stub.script(Answer(hangs=True))
 
-    with pytest.raises(errors.TransientError):
+    with pytest.raises(errors.TransientError) as caught:
         target.generate(asking(stub), timeout_s=0.3)
+    assert caught.value.given_s == 0.3
 
 
 @needs_litellm

@@ -16,12 +16,15 @@ import pytest
 
 from celery_lanes.errors import ConfigError, TransientError, Unreachable
 from celery_lanes.llm.deadline import Deadline
-from celery_lanes.llm.http import network
+from celery_lanes.llm.http import answer, network
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.http.network import _Sockets
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
-from celery_lanes.llm.reply import Done
+from celery_lanes.llm.reply import Done, Reply
 from celery_lanes.llm.request import Request
+from celery_lanes.llm.stream import Stream
+from celery_lanes.store.health import HealthConfig
 
 ASK = Request(model="small", messages=(Message(role="user", content="hi"),))
 SECRET = "sk-very-secret"
@@ -121,7 +124,56 @@ def test_a_drip_that_is_no_body_ends_at_the_deadline_too(serve, is_stream):
         caller.start()
         caller.join(30)
 
-    assert len(outcome) == 1
+    assert [error.given_s for error in outcome] == [0.5]
+
+
+def serve_one_piece(connection: socket.socket) -> None:
+    """Begin a stream, and fall silent until the client goes."""
+    delta = {"choices": [{"index": 0, "delta": {"content": "yes"}}]}
+    read_request(connection)
+    connection.sendall(CHUNKED + chunk(f"data: {json.dumps(delta)}\n\n"))
+    connection.recv(1)
+
+
+def test_an_impatient_caller_benches_a_server_for_nobody():
+    health = HealthConfig(failure_threshold=1)
+    with (
+        closing(Server(serve_one_piece)) as server,
+        closing(Registry({"LLM_M1": server.dsn}, health=health)) as registry,
+    ):
+        chain = registry.parse("m1/small")
+        with pytest.raises(TransientError, match="gave no answer") as whole:
+            chain.generate(ASK, attempt_timeout_s=0.2)
+        with pytest.raises(TransientError, match="was silent") as streamed:
+            list(chain.stream(ASK, idle_s=0.2))
+
+    assert (whole.value.given_s, streamed.value.given_s) == (0.2, 0.2)
+    assert registry.health.conditions() == []
+
+
+def test_a_reader_whose_patience_ends_has_given_the_time_until_then():
+    hangup, began = Hangup(), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        read_request(connection)
+        began.set()
+        connection.recv(1)
+
+    def lapse() -> None:
+        began.wait(60)
+        while not is_over.wait(0.01):
+            hangup.lapse("began no answer within 0.01 s")
+
+    is_over = threading.Event()
+    reader = threading.Thread(target=lapse)
+    with closing(Server(serve)) as server, closing(Registry({"LLM_M1": server.dsn})) as registry:
+        reader.start()
+        with interruptible(hangup), pytest.raises(TransientError, match="no answer") as caught:
+            registry.provider("m1").generate(ASK, timeout_s=3600)
+        is_over.set()
+        reader.join()
+
+    assert 0 < caught.value.given_s < 3600
 
 
 def test_a_body_in_a_coding_that_may_grow_to_any_size_is_not_read():
@@ -142,37 +194,86 @@ def chunk(text: str) -> bytes:
     return f"{len(text):x}\r\n{text}\r\n".encode()
 
 
-def serve_streams(connection: socket.socket, *, ends: bool = True) -> None:
-    """Answer each request of a connection with a stream whose last chunk comes a little late."""
+def serve_streams(connection: socket.socket, *drops: bytes) -> None:
+    """Answer each request with a stream whose last chunk comes a little late, or just drops."""
     delta = {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}]}
     while True:
         read_request(connection)
         connection.sendall(CHUNKED + chunk(f"data: {json.dumps(delta)}\n\n"))
         connection.sendall(chunk("data: [DONE]\n\n"))
         time.sleep(0.01)
-        if ends:
-            connection.sendall(b"0\r\n\r\n")
+        for drop in drops:
+            while not threading.Event().wait(0.001):
+                connection.sendall(drop)
+        connection.sendall(b"0\r\n\r\n")
 
 
-def test_the_connection_of_a_stream_that_was_read_is_used_again(monkeypatch):
-    monkeypatch.setattr("celery_lanes.llm.http.client.DRAIN_S", 30.0)  # on a slow machine, too
+def until_its_end(stream: Stream) -> Reply:
+    *_, done = stream
+    return done.reply
+
+
+def until_done(stream: Stream) -> Reply:
+    with stream:
+        return next(piece.reply for piece in stream if isinstance(piece, Done))
+
+
+READERS = pytest.mark.parametrize("read", [until_its_end, until_done])
+
+
+@READERS
+@pytest.mark.parametrize("asked", ["provider", "chain"])
+def test_the_connection_of_a_stream_that_was_read_is_used_again(monkeypatch, asked, read):
+    monkeypatch.setattr(answer, "DRAIN_S", 30.0)  # on a slow machine, too
     with (
         closing(Server(serve_streams)) as server,
         closing(Registry({"LLM_M1": server.dsn})) as registry,
     ):
-        for _ in range(3):
-            *_, done = registry.provider("m1").stream(ASK, timeout_s=60)
-            assert isinstance(done, Done)
+        asks = registry.provider("m1") if asked == "provider" else registry.parse("m1/small")
+        replies = [read(asks.stream(ASK, timeout_s=60)) for _ in range(3)]
 
+    assert [reply.text for reply in replies] == ["yes"] * 3
     assert server.connections == 1
 
 
-def test_a_server_that_does_not_end_its_answer_is_not_waited_for():
+@READERS
+@pytest.mark.parametrize(
+    ("drop", "drain_s"),
+    [(b"1\r\n:\r\n", 0.1), (chunk(":" * 4096), 3600.0)],
+    ids=["drip", "flood"],
+)
+def test_a_server_that_does_not_end_its_answer_is_not_waited_for(monkeypatch, drop, drain_s, read):
+    monkeypatch.setattr(answer, "DRAIN_S", drain_s)
+
     def serve(connection: socket.socket) -> None:
-        serve_streams(connection, ends=False)
+        serve_streams(connection, drop)
 
     with closing(Server(serve)) as server, closing(Registry({"LLM_M1": server.dsn})) as registry:
-        *_, done = registry.provider("m1").stream(ASK, timeout_s=3600, idle_s=3600)
+        reply = read(registry.parse("m1/small").stream(ASK, timeout_s=3600, idle_s=3600))
+
+    assert reply.text == "yes"
+
+
+def test_a_call_that_is_cut_after_its_last_word_keeps_its_reply(monkeypatch):
+    monkeypatch.setattr(answer, "DRAIN_S", 3600.0)
+    hangup, is_closed = Hangup(), threading.Event()
+
+    def cut() -> None:
+        while not is_closed.wait(0.01):
+            hangup.cut(CallCancelled())
+
+    def serve(connection: socket.socket) -> None:
+        serve_streams(connection, b"")
+
+    with closing(Server(serve)) as server, closing(Registry({"LLM_M1": server.dsn})) as registry:
+        with interruptible(hangup):
+            stream = registry.parse("m1/small").stream(ASK)
+            done = next(piece for piece in stream if isinstance(piece, Done))
+            cutter = threading.Thread(target=cut)
+            cutter.start()
+            stream.close()
+        is_closed.set()
+        cutter.join()
 
     assert done.reply.text == "yes"
 

@@ -197,9 +197,10 @@ def test_a_call_ends_at_its_deadline_and_is_cancelled():
 
     with (
         closing(provider(hangs)) as asked,
-        pytest.raises(errors.TransientError, match="gave no answer within"),
+        pytest.raises(errors.TransientError, match="gave no answer within") as caught,
     ):
         asked.generate(ASK, timeout_s=0.2)
+    assert caught.value.given_s == 0.2
 
     assert cancelled.wait(30)
 

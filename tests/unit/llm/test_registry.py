@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 
 import httpx
@@ -10,6 +13,7 @@ import pytest
 from celery_lanes.errors import AliasCycle, ConfigError, SpecError
 from celery_lanes.llm import registry as registry_module
 from celery_lanes.llm.chains.effects import ChainConfig
+from celery_lanes.llm.environment import Environment
 from celery_lanes.llm.known import BUILTINS
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.providers.fake import FakeProvider
@@ -26,8 +30,10 @@ WHOLE = {
 }
 """A reply for every kind of API."""
 
+ASK = Request(model="?", messages=(Message(role="user", content="x"),))
 
-def asked_url(env: dict[str, str], target: str, **options) -> tuple[str, str | None]:
+
+def asked_url(env: dict[str, str] | Environment, target: str, **options) -> tuple[str, str | None]:
     """Parse, ask, and give the URL and the key that went out."""
     seen: list[httpx.Request] = []
 
@@ -37,7 +43,7 @@ def asked_url(env: dict[str, str], target: str, **options) -> tuple[str, str | N
 
     registry = Registry(env, transport=httpx.MockTransport(answer), **options)
     (target,) = registry.parse(target)
-    target.generate(Request(model="?", messages=(Message(role="user", content="x"),)))
+    target.generate(ASK)
     found = (seen[0].headers.get(n) for n in ("authorization", "x-api-key", "x-goog-api-key"))
     return str(seen[0].url), next((key for key in found if key), None)
 
@@ -59,9 +65,68 @@ def test_each_known_provider_takes_its_key_from_its_variable(name):
     assert key in {"k", "Bearer k"}
 
 
-def test_a_missing_key_is_told_with_both_variables():
+def test_a_missing_key_is_told_with_both_variables_when_its_provider_is_asked():
+    chain = Registry({}).parse("fake/x,openai/gpt-5-mini")
+
+    assert str(chain[1]) == "openai/gpt-5-mini"
     with pytest.raises(ConfigError, match="set OPENAI_API_KEY, or LLM_OPENAI"):
-        Registry({}).parse("openai/gpt-5-mini")
+        chain[1].generate(ASK)
+
+
+@pytest.mark.parametrize("spec", ["fake/x,opnai/y", "fake/x,bad/y", "fake/x,odd/y"])
+def test_a_name_that_nobody_can_be_is_refused_at_once(spec):
+    registry = Registry({"LLM_BAD": "hunter2", "LLM_ODD": "nonsense://h"})
+
+    with pytest.raises(ConfigError, match=r"LLM_(OPNAI|BAD|ODD)"):
+        registry.parse(spec)
+
+
+def test_a_key_is_taken_up_that_comes_after_the_chain():
+    env = {}
+    chain = Registry(env).parse("openai/x")
+
+    env["OPENAI_API_KEY"] = "k"
+
+    assert chain[0].provider is chain[0].provider
+
+
+def test_a_provider_is_opened_once_however_many_threads_ask_for_it():
+    registry = Registry({"LLM_M1": "own://h"})
+    made, together, another = [], threading.Barrier(4), threading.Barrier(2)
+
+    def factory(name, _):
+        made.append(name)
+        with suppress(threading.BrokenBarrierError):
+            another.wait(0.2)  # for a thread that opens it as well
+        return FakeProvider(name)
+
+    registry.register_scheme("own", factory)
+    chain = registry.parse("m1/x")
+    assert made == []
+
+    def opened(_):
+        together.wait(60)
+        return chain[0].provider
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(map(id, pool.map(opened, range(4))))
+
+    assert (made, len(found)) == (["m1"], 1)
+
+
+def test_what_a_factory_raises_is_a_matter_of_configuration_and_not_shown():
+    def factory(_, dsn):
+        raise RuntimeError(dsn.token.get_secret_value())
+
+    registry = Registry({"LLM_M1": "own://hunter2@h"})
+    registry.register_scheme("own", factory)
+    chain = registry.parse("m1/x")
+
+    with pytest.raises(ConfigError, match=r"'m1' cannot be opened: RuntimeError: .+") as caught:
+        chain.generate(ASK)
+
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    assert registry.health.conditions() == []
 
 
 @pytest.mark.parametrize(
@@ -272,10 +337,23 @@ def test_where_to_look_last_can_be_told():
     assert asked_url({}, "m2/x", env_lookup=lookup)[0] == "https://h/v1/chat/completions"
 
 
+def test_a_lookup_that_fails_is_no_failure_of_who_is_asked():
+    def lookup(_):
+        raise ConnectionError("no vault")
+
+    registry = Registry({}, env_lookup=lookup)
+
+    with pytest.raises(ConfigError, match="'openai' cannot be opened: ConnectionError: no vault"):
+        registry.parse("openai/x").generate(ASK)
+    assert registry.health.conditions() == []
+
+
 def test_the_prefix_can_be_another():
-    assert asked_url({"AI_M1": "openai://h"}, "m1/x", env_prefix="AI_")[0].startswith("https://h/")
+    env = Environment({"AI_M1": "openai://h"}, prefix="AI_")
+
+    assert asked_url(env, "m1/x")[0].startswith("https://h/")
     with pytest.raises(ConfigError, match="AI_M2 is not set"):
-        Registry({"LLM_M2": "openai://h"}, env_prefix="AI_").provider("m2")
+        Registry(Environment({"LLM_M2": "openai://h"}, prefix="AI_")).provider("m2")
 
 
 def test_the_environment_is_the_processs_own_by_default(monkeypatch):
@@ -346,7 +424,16 @@ def test_no_repr_shows_a_key():
     registry.load_env({"LLM_M2": "openai://hunter2@h"})
     targets = registry.parse("m1/x,m2/x")
 
-    shown = [registry, targets, targets[0].provider._http, registry._named, registry._open]
+    env = Environment({"LLM_M1": "openai://hunter2@h"})
+    shown = [
+        env,
+        registry,
+        targets,
+        *targets,
+        targets[0].provider._http,
+        registry._named,
+        registry._open,
+    ]
     assert "hunter2" not in repr(shown)
 
 
@@ -366,7 +453,8 @@ def test_registries_may_share_what_they_know_of_health():
 
 
 def test_names_are_found_without_a_provider_and_known_until_something_new_is_registered():
-    registry = Registry({}, aliases={"quick": "nobody/x"})
+    registry = Registry({})
+    registry.register_alias("quick", "nobody/x")
 
     first, again = registry.names("quick"), registry.names("quick")
     registry.register_alias("quick", "nobody/y")

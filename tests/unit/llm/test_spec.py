@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_lanes.errors import AliasCycle, SpecError
-from celery_lanes.llm.spec import MAX_DEPTH, MAX_TARGETS, Expansion
+from celery_lanes.llm.spec import MAX_DEPTH, MAX_LENGTH, MAX_TARGETS, Expansion
 
 
 def targets(spec: object, **aliases: str) -> list[str]:
@@ -23,13 +23,18 @@ def targets(spec: object, **aliases: str) -> list[str]:
         ("a/x,b/y,A/x", ["a/x", "b/y"]),
         ("My-Box/M,my_box/M,my_box/m", ["My-Box/M", "my_box/m"]),
         ("a/x,a/X", ["a/x", "a/X"]),
+        ("a/\u6a21\u578b one", ["a/\u6a21\u578b one"]),
     ],
 )
 def test_a_model_is_what_follows_the_first_slash(spec, found):
     assert targets(spec) == found
 
 
-@pytest.mark.parametrize("spec", ["", "/gpt", "openai/", "a b/c", " / ", None, 7, ["a/b"]])
+@pytest.mark.parametrize(
+    "spec",
+    ["", "/gpt", "openai/", "a b/c", " / ", None, 7, ["a/b"], "a/x\nb", "a/\x1b[31m", "a/\ud800"],
+    ids=repr,
+)
 def test_what_is_no_target_is_refused_with_an_example(spec):
     with pytest.raises(SpecError, match='"provider/model", such as "openai/gpt-5-mini"'):
         targets(spec)
@@ -80,11 +85,30 @@ def test_depth_and_length_are_bounded():
         targets("a0", **chain)
     with pytest.raises(SpecError, match=f"up to {MAX_TARGETS} targets"):
         targets(many)
+    with pytest.raises(SpecError, match=f"up to {MAX_LENGTH} characters"):
+        targets("a", a="p/m," * MAX_LENGTH)
 
 
 def test_a_resolver_that_never_ends_is_stopped():
     with pytest.raises(SpecError, match="deeper than"):
         Expansion({}, [lambda name: name + "x"]).targets("x")
+
+
+def test_a_resolver_that_gives_ever_more_targets_is_stopped():
+    asked = []
+
+    def doubled(name):
+        asked.append(name)
+        return f"{name}a,{name}b" if len(name) < MAX_DEPTH - 1 else f"p/{name}"
+
+    with pytest.raises(SpecError, match=f"up to {MAX_TARGETS} targets, got more"):
+        Expansion({}, [doubled]).targets("x")
+    assert len(asked) < 100  # of 2**30
+
+
+def test_a_resolver_that_gives_no_spec_is_told_so():
+    with pytest.raises(SpecError, match="expected a spec for 'x', got int"):
+        Expansion({}, [lambda _: 7]).targets("x")
 
 
 def test_many_ways_to_one_alias_are_gone_once():

@@ -300,7 +300,9 @@ def test_a_router_does_not_keep_tasks_alive(router):
 @pytest.fixture
 def aliased(settings):
     """A router that knows ``quick`` and ``thinking``, and one name that it is told."""
-    registry = Registry({}, aliases={"quick": MODEL, "thinking": "quick,openai/gpt"})
+    registry = Registry({})
+    registry.register_alias("quick", MODEL)
+    registry.register_alias("thinking", "quick,openai/gpt")
     registry.register_resolver({"tier-1": "openai/gpt"}.get)
     return LaneRouter(settings, lambda: registry)
 
@@ -331,7 +333,8 @@ def test_a_mere_word_in_an_argument_called_model_is_routed_if_it_is_an_alias(ali
 
 
 def test_the_lane_is_that_of_the_name_as_it_is_written(settings, task):
-    registry = Registry({}, aliases={"big": "Foreman-M5/qwen"}, lane_of=lambda model: model)
+    registry = Registry({}, lane_of=lambda model: model)
+    registry.register_alias("big", "Foreman-M5/qwen")
     registry.register_provider(FakeProvider("foreman_m5"))
 
     @task(model_arg="llm")

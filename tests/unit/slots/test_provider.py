@@ -56,6 +56,10 @@ def test_the_cap_holds_for_chains_in_threads_and_each_target_has_its_lanes(lanes
     assert running(lanes) == {"a": 0, "b": 0}
 
 
+def test_who_is_not_asked_needs_no_key(lanes):
+    assert lanes.chain("a/x,openai/y").generate(ASK).attempts[-1].target == "a/x"
+
+
 def test_one_lanes_slot_is_given_back_before_the_next_lane_is_asked(lanes):
     seen = []
 
