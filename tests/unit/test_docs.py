@@ -1,11 +1,21 @@
-"""``docs/celery.md`` and ``docs/promises.md`` promise tests for their rows; here they are."""
+"""What the docs name exists: tests for the rows of their tables, files, headings."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+A_FILE = re.compile(r"(?<![\w./:*-])[\w.*-]+(?:/[\w.*-]+)+\.(?:lua|md|py|toml|yml)\b")
+A_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 SHOWN = {
     "`delay`, `apply_async`, `send_task`, chain, group, chord, link, beat": [
@@ -204,6 +214,35 @@ def test_the_page_of_promises_has_a_row_for_every_promise_and_finding():
     heads = re.findall(r"^\| ([PF]\d+) \|", page, re.MULTILINE)
 
     assert heads == [f"P{n}" for n in range(1, 9)] + [f"F{n}" for n in range(1, 38)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_and_heading_that_a_page_names_exists(page):
+    text = page.read_text()
+    named = A_FILE.findall(text)
+    links = A_LINK.findall(text)
+
+    assert [name for name in named if not exists(name, page)] == []
+    assert [link for link in links if not leads_somewhere(*link, page)] == []
+
+
+def exists(name: str, page: Path) -> bool:
+    """Look for a file, or for any of a glob, from the root, the page or the package."""
+    places = (ROOT, page.parent, ROOT / "celery_lanes")
+    return any(
+        any(place.glob(name)) if "*" in name else (place / name).exists() for place in places
+    )
+
+
+def leads_somewhere(path: str, heading: str, page: Path) -> bool:
+    target = page.parent / path if path else page
+    return target.exists() and (not heading or heading in anchors(target))
+
+
+def anchors(page: Path) -> set[str]:
+    """Name a page's headings as GitHub does."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def rows() -> list[tuple[str, str]]:
