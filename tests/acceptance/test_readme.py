@@ -25,13 +25,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 class Folder:
     """A user's folder: the README's first block is shop.py, its second a script that asks."""
 
-    def __init__(self, path: Path, server: EmbeddedValkey, llm: LLMStub) -> None:
+    def __init__(self, path: Path, server: EmbeddedValkey, *, ollama: str, openai: str) -> None:
         self.path = path
         scripts = Path(sys.executable).parent
         self.env = {
             **{name: value for name, value in os.environ.items() if "LANES" not in name},
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            "LLM_OLLAMA": llm.dsn,
+            "LLM_OLLAMA": ollama,
+            "LLM_OPENAI": openai,
         }
         shop, ask = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
         for db in (0, 1):
@@ -61,15 +62,21 @@ class Folder:
 
 
 @pytest.fixture
-def llm() -> Iterator[LLMStub]:
+def ollama() -> Iterator[LLMStub]:
     with LLMStub() as stub:
         yield stub
 
 
 @pytest.fixture
-def folder(tmp_path: Path, llm: LLMStub) -> Iterator[Folder]:
+def openai() -> Iterator[LLMStub]:
+    with LLMStub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def folder(tmp_path: Path, ollama: LLMStub, openai: LLMStub) -> Iterator[Folder]:
     with EmbeddedValkey() as server:
-        yield Folder(tmp_path, server, llm)
+        yield Folder(tmp_path, server, ollama=ollama.dsn, openai=openai.dsn)
 
 
 def command(word: str) -> list[str]:
@@ -78,28 +85,46 @@ def command(word: str) -> list[str]:
     return shlex.split(line)
 
 
-def test_the_readmes_code_and_commands_work_in_a_folder_of_their_own(folder, llm):
+def idle_after_work(lane: str, cap: int) -> str:
+    """Write a line of ``lanes status`` where calls have ended, and none runs or waits."""
+    return rf"(?m)^ *{lane} +{cap} +0 +0 +- +0 +[1-9]\d* *$"
+
+
+def test_the_first_model_answers_and_when_it_has_died_the_second_does(folder, ollama, openai):
+    def die(_asked: dict[str, object]) -> float:
+        ollama.__exit__()
+        return 0.0
+
     with folder.worker():
-        said = folder.run([sys.executable, "ask.py"])
+        alive = folder.run([sys.executable, "ask.py"])
+        ollama.service = die
+        dead = folder.run([sys.executable, "ask.py"])
         status = folder.run(command("lanes status"))
 
-    assert said == "Say hi\n"  # as the stub answers
-    assert [record.prompt for record in llm.log] == ["Say hi"]
-    assert re.search(r"^ *ollama +3 +0 +0 +- +0 +2 *$", status, re.MULTILINE), status
+    assert alive == "Say hi (llama3.1:8b, in lane ollama)\n"  # as the stubs answer
+    assert dead == "Say hi (gpt-5-mini, in lane openai)\n"
+    assert [record.status for record in ollama.log] == [200, None]
+    assert [record.prompt for record in openai.log] == ["Say hi"]
+    assert re.search(idle_after_work("ollama", 3), status), status
+    assert re.search(idle_after_work("openai", 16), status), status
 
 
 @pytest.mark.parametrize(
-    ("code", "error"),
-    [(400, "answered 400: no such luck"), (500, "answered 500: no such luck")],
+    ("code", "lane", "error"),
+    [
+        (400, "ollama", "answered 400: no such luck"),  # so would the second
+        (500, "openai", "openai/gpt-5-mini answered 500: no such luck"),
+    ],
     ids=["refused", "broken"],
 )
-def test_the_readmes_error_says_whose_call_it_was(folder, llm, code, error):
+def test_the_readmes_error_says_whose_call_it_was(folder, ollama, openai, code, lane, error):
     refusal = Answer(status=code, body={"error": {"message": "no such luck"}})
-    llm.script(refusal, refusal)  # what may pass is tried once more
+    for stub in (ollama, openai):
+        stub.script(refusal, refusal)  # what may pass is tried once more
 
     with folder.worker():
         said = folder.run([sys.executable, "ask.py"])
 
-    assert said.startswith("CallInfo(caller='alice', run_id='run-17', model='ollama/llama3.1:8b'")
-    assert "lane='ollama'" in said
-    assert said.rstrip().endswith(error)
+    assert said.startswith("CallInfo(caller='alice', run_id='run-17', model='")
+    assert f"lane='{lane}'" in said
+    assert error in said

@@ -1,11 +1,21 @@
-"""``docs/celery.md`` and ``docs/promises.md`` promise tests for their rows; here they are."""
+"""What the docs name exists: tests for the rows of their tables, files, headings."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+A_FILE = re.compile(r"(?<![\w./:*-])(?:[\w.*-]+(?:/[\w.*-]+)+\.(?:lua|md|py|toml|yml)|\w+\.lua)\b")
+A_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 SHOWN = {
     "`delay`, `apply_async`, `send_task`, chain, group, chord, link, beat": [
@@ -185,17 +195,26 @@ def test_these_tests_exist():
     assert {name for names in SHOWN.values() for name in names} <= exist
 
 
-def test_every_test_that_the_page_of_promises_names_exists():
-    page = (ROOT / "docs/promises.md").read_text()
-    named = set(re.findall(r"`([^`\s]*::[^`]*)`", page))
+def test_every_test_that_a_page_names_exists():
+    named = {name for page in PAGES for name in re.findall(r"`([^`\s]*::[^`]*)`", page.read_text())}
     defined = {
         f"{file.relative_to(ROOT)}::{name}"
         for file in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
     }
 
-    assert len(named) > 50
-    assert named <= defined
+    assert len(named) > 100
+    assert named - defined == set()
+
+
+def test_every_verb_has_its_page_which_names_the_tests_that_show_it():
+    pages = {page.name: page.read_text() for page in (ROOT / "docs/verbs").glob("*.md")}
+    contents = pages.pop("README.md")
+
+    assert set(re.findall(r"\]\((\w+\.md)\)", contents)) == set(pages)
+    for page in pages.values():
+        assert {"Example", "Races", "Shown by"} <= set(re.findall(r"^## (.+)$", page, re.MULTILINE))
+        assert "::test_" in page.partition("## Shown by")[2]
 
 
 def test_the_page_of_promises_has_a_row_for_every_promise_and_finding():
@@ -204,6 +223,36 @@ def test_the_page_of_promises_has_a_row_for_every_promise_and_finding():
     heads = re.findall(r"^\| ([PF]\d+) \|", page, re.MULTILINE)
 
     assert heads == [f"P{n}" for n in range(1, 9)] + [f"F{n}" for n in range(1, 38)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_and_heading_that_a_page_names_exists(page):
+    text = page.read_text()
+    named = A_FILE.findall(text)
+    links = A_LINK.findall(text)
+
+    assert [name for name in named if not exists(name, page)] == []
+    assert [link for link in links if not leads_somewhere(*link, page)] == []
+
+
+def exists(name: str, page: Path) -> bool:
+    """Look for a file, or for any of a glob, from where a page may name it."""
+    package = ROOT / "celery_lanes"
+    places = (ROOT, page.parent, package, package / "store/redis/lua")
+    return any(
+        any(place.glob(name)) if "*" in name else (place / name).exists() for place in places
+    )
+
+
+def leads_somewhere(path: str, heading: str, page: Path) -> bool:
+    target = page.parent / path if path else page
+    return target.exists() and (not heading or heading in anchors(target))
+
+
+def anchors(page: Path) -> set[str]:
+    """Name a page's headings as GitHub does."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def rows() -> list[tuple[str, str]]:
