@@ -246,4 +246,5 @@ _COUNTS = (
     "oldest_wait_ms",
     "done_last_minute",
     "workers",
+    "established",
 )
