@@ -84,6 +84,15 @@ class Hangup:
         """How long it has given no sign of life."""
         return time.monotonic() - self.sign_at
 
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Do not take the time of the block for the provider's silence: nobody listens."""
+        sign_at, self.sign_at = self.sign_at, math.inf
+        try:
+            yield
+        finally:
+            self.sign_at = math.inf if sign_at == math.inf else time.monotonic()
+
     def _shut(self) -> None:
         if (line := self._line) is not None:
             with suppress(OSError):  # it has just been closed, or the other side was faster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -148,6 +149,27 @@ def test_a_silent_provider_is_given_up_by_the_time_that_holds(pump, clock):
     clock[0] += 3
     pump.look()
     assert hangup.lapsed == "was silent for 2 s"
+
+
+def test_the_time_in_which_nobody_listens_is_not_the_providers_silence(pump, clock):
+    hangup = pump.hangup
+    hangup.opens()
+    hangup.lives()
+
+    with hangup.excused():
+        clock[0] += 3
+        pump.look()
+    clock[0] += 1
+    pump.look()
+    assert hangup.lapsed is None
+
+    clock[0] += 2
+    pump.look()
+    assert hangup.lapsed == "was silent for 2 s"
+    unheard = Hangup()  # of a call without a line: nobody listens to it in any case
+    with unheard.excused():
+        pass
+    assert unheard.sign_at == math.inf
 
 
 def test_pieces_that_go_on_with_each_other_are_joined_and_nothing_else():
