@@ -10,6 +10,7 @@ from typing import Any
 from celery.exceptions import TaskPredicate
 
 from celery_lanes.errors import ConfigError, Preempted
+from celery_lanes.journeys.journey import granted_ms_of
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
@@ -46,7 +47,7 @@ def asking(task: Any, patience: Patience | None) -> Iterator[Ask]:
 def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
     lanes = _lanes(task)
     press = lanes.press()
-    pump = Pump(task.request.id, hangup, patience)
+    pump = Pump(task.request.id, hangup, patience, granted_ms_of(task.request))
     teller = _Teller(press, pump, patience, partial(lanes.established, task.request))
     try:
         press.open(pump)

@@ -9,7 +9,7 @@ import pytest
 
 from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.llm.reply import ReasoningDelta, TextDelta, ToolCallDelta
-from celery_lanes.store.transcripts import Entry, Heard, Mark
+from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
 from celery_lanes.streams import pump as pumps
 from celery_lanes.streams.events import Cancelled, Finished, from_json, merged
 from celery_lanes.streams.pump import Patience, Pump
@@ -25,9 +25,15 @@ def clock(monkeypatch):
 @pytest.fixture
 def pump(clock):
     pump = Pump("t1", Hangup(), Patience(first_token_s=5, idle_s=2))
-    pump.begin(None)
+    opened(pump)
     printed(pump)
     return pump
+
+
+def opened(pump, last=None):
+    """Answer the first question: what the transcript has already."""
+    assert pump.draft() == Draft("t1", is_opening=True)
+    pump.hear(Heard(last=last))
 
 
 def printed(pump, **heard):
@@ -77,11 +83,44 @@ def test_a_run_that_follows_another_says_so_and_is_later_than_it():
     pump = Pump("t1", Hangup(), Patience(5, 2))
     far = 10**15
 
-    pump.begin(Entry(Mark(far, 9), 2, "[]"))
+    opened(pump, Entry(Mark(far, 9), 2, "[]"))
 
     entry = pump.draft().entry
     assert entry.last == Mark(far + 1, 1)
     assert json.loads(entry.payload) == [{"type": "restart", "attempt": 3}]
+
+
+def test_a_run_is_as_late_as_its_attempt_was_granted_whenever_it_begins():
+    pump = Pump("t1", Hangup(), Patience(5, 2), granted_ms=500)
+
+    opened(pump, Entry(Mark(900, 9), 2, "[]"))  # a later attempt has begun before it
+    assert pump.draft().entry.last == Mark(500, 1)
+    pump.hear(Heard(is_superseded=True))
+
+    assert words(pump, 1) == [False]
+
+
+def test_a_call_that_has_left_opens_no_run(pump):
+    gone = Pump("t1", Hangup(), Patience(5, 2))
+    gone.leave()
+
+    opened(gone)
+
+    assert not gone.has_begun
+
+
+def test_a_call_that_could_not_be_heard_rests_and_says_the_same_again(pump, clock):
+    words(pump, 1)
+    pump.end(Finished())
+    draft = pump.draft()
+
+    pump.rest(0.5)
+
+    assert pump.due_at() == clock[0] + 0.5
+    assert pump.draft() == draft
+    assert pump.is_unheard
+    pump.hear(Heard())
+    assert not pump.is_unheard
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(pump, monkeypatch):
