@@ -127,6 +127,7 @@ def test_a_prompt_becomes_a_result(generate):
                 "ran_s": ANY,
                 "tokens": 10,
                 "possibly_billed": True,
+                "left_out": 0,
             }
         ],
         "lane": None,
