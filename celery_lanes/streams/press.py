@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 from celery_lanes.errors import StoreError
 from celery_lanes.store.transcripts import Transcripts
@@ -37,10 +37,12 @@ class Press:
         self._news: SimpleQueue[Pump | None] = SimpleQueue()
         self._open: list[Pump] = []
         self._is_away = False
-        Thread(target=self._work, name="lanes-press", daemon=True).start()
+        self._starting = Lock()
+        self._is_started = False
 
     def open(self, pump: Pump) -> None:
         """Begin to print a call's events."""
+        self._start()
         self._news.put(pump)
 
     def nudge(self) -> None:
@@ -53,6 +55,13 @@ class Press:
         if not pump.is_over.wait(PATIENCE_S):
             logger.warning("celery_lanes: readers of %s will miss its last words", pump.task_id)
             pump.leave()
+
+    def _start(self) -> None:
+        """Start the thread with the first call: several threads may make a press at once."""
+        with self._starting:
+            if not self._is_started:
+                Thread(target=self._work, name="lanes-press", daemon=True).start()
+                self._is_started = True  # not before: there may be no room for a thread
 
     def _work(self) -> None:
         while True:
@@ -110,7 +119,7 @@ class Printer:
         self._presses: dict[int, Press] = {}
 
     def press(self) -> Press:
-        """Find it, or make it; a lock might be inherited by a child."""
+        """Find it, or make it, of several at once one that counts; a child might inherit a lock."""
         pid = os.getpid()
         if (press := self._presses.get(pid)) is None:
             press = self._presses.setdefault(pid, Press(self._open_transcripts()))

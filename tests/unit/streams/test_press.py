@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -159,6 +160,30 @@ def test_a_process_has_one_press(monkeypatch):
     assert printer.press() is first
     monkeypatch.setattr("os.getpid", lambda: 1)  # as a forked child
     assert printer.press() is not first
+
+
+def test_of_threads_that_want_a_press_at_once_only_one_starts_its_thread():
+    together = threading.Barrier(4)
+
+    def open_together():
+        together.wait(10)
+        return MemoryTranscripts()
+
+    printer, presses_before = Printer(open_together), count_presses()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: printer.press(), range(4)))
+    with ThreadPoolExecutor(4) as pool:
+        pumps = list(pool.map(opened, found))
+
+    assert len(set(found)) == 1
+    assert count_presses() == presses_before + 1
+    for pump in pumps:
+        pump.leave()
+
+
+def count_presses():
+    return sum(thread.name == "lanes-press" for thread in threading.enumerate())
 
 
 def test_a_call_that_leaves_before_its_run_is_opened_opens_none():
