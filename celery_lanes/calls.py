@@ -84,7 +84,7 @@ class Calls(Parts):
                 reply = lanes.chain("ollama/llama3.1:8b,openai/gpt-5-mini").generate(request)
 
         As by ``lanes.slot``, under the same caps, shares and rates; a stream holds its slot to its
-        end. Inside a task that runs in a lane there is no second one.
+        end, or as ``stream_slot`` says. Inside a task that runs in a lane there is no second one.
 
         Args:
             spec: as ``registry.parse`` takes it, and raises for it.

@@ -59,6 +59,23 @@ class Running(Parts):
         except StoreError as error:
             logger.warning("celery_lanes: nobody learns that %s met an overload: %s", call, error)
 
+    def established(self, request: Any) -> None:
+        """Say that a running call's stream has been established: its first piece has come.
+
+        In a lane with ``stream_slot = "establish"`` its slot is free from then on, and the call
+        runs on without one: leased as before, so that it runs again if its worker dies, and its
+        process busy. In other lanes, and outside one, it does nothing. May be repeated;
+        ``generate`` does it by itself. If the store is away, the call keeps its slot to its end.
+        """
+        held = held_by(request)
+        if held is None or self.settings.lane(held.lane).stream_slot != "establish":
+            return
+        call, token = held.call, held.token
+        try:
+            self.store.establish(held.lane, call=call, token=token)
+        except StoreError as error:
+            logger.warning("celery_lanes: %s keeps its slot to its end: %s", call, error)
+
     def move(
         self,
         request: Any,

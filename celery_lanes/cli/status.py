@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
 _WORDS = {"lane", "state"}
-_RARE = {"delayed", "dead", "state"}
+_RARE = {"established", "delayed", "dead", "state"}
 MIN_WIDTH = 96
 
 
@@ -45,7 +45,8 @@ def print_table(drawn: Table, *, is_plain: bool = False, width: int = MIN_WIDTH)
 def table(snapshots: Sequence[Snapshot]) -> Table:
     """Draw the lanes; ``callers`` have calls waiting, ``oldest`` is the longest wait so far.
 
-    What is rare (delayed and dead calls, a state) has a column only if there is any.
+    What is rare (streams that run on without a slot, delayed and dead calls, a state) has a column
+    only if there is any.
     """
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     columns = [_cells(snapshot) for snapshot in snapshots] or [{"lane": Text()}]
@@ -73,6 +74,7 @@ def _cells(snapshot: Snapshot) -> dict[str, Text]:
         "lane": Text(snapshot.lane),
         "cap": _cap(snapshot),
         "running": Text(str(snapshot.running), style="green" if is_full else ""),
+        "established": Text(str(snapshot.established or "")),
         "waiting": Text(str(snapshot.waiting)),
         "oldest": Text(oldest),
         "callers": Text(str(snapshot.callers_waiting)),
@@ -102,6 +104,6 @@ def _state(snapshot: Snapshot) -> Text:
 
 
 def _is_busy(snapshot: Snapshot) -> bool:
-    counts = (snapshot.running, snapshot.waiting, snapshot.delayed, snapshot.closing, snapshot.dead)
-    is_held = snapshot.paused or snapshot.provider_wait_ms
-    return any(counts) or bool(is_held or snapshot.done_last_minute)
+    runs = snapshot.running or snapshot.established or snapshot.done_last_minute
+    counts = (snapshot.waiting, snapshot.delayed, snapshot.closing, snapshot.dead)
+    return bool(runs or any(counts) or snapshot.paused or snapshot.provider_wait_ms)

@@ -234,6 +234,8 @@ class LaneSettings(Table):
         max_leases: how many lost workers make a call a dead letter.
         dedupe_ttl_s: how long an ended call is remembered, against redelivery.
         cost: what fair shares count: calls, or the tokens of LLM calls.
+        stream_slot: how long a stream holds its slot: to its end ("full"), or until its first piece
+            has come ("establish"); then it runs on without one, and the cap does not count it.
     """
 
     max_concurrent: Count = Field(default=4, description="a positive integer")
@@ -271,6 +273,9 @@ class LaneSettings(Table):
     max_leases: Count = Field(default=5, description="a positive integer")
     dedupe_ttl_s: Seconds = Field(default=120.0, alias="dedupe_ttl", description=_A_DURATION)
     cost: Literal["calls", "tokens"] = Field(default="calls", description='"calls" or "tokens"')
+    stream_slot: Literal["full", "establish"] = Field(
+        default="full", description='"full" or "establish"'
+    )
 
     @field_validator("priority_scope")
     @classmethod

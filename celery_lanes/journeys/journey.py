@@ -29,6 +29,9 @@ from celery_lanes.store.checks import MAX_COST, MAX_TIME_MS
 STAGE = "stage"
 """Where the lanes header has it, beside CallInfo's fields."""
 
+LEFT, GRANTED = "left_ms", "granted_ms"
+"""In the lanes header: when the attempt before this message was granted, and when this one was."""
+
 MAX_STAGE_BYTES = 64 * 1024
 
 
@@ -55,8 +58,10 @@ class Moved(Parting):
 
     def release(self, grant: Grant) -> Release:
         """Name the call anew, for it may come back to a lane that still remembers it."""
-        first = CallInfo.from_header(_header(grant.envelope)).call_id or grant.call
-        changes = {**self.changes, "nonce": os.urandom(16).hex(), "origin": first}
+        header = _header(grant.envelope)
+        first = CallInfo.from_header(header).call_id or grant.call
+        names = {"nonce": os.urandom(16).hex(), "origin": first}
+        changes = {**self.changes, **names, LEFT: granted_at(grant, header)}
         envelope = _rewritten(grant.envelope, changes)
         return Release(grant.call, grant.token, Outcome.MOVED, envelope=envelope)
 
@@ -116,6 +121,13 @@ def stage_in(header: object) -> dict[str, Any] | None:
     return dict(stage) if isinstance(stage, Mapping) else None
 
 
+def kept_in(header: object) -> dict[str, Any]:
+    """Give what the header of a retry keeps: the stage, and that it comes later."""
+    known = header if isinstance(header, Mapping) else {}
+    kept = {STAGE: stage_in(known), LEFT: known.get(GRANTED)}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
 def destination(closing: Closing) -> tuple[str, Call]:
     """Say to which lane a call moves, and as which call.
 
@@ -126,6 +138,22 @@ def destination(closing: Closing) -> tuple[str, Call]:
         raise ValueError(f"call {closing.call!r} does not say where it goes")
     cost = closing.onward.cost if info.cost is None else max(1.0, min(info.cost, MAX_COST))
     return info.lane, replace(closing.onward, id=info.nonce, cost=cost)
+
+
+def granted_at(grant: Grant, header: object) -> int:
+    """Say when an attempt was granted, in ms since the epoch, by the clock of the lane's store.
+
+    It is later than any before it, also if that one's lane is where another clock is.
+    """
+    left_ms = header.get(LEFT) if isinstance(header, Mapping) else None
+    return max(grant.granted_ms, left_ms + 1 if isinstance(left_ms, int) else 0)
+
+
+def granted_ms_of(request: Any) -> int | None:
+    """Read when the attempt was granted that a task's own request belongs to."""
+    header = getattr(request, HEADER, None)
+    found = header.get(GRANTED) if isinstance(header, Mapping) else None
+    return found if isinstance(found, int) else None
 
 
 def _header(envelope: bytes) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from celery_lanes.llm.value import Told
 
 PASSED_BY = frozenset({"Benched", "LaneBusy", "OutOfTime"})
@@ -27,6 +30,7 @@ class Attempt(Told):
         ran_s: how long it took; of a stream, to its end.
         tokens: input and output together, as far as they are known.
         possibly_billed: the provider may charge for it.
+        left_out: of the oldest entry that was kept, how many came before it.
     """
 
     target: str
@@ -41,6 +45,7 @@ class Attempt(Told):
     ran_s: float = 0.0
     tokens: int | None = None
     possibly_billed: bool = False
+    left_out: int = 0
 
     @property
     def was_asked(self) -> bool:
@@ -53,3 +58,23 @@ class Attempt(Told):
         if self.error_class in {"Benched", "RateLimited"}:
             return True
         return self.status in _BUSY_STATUSES and self.retry_after_s is not None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes as JSON, in a list."""
+        return len(json.dumps(self.model_dump(mode="json"))) + len(", ")
+
+
+def newest(ledger: Sequence[Attempt], *, most: int, room: int) -> tuple[Attempt, ...]:
+    """Give the newest entry, and up to ``most`` with it that take ``room`` bytes together.
+
+    The first one that is kept says how many are left out.
+    """
+    at = max(0, len(ledger) - 1)
+    room -= sum(entry.size for entry in ledger[at:])
+    while at > 0 and len(ledger) - at < most and (room := room - ledger[at - 1].size) >= 0:
+        at -= 1
+    if at == 0:
+        return tuple(ledger)
+    left_out = at + sum(entry.left_out for entry in ledger[: at + 1])
+    return (ledger[at].model_copy(update={"left_out": left_out}), *ledger[at + 1 :])

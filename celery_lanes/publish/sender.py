@@ -17,7 +17,7 @@ from celery.app.amqp import AMQP
 
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.errors import ConfigError
-from celery_lanes.journeys.journey import STAGE, stage_in
+from celery_lanes.journeys.journey import kept_in, stage_in
 from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.priority import (
     PREEMPTIBLE,
@@ -99,7 +99,7 @@ class Sender:
         info = self.attribute(carried, caller=caller, run_id=run_id, **of_lane)
         options["headers"] = {
             **headers,
-            HEADER: {**info.to_header(), **self._stage(carried, message)},
+            HEADER: {**info.to_header(), **self._kept(carried, message)},
         }
         if lane and self._admits(lane, producer):
             admit = self._admission(lane, name, message, info, options, given, producer)
@@ -214,13 +214,13 @@ class Sender:
             return CallInfo.from_request(parent.request) or CallInfo()
         return CallInfo.from_header(carried)
 
-    def _stage(self, carried: object, message: Any) -> dict[str, Any]:
+    def _kept(self, carried: object, message: Any) -> dict[str, Any]:
         """Find how far a call has come whose retry this is: it runs in the same lane."""
-        if (stage := stage_in(carried)) is None:
+        if not (kept := kept_in(carried)):
             return {}
         parent = self._lanes.app.current_worker_task
         is_again = parent and parent.request.id == meta_of(message)["id"]
-        return {STAGE: stage} if is_again else {}
+        return kept if is_again else {}
 
     def _origin(self, carried: object) -> CallInfo:
         """Find whom a publish is for, unless it is told: as its parent task, else as carried."""

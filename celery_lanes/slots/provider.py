@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from celery_lanes.callinfo import held_by
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.provider import IDLE_S, Provider
-from celery_lanes.llm.reply import Reply
+from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
@@ -30,11 +30,19 @@ class LaneProvider:
     """Another provider, asked only inside a slot; ``take`` gives one for a model.
 
     ``wait_counts``: the wait for it counts to the time of the call. A stream holds its slot until
-    it ends or is closed.
+    it ends or is closed, or until its first piece has come: ``stream_slot`` says so of a lane.
     """
 
-    def __init__(self, provider: Provider, take: Take, *, wait_counts: bool = False) -> None:
-        self._provider, self._take, self._wait_counts = provider, take, wait_counts
+    def __init__(
+        self,
+        provider: Provider,
+        take: Take,
+        stream_slot: Callable[[str], str],
+        *,
+        wait_counts: bool = False,
+    ) -> None:
+        self._provider, self._take, self._stream_slot = provider, take, stream_slot
+        self._wait_counts = wait_counts
 
     def __repr__(self) -> str:
         return f"LaneProvider({self._provider!r})"
@@ -60,7 +68,7 @@ class LaneProvider:
 
         Raises ``ProviderError``, and what a ``Slot`` does: ``LaneBusy``, ``WaitCancelled``.
         """
-        with self._held(request, timeout_s) as (_, left_s):
+        with self._held(request, timeout_s) as (_, _, left_s):
             return self._provider.generate(
                 request, timeout_s=left_s, idempotency_key=idempotency_key
             )
@@ -74,25 +82,37 @@ class LaneProvider:
         idempotency_key: str | None = None,
     ) -> Stream:
         """Answer piece by piece, likewise."""
-        with self._held(request, timeout_s) as (slot, left_s):
+        with self._held(request, timeout_s) as (held, slot, left_s):
             stream = self._provider.stream(
                 request, timeout_s=left_s, idle_s=idle_s, idempotency_key=idempotency_key
             )
-            return stream.relayed(stream, slot.pop_all().close)
+            is_held_on = slot is None or self._stream_slot(slot.lane) == "full"
+            give_back = held.pop_all().close
+            pieces = stream if is_held_on else _freeing(stream, give_back)
+            return stream.relayed(pieces, give_back)
 
     def close(self) -> None:
         """Close this process's connections."""
         self._provider.close()
 
     @contextmanager
-    def _held(self, request: Request, timeout_s: float) -> Iterator[tuple[ExitStack, float]]:
-        """Hold a slot; give also how much time is left then."""
+    def _held(
+        self, request: Request, timeout_s: float
+    ) -> Iterator[tuple[ExitStack, Slot | None, float]]:
+        """Hold a slot; give what holds it, the slot, and how much time is left then."""
         began_at = time.monotonic()
         with ExitStack() as held:
             if (slot := self._take(request.model, timeout_s)) is not None:
                 held.enter_context(slot)
             waited_s = time.monotonic() - began_at if self._wait_counts else 0.0
-            yield held, max(SHORTEST_S, timeout_s - waited_s)
+            yield held, slot, max(SHORTEST_S, timeout_s - waited_s)
+
+
+def _freeing(stream: Stream, give_back: Callable[[], None]) -> Iterator[Piece | Done]:
+    """Give a stream's pieces, and the slot back with the first one."""
+    for piece in stream:
+        give_back()
+        yield piece
 
 
 def wrap_provider_for_lane(
@@ -103,7 +123,9 @@ def wrap_provider_for_lane(
     ``max_wait``: seconds for the slot, ``None`` = any time; ``LaneBusy`` beyond.
     """
     return LaneProvider(
-        provider, lambda model, _: slot_of(lanes, f"{provider.name}/{model}", max_wait)
+        provider,
+        lambda model, _: slot_of(lanes, f"{provider.name}/{model}", max_wait),
+        stream_slot_of(lanes),
     )
 
 
@@ -117,7 +139,12 @@ def within_slots(lanes: Calls, target: Target, max_wait: float | None) -> LanePr
         bounds = [seconds for seconds in (max_wait, timeout_s) if seconds is not None]
         return slot_of(lanes, target.written, min(*bounds, MAX_TIME_MS / 1000))
 
-    return LaneProvider(target.provider, take, wait_counts=True)
+    return LaneProvider(target.provider, take, stream_slot_of(lanes), wait_counts=True)
+
+
+def stream_slot_of(lanes: Calls) -> Callable[[str], str]:
+    """Give what says of a lane for how long a stream holds its slot."""
+    return lambda lane: lanes.settings.lane(lane).stream_slot
 
 
 def slot_of(lanes: Calls, model: str, max_wait: float | None) -> Slot | None:

@@ -63,7 +63,8 @@ class Release:
 class Grant:
     """A call that may start now. ``attempt`` counts grants from 1.
 
-    ``wait_ms``: since it was admitted, due or put back, whichever came last.
+    ``wait_ms``: since it was admitted, due or put back, whichever came last. ``granted_ms``: when,
+    by the store's clock: a later attempt at a call is granted later, whatever clock its worker has.
     """
 
     call: str
@@ -72,6 +73,7 @@ class Grant:
     attempt: int
     wait_ms: int
     envelope: bytes = field(repr=False)
+    granted_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Snapshot:
     that are next and the 250 that are last to be served; and of the 250 that are next at the lowest
     level, where there are levels.
 
+    ``running``: those that hold a slot; ``established``: those that run on without one.
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
     "lane", a caller counts once at each level. ``dead``: letters kept.
     ``max_concurrent``: as set or configured; ``effective``: what an adaptive lane makes of it now;
@@ -44,6 +45,7 @@ class Snapshot:
     provider_wait_ms: int
     paused: bool
     running: int
+    established: int
     waiting: int
     delayed: int
     closing: int
@@ -212,6 +214,13 @@ class Store(Protocol):
 
         For so long nothing starts; in an adaptive lane the cap is halved, too. Counts once for each
         attempt. False if the token is not the holder's.
+        """
+
+    def establish(self, lane: str, *, call: str, token: str) -> bool:
+        """Free the slot of a running call that goes on without it, and leave it its lease.
+
+        So it ends as any other; if its worker dies it runs again, and it never runs twice. How long
+        it held the slot is told now. False if the token is not the holder's; a ticket is released.
         """
 
     def configure(self, lane: str, rules: LaneRules) -> None:

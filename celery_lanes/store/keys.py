@@ -20,9 +20,9 @@ KINDS = (
     "marks",  # HASH, in a lane of levels: tag of an account at a rank, clock of a rank
     "refill",  # ZSET: account by the time its bucket lets it return
     "delayed",  # ZSET: call by its due time
-    "leases",  # ZSET: running call by the lease clock's time of expiry
+    "leases",  # ZSET: running call that has a slot by the lease clock's time of expiry
     "victims",  # ZSET: granted:call by priority, running calls that may be marked to make room
-    "closing",  # ZSET: closing call by its lease's expiry, 0 = nobody's
+    "closing",  # ZSET: the same of what has none: closing calls, 0 = nobody's; established ones
     "idle",  # ZSET: worker by the time since when it waits for a call
     "workers",  # ZSET: worker by the time it was last seen
     "holders",  # ZSET: holder of tickets by the lease clock's time it was last heard of

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from celery_lanes.errors import StoreError
+
 TTL_MS = 3_600_000
 """How long a transcript is kept after its last entry, and a stop after it was asked for."""
 
@@ -65,20 +67,26 @@ class Entry:
 class Draft:
     """What a writer says: an entry, and from where on the transcript is to be kept.
 
-    Without an entry it only asks whether the call is to stop.
+    Without an entry it only asks whether the call is to stop; if ``is_opening``, also for the last
+    entry that is there.
     """
 
     task_id: str
     keep_from: Mark = Mark()
     entry: Entry | None = None
+    is_opening: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a writer is told. ``is_superseded``: a later run has begun; nothing was written."""
+    """What a writer is told. ``is_superseded``: a later run has begun; nothing was written.
+
+    ``last``: the last entry, to one who opens a run.
+    """
 
     stop: Stop = ""
     is_superseded: bool = False
+    last: Entry | None = None
 
 
 class Follower(Protocol):
@@ -98,10 +106,14 @@ class Follower(Protocol):
 
 
 class Transcripts(Protocol):
-    """The verbs; all may be repeated. Any may raise ``StoreUnavailable``."""
+    """The verbs; all may be repeated. Any but ``write`` may raise ``StoreUnavailable``."""
 
-    def write(self, drafts: Sequence[Draft]) -> list[Heard]:
-        """Write entries, each once, of transcripts that differ."""
+    def write(self, drafts: Sequence[Draft]) -> list[Heard | StoreError]:
+        """Write entries, each once, of transcripts that differ.
+
+        Gives an error in the place of each that could not be written, or may have been: a part of a
+        cluster may be away.
+        """
 
     def last(self, task_id: str) -> Entry | None:
         """Read the last entry."""

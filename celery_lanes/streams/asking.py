@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from celery.exceptions import TaskPredicate
 
 from celery_lanes.errors import ConfigError, Preempted
+from celery_lanes.journeys.journey import granted_ms_of
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
@@ -43,9 +45,10 @@ def asking(task: Any, patience: Patience | None) -> Iterator[Ask]:
 
 @contextmanager
 def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
-    press = _press(task)
-    pump = Pump(task.request.id, hangup, patience)
-    teller = _Teller(press, pump, patience)
+    lanes = _lanes(task)
+    press = lanes.press()
+    pump = Pump(task.request.id, hangup, patience, granted_ms_of(task.request))
+    teller = _Teller(press, pump, patience, partial(lanes.established, task.request))
     try:
         press.open(pump)
         try:
@@ -63,16 +66,23 @@ def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
 
 
 class _Teller:
-    """Reads a chain's stream for a task, and tells the press of each piece."""
+    """Reads a chain's stream for a task, and tells the press of each piece.
 
-    def __init__(self, press: Press, pump: Pump, patience: Patience) -> None:
-        self._press, self._pump = press, pump
+    ``established`` is called when the first one has come.
+    """
+
+    def __init__(
+        self, press: Press, pump: Pump, patience: Patience, established: Callable[[], None]
+    ) -> None:
+        self._press, self._pump, self._established = press, pump, established
         self._idle_s = max(patience.first_token_s, patience.idle_s)  # the press is exact
         self.reply: Reply
 
     def ask(self, chain: Chain, request: Request, **terms: Any) -> Reply:
         try:
             with chain.stream(request, idle_s=self._idle_s, **terms) as stream:
+                with self._pump.hangup.excused():
+                    self._established()
                 self.reply = self._read(stream)
         except CallCancelled as cancelled:
             self.reply = _cut_short(Assembly(request).reply(), cancelled)
@@ -105,12 +115,11 @@ def _yielding(task: Any, hangup: Hangup) -> Iterator[None]:
         body.when_asked = None
 
 
-def _press(task: Any) -> Press:
+def _lanes(task: Any) -> Any:
     lanes = getattr(task.app, "lanes", None)
     if lanes is None:
         raise ConfigError("expected an app with Lanes(app) for stream=True: its store has streams")
-    press: Press = lanes.press()
-    return press
+    return lanes
 
 
 def _is_final(task: Any, error: Exception) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 from celery_lanes.errors import StoreError
 from celery_lanes.store.transcripts import Transcripts
@@ -37,10 +37,12 @@ class Press:
         self._news: SimpleQueue[Pump | None] = SimpleQueue()
         self._open: list[Pump] = []
         self._is_away = False
-        Thread(target=self._work, name="lanes-press", daemon=True).start()
+        self._starting = Lock()
+        self._is_started = False
 
     def open(self, pump: Pump) -> None:
         """Begin to print a call's events."""
+        self._start()
         self._news.put(pump)
 
     def nudge(self) -> None:
@@ -54,6 +56,13 @@ class Press:
             logger.warning("celery_lanes: readers of %s will miss its last words", pump.task_id)
             pump.leave()
 
+    def _start(self) -> None:
+        """Start the thread with the first call: several threads may make a press at once."""
+        with self._starting:
+            if not self._is_started:
+                Thread(target=self._work, name="lanes-press", daemon=True).start()
+                self._is_started = True  # not before: there may be no room for a thread
+
     def _work(self) -> None:
         while True:
             self._wait()
@@ -61,8 +70,6 @@ class Press:
                 self._turn()
                 for pump in self._open:
                     pump.look()
-            except StoreError as error:
-                self._rest(error)
             except Exception:  # a thread that ends here would leave all streams without an end
                 logger.exception("celery_lanes: cannot print what streamed calls say")
                 time.sleep(AGAIN_S)
@@ -83,34 +90,25 @@ class Press:
     def _turn(self) -> None:
         self._open = [pump for pump in self._open if not pump.is_over.is_set()]
         now = time.monotonic()
-        due = [pump for pump in self._open if pump.due_at() <= now and self._has_begun(pump)]
+        due = [pump for pump in self._open if pump.due_at() <= now]
         if not due:
             return
         heard = self._transcripts.write([pump.draft() for pump in due])
-        self._came_back()
         for pump, answer in zip(due, heard, strict=True):
-            pump.hear(answer)
-
-    def _has_begun(self, pump: Pump) -> bool:
-        """Open a call's run, but not if it has left meanwhile: it may run elsewhere by now."""
-        if not pump.has_begun and not pump.is_over.is_set():
-            before = self._transcripts.last(pump.task_id)
-            if not pump.is_over.is_set():
-                pump.begin(before)
-        return pump.has_begun
-
-    def _came_back(self) -> None:
-        if self._is_away:
+            if isinstance(answer, StoreError):
+                self._bear(pump, answer)
+            else:
+                pump.hear(answer)
+        if self._is_away and not any(pump.is_unheard for pump in self._open):
             self._is_away = False
             logger.info("celery_lanes: streamed calls are heard again")
 
-    def _rest(self, error: StoreError) -> None:
+    def _bear(self, pump: Pump, error: StoreError) -> None:
+        """Try one call again later; the store may be away for some, and have the others' words."""
+        pump.rest(AGAIN_S)
         if not self._is_away:
             self._is_away = True
-            logger.warning("celery_lanes: nobody hears what streamed calls say: %s", error)
-        for pump in self._open:
-            pump.look()
-        time.sleep(AGAIN_S)
+            logger.warning("celery_lanes: not all hear what streamed calls say: %s", error)
 
 
 class Printer:
@@ -121,7 +119,7 @@ class Printer:
         self._presses: dict[int, Press] = {}
 
     def press(self) -> Press:
-        """Find it, or make it; a lock might be inherited by a child."""
+        """Find it, or make it, of several at once one that counts; a child might inherit a lock."""
         pid = os.getpid()
         if (press := self._presses.get(pid)) is None:
             press = self._presses.setdefault(pid, Press(self._open_transcripts()))

@@ -49,13 +49,20 @@ class Pump:
     """What one call has to say, and what it is told.
 
     The body's thread calls ``add``, ``end`` and ``leave``; the press's thread everything else.
+
+    ``granted_ms``: when its attempt was granted, which orders the runs of a call; ``None`` outside
+    a lane, where the one that comes last is the last one.
     """
 
-    def __init__(self, task_id: str, hangup: Hangup, patience: Patience) -> None:
+    def __init__(
+        self, task_id: str, hangup: Hangup, patience: Patience, granted_ms: int | None = None
+    ) -> None:
         self.task_id = task_id
         self.hangup = hangup
         self.is_over = Signal()
-        self._patience = patience
+        self.is_unheard = False
+        self._rests_until = -math.inf
+        self._patience, self._granted_ms = patience, granted_ms
         self._said: deque[Piece | Ending] = deque()
         self._has_ended = self._is_mute = False
         self._stop: Stop = ""
@@ -87,14 +94,6 @@ class Pump:
         """Say no more, not even that it is the end: the call runs again, or somebody else says."""
         self.is_over.set()
 
-    def begin(self, before: Entry | None) -> None:
-        """Open a run, after what the transcript has already."""
-        run = max(round(time.time() * 1000), before.last.run + 1 if before else 0)
-        self._run = Mark(run)
-        self._number = before.number + 1 if before else 1
-        began = Began(type="restart" if before else "start", attempt=self._number)
-        self._compose([began, *self._take()])
-
     @property
     def has_begun(self) -> bool:
         """Whether its run has been opened."""
@@ -105,18 +104,34 @@ class Pump:
         count = 0 if self._is_mute else len(self._said)
         is_now = self._has_ended or not self.has_begun or self._draft is not None
         if is_now or count >= BATCH_PIECES:
-            return -math.inf
-        return min(self._printed_at + BATCH_S if count else math.inf, self._asked_at + LOOK_S)
+            return self._rests_until
+        due_at = min(self._printed_at + BATCH_S if count else math.inf, self._asked_at + LOOK_S)
+        return max(due_at, self._rests_until)
+
+    def rest(self, seconds: float) -> None:
+        """Learn that the store did not take the draft; it is tried again after a while."""
+        self.is_unheard = True
+        self._rests_until = time.monotonic() + seconds
 
     def draft(self) -> Draft:
-        """Give what is to be printed: again the same, until ``hear`` says that it has been."""
+        """Give what is to be printed: again the same, until ``hear`` says that it has been.
+
+        At first that is the question after what the transcript has already.
+        """
+        if not self.has_begun:
+            return Draft(self.task_id, is_opening=True)
         if self._draft is None and self._said and not self._is_mute:
             self._compose(self._take())
         return self._draft or Draft(self.task_id)
 
     def hear(self, heard: Heard) -> None:
         """Learn that the draft has been printed, and whether the call is to stop."""
+        self.is_unheard = False
         self._asked_at = time.monotonic()
+        if not self.has_begun:
+            self._stop = heard.stop
+            self._begin(heard.last)
+            return
         if self._draft is not None:
             self._printed_at, self._draft = self._asked_at, None
         self._stop = heard.stop
@@ -138,6 +153,22 @@ class Pump:
             hangup.lapse(f"was silent for {patience.idle_s:g} s")
         elif not hangup.has_begun and silent_s > patience.first_token_s:
             hangup.lapse(f"began no answer within {patience.first_token_s:g} s")
+
+    def _begin(self, before: Entry | None) -> None:
+        """Open a run, after what the transcript has; but not if the call has left meanwhile.
+
+        It may run elsewhere by now. If it does, and has begun there, this run was granted before
+        that one: the store refuses its first entry.
+        """
+        if self.is_over.is_set():
+            return
+        self._run = Mark(self._granted_ms or self._next_run(before))
+        self._number = before.number + 1 if before else 1
+        began = Began(type="restart" if before else "start", attempt=self._number)
+        self._compose([began, *self._take()])
+
+    def _next_run(self, before: Entry | None) -> int:
+        return max(round(time.time() * 1000), before.last.run + 1 if before else 0)
 
     def _fall_silent(self) -> None:
         """Print nothing more, and keep nothing of it."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from celery_lanes.store.calls import Call
+from celery_lanes.worker.batch import fitting
 
 MANY = 100
 PATIENCE_S = 0.01
@@ -42,8 +43,9 @@ class Arrivals:
         return len(self) >= MANY or time.monotonic() >= self.due_at
 
     def batch(self) -> list[Call]:
-        """Give the oldest, not more than ``MANY``."""
-        return [self._calls[at][1] for at in range(min(len(self), MANY))]
+        """Give the oldest, not more than ``MANY`` nor than what goes into one request."""
+        oldest = [self._calls[at][1] for at in range(min(len(self), MANY))]
+        return oldest[: fitting(call.envelope for call in oldest)]
 
     def took(self, count: int) -> None:
         """Let go of so many: the store has them."""

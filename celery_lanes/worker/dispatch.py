@@ -23,7 +23,7 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import is_served
-from celery_lanes.journeys.journey import Parting
+from celery_lanes.journeys.journey import GRANTED, Parting, granted_at
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.closing import has_own_result, write_silent_end
@@ -296,4 +296,5 @@ def _header(attempt: Attempt, headers: dict[str, Any]) -> dict[str, Any]:
         "token": grant.token,
         "attempt": grant.attempt,
         "wait_s": grant.wait_ms / 1000,
+        GRANTED: granted_at(grant, given),
     }

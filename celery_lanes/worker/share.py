@@ -9,6 +9,7 @@ from celery_lanes.store.attempts import Closing, Release, Turn
 from celery_lanes.store.base import MAX_BATCH
 from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
+from celery_lanes.worker.batch import fitting
 
 MAX_CLOSINGS = 4
 MAX_RELEASES = 200
@@ -155,13 +156,19 @@ class LaneShare:
         """Compose the next request, or repeat the one that has had no answer."""
         if self._pending is None:
             self._request += 1
-            releases = tuple(self.releases[:MAX_RELEASES])
-            del self.releases[: len(releases)]
+            releases = self._releases_to_tell()
             can_close = can_close and self.is_served
             self.has_more_to_close = self.has_more_to_close and can_close
             room = MAX_CLOSINGS - len(self.closings) if can_close else 0
             self._pending = Ask(self._request, now, want, max(0, room), releases)
         return self._pending
+
+    def _releases_to_tell(self) -> tuple[Release, ...]:
+        """Take the oldest; those of calls that go on carry their messages."""
+        oldest = self.releases[:MAX_RELEASES]
+        count = fitting(release.envelope for release in oldest)
+        del self.releases[:count]
+        return tuple(oldest[:count])
 
     def answered(self, ask: Ask, turn: Turn) -> None:
         """Take note of an answer: what it says about asking again."""

@@ -94,6 +94,20 @@ def test_status_lists_configured_and_used_lanes(shell):
     assert "\x1b" not in shown.output
 
 
+def test_status_shows_streams_that_run_on_without_a_slot_if_there_are_any(shell):
+    park(shell, "ollama", "a")
+    shell.store.configure("ollama", LaneRules(max_concurrent=1))
+    (grant,) = shell.store.next("ollama", worker="w", request=1, want=1).grants
+    assert "established" not in shell("status").output
+
+    shell.store.establish("ollama", call=grant.call, token=grant.token)
+
+    header, *rows = (line.split() for line in shell("status").output.splitlines() if line.strip())
+    ollama = next(row for row in rows if row[0] == "ollama")
+    assert ollama[header.index("running")] == "0"
+    assert ollama[header.index("established")] == "1"
+
+
 def test_status_json_is_a_list_of_objects_with_units_in_their_names(shell):
     park(shell, "ollama", "a")
     park(shell, "ollama", "b", caller="bob")
@@ -107,8 +121,8 @@ def test_status_json_is_a_list_of_objects_with_units_in_their_names(shell):
 
 def test_a_snapshot_is_written_out_in_full():
     snapshot = Snapshot(
-        lane="größe", max_concurrent=2, paused=True, running=1, waiting=2, delayed=3, closing=4,
-        dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
+        lane="größe", max_concurrent=2, paused=True, running=1, established=7, waiting=2, delayed=3,
+        closing=4, dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
         rate=None, tokens=None, effective=1, provider_wait_ms=2000,
     )  # fmt: skip
 

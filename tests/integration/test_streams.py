@@ -234,3 +234,27 @@ def test_a_provider_that_falls_silent_ends_the_stream_with_an_error(make, observ
     assert broken.what.error_class == "StreamInterrupted"
     assert "was silent for 0.3 s" in broken.what.message
     assert text(read(shop, second)) == "one"
+
+
+@pytest.mark.crash
+def test_an_established_stream_frees_its_slot_but_not_its_process_and_is_not_lost(make, observer):
+    establish = CAP.format(1) + '\nlease_ttl = "3s"\nstream_slot = "establish"'
+    shop = make(rest=establish)
+    worker = start(shop, observer, concurrency=2)
+    observer.script(*(Answer(events=halting("half")) for _ in range(2)))
+    calls = [ask(shop) for _ in range(3)]
+    until(lambda: (established(shop), running(shop), waiting(shop)) == (2, 0, 1))
+    assert observer.highest == 2
+
+    worker.signal_all(9)
+    worker.wait()
+    start(shop, observer, concurrency=2)
+
+    assert [call.get(timeout=30)["text"] for call in calls] == ["hello"] * 3
+    until(lambda: (established(shop), running(shop), waiting(shop)) == (0, 0, 0))
+    begun_anew = [kinds(read(shop, call)) == ["restart", "text", "done"] for call in calls]
+    assert sorted(begun_anew) == [False, True, True]
+
+
+def established(shop):
+    return shop.tasks.lanes.lane("ollama").stats().established

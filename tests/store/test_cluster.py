@@ -12,7 +12,7 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.attempts import Reason, Renewal
 from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store, open_transcripts
-from celery_lanes.store.transcripts import Draft, Entry, Mark
+from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
 from tests import services
 from tests.clusters import Cluster, Node, await_that, cluster_of, slot_of
 from tests.store.driving import Driver, RealClock
@@ -253,7 +253,7 @@ def test_transcripts_are_spread_over_the_nodes_and_are_found_where_they_have_mov
     slot = slot_of(transcripts._keys.of_reply("a")[0])
     cluster.move(slot, other_than(cluster, cluster.owner(slot)))
     more = [Draft("a", Mark(), Entry(Mark(7, 2), 1, "moved"))]
-    await_that(lambda: served(lambda: transcripts.write(more)))
+    await_that(lambda: transcripts.write(more) == [Heard()])
     await_that(lambda: heard.extend(served(lambda: asked(follower)) or ()) or len(heard) > 1)
     slots = {slot_of(transcripts._keys.of_reply(name)[0]) for name in names}
     follower.close()
@@ -262,6 +262,32 @@ def test_transcripts_are_spread_over_the_nodes_and_are_found_where_they_have_mov
     assert [transcripts.last(name).payload for name in names[1:]] == names[1:]
     assert [entry.payload for entry in heard] == ["a", "moved"]
     assert len({cluster.owner(slot) for slot in slots}) > 1
+
+
+def test_a_node_that_is_away_holds_up_its_own_transcripts_only(cluster, prefix):
+    transcripts = open_transcripts(cluster.url(), prefix=prefix)
+    names = ["a", "b", "c", "d", "{e}", "ü"]
+    homes = {name: cluster.owner(slot_of(transcripts._keys.of_reply(name)[0])) for name in names}
+    drafts = [Draft(name, Mark(), Entry(Mark(7, 1), 1, name)) for name in names]
+    serve_in_part(cluster, "no")
+
+    homes["a"].kill()
+    told = dict(zip(names, transcripts.write(drafts), strict=True))
+    homes["a"].start()
+    serve_in_part(cluster, "yes")
+    await_that(cluster.is_whole)
+
+    lost = {name for name, heard in told.items() if isinstance(heard, StoreUnavailable)}
+    assert lost == {name for name, home in homes.items() if home is homes["a"]}
+    assert {told[name] for name in names if name not in lost} == {Heard()}
+    await_that(lambda: transcripts.write(drafts) == [Heard()] * len(names))
+    transcripts.disconnect()
+
+
+def serve_in_part(cluster: Cluster, full_coverage: str) -> None:
+    """Have the nodes serve ("no") while another one is away."""
+    for node in cluster.nodes:
+        node.client.config_set("cluster-require-full-coverage", full_coverage)
 
 
 def asked(follower) -> list[Entry]:

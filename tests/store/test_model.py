@@ -417,6 +417,16 @@ class TwoStores(RuleBasedStateMachine):
             end = {"end": {"outcome": Outcome.FAILED}, "cost": None, "count": 1}
             self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
 
+    @precondition(lambda self: self.held)
+    @rule(is_repeated=st.booleans(), data=st.data())
+    def establish(self, is_repeated, data):
+        call = data.draw(st.sampled_from(sorted(self.held)))
+        token = self.held[call][1]
+        is_ours = self.is_held(call, token, State.RUNNING)
+        for _ in range(1 + is_repeated):
+            assert self.both("establish", call=call, token=token) == is_ours
+        assert call not in self.ledger.leases or not is_ours
+
     @rule(worker=workers, is_forgetful=st.booleans())
     def renew(self, worker, is_forgetful):
         mine = [(call, token) for call, (owner, token) in self.held.items() if owner == worker]
@@ -599,7 +609,7 @@ class TwoStores(RuleBasedStateMachine):
         if not hasattr(self, "memory"):
             return
         now = self.both("snapshot")
-        alive = now.running + now.waiting + now.delayed + now.closing
+        alive = now.running + now.established + now.waiting + now.delayed + now.closing
         tickets = sum(record.is_ticket for record in self.ledger.records.values())
         assert alive == len(self.known - self.ended) + tickets == len(self.ledger.records)
 

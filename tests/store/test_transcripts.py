@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 
+from celery_lanes.errors import StoreError
 from celery_lanes.store.connect import open_transcripts
 from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
@@ -83,6 +84,30 @@ def test_many_write_together_and_each_is_told_whether_to_stop(transcripts):
 
     assert heard == [Heard(), Heard("abort"), Heard("drain")]
     assert transcripts.last("t2") is None
+
+
+def test_who_opens_a_run_is_told_what_is_there(transcripts):
+    opening = Draft("t{1}", is_opening=True)
+    assert transcripts.write([opening]) == [Heard()]
+    write(transcripts, draft(7, 1, "a"), draft(7, 2, "b"))
+    transcripts.stop("t{1}", "drain")
+
+    (told,) = transcripts.write([opening])
+
+    assert told == Heard("drain", last=Entry(Mark(7, 2), 1, "b"))
+    assert read(transcripts) == [(7, 1, "a"), (7, 2, "b")]
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+def test_an_entry_that_is_refused_costs_the_others_nothing(transcripts):
+    log, _ = transcripts._keys.of_reply("t2")
+    transcripts._wire.client.set(log, "no stream")
+
+    one, refused, other = transcripts.write([draft(7, 1, task=f"t{n}") for n in (1, 2, 3)])
+
+    assert isinstance(refused, StoreError)
+    assert one == other == Heard()
+    assert transcripts.last("t3") is not None
 
 
 def test_a_follower_hears_of_what_comes_as_it_comes(transcripts):

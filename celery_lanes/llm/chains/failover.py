@@ -12,7 +12,7 @@ from celery_lanes.errors import ChainExhausted, LaneBusy, ProviderError
 from celery_lanes.llm.chains.allowance import Allowance
 from celery_lanes.llm.chains.diary import Diary
 from celery_lanes.llm.chains.effects import Action, asked_s, effect_of
-from celery_lanes.llm.chains.journey import MAX_LEDGER, Journey
+from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.llm.chains.patience import Patience, Wait
 from celery_lanes.llm.chains.plan import Plan, Terms, Trial
 from celery_lanes.llm.chains.retries import Retries
@@ -192,9 +192,9 @@ class Failover:
         now = {
             "retries_left": self._retries.left,
             "spent_s": self._allowance.spent_s,
-            "ledger": tuple(self._diary.ledger[-MAX_LEDGER:]),
+            "ledger": tuple(self._diary.ledger),
         }
-        return self._journey.model_copy(update={**anew, **now, **state})
+        return self._journey.model_copy(update={**anew, **now, **state}).fitted()
 
     def _exhausted(self) -> BaseException:
         """Make the error of a call that nobody answered; a lone target's own says it better."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import Field
 
-from celery_lanes.llm.ledger import Attempt
+from celery_lanes.llm.ledger import Attempt, newest
 from celery_lanes.llm.value import Told
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 MAX_LEDGER = 30
 """How many entries of the ledger travel: the last ones."""
+
+MAX_BYTES = 64 * 1024
+"""How much travels in all, as JSON; the oldest entries of the ledger make room for the rest."""
+
+_LEFT_OUT_BYTES = 10
+"""What the count of those that are left out may take."""
 
 MAX_WAITS = 20
 """How often a call waits for providers that are busy, before it fails as they do."""
@@ -57,6 +64,12 @@ class Journey(Told):
     moves: int = 0
     max_wait_s: float | None = None
     ledger: tuple[Attempt, ...] = ()
+
+    def fitted(self) -> Journey:
+        """Give it with as much of the ledger as may travel; see ``Attempt.left_out``."""
+        rest = self.model_copy(update={"ledger": ()}).model_dump(mode="json")
+        room = MAX_BYTES - len(json.dumps(rest)) - _LEFT_OUT_BYTES
+        return self.model_copy(update={"ledger": newest(self.ledger, most=MAX_LEDGER, room=room)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,10 @@ import math
 import os
 import time
 from _socket import socket as native_socket  # gevent replaces the public one
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from socket import SHUT_RDWR, socket
 from typing import Any
 
@@ -26,9 +27,10 @@ class Hangup:
     """Ends what one thread waits for, from any other; the thread finds out why.
 
     A thread that reads a socket does not notice when it is closed, but does when it is shut down.
-    ``network`` says ``on`` which socket it waits now. There is no lock, which would have to span
-    native threads and greenlets: whoever has found the socket here has said before that it is to
-    be given up, and its thread sees that when the wait is over, and lets nobody else have it.
+    ``network`` says ``on`` which socket it waits now; one that waits for something else says
+    ``during`` its wait how that ends. There is no lock, which would have to span native threads and
+    greenlets: whoever has found the socket here has said before that it is to be given up, and its
+    thread sees that when the wait is over, and lets nobody else have it.
 
     ``reason``: what ends the call. ``lapsed``: why only the line of this attempt was given up.
     ``has_begun``, ``sign_at``: whether, and at what monotonic time, it last gave a sign of life.
@@ -39,7 +41,7 @@ class Hangup:
         self.lapsed: str | None = None
         self.has_begun = False
         self.sign_at = math.inf
-        self._line: socket | None = None
+        self._end: Callable[[], object] | None = None
 
     def cut(self, reason: BaseException) -> None:
         """End the call for a reason. May be repeated."""
@@ -61,14 +63,18 @@ class Hangup:
         """Whether the line of this attempt is given up."""
         return self.reason is not None or self.lapsed is not None
 
+    def on(self, line: socket) -> AbstractContextManager[None]:
+        """Note which line is waited on within the block."""
+        return self.during(partial(_shut_down, line))
+
     @contextmanager
-    def on(self, line: socket) -> Iterator[None]:
-        """Note what is waited for within the block."""
-        self._line = line
+    def during(self, end: Callable[[], object]) -> Iterator[None]:
+        """Note what ends the wait within the block: for any thread, and perhaps just over."""
+        self._end = end
         try:
             yield
         finally:
-            self._line = None
+            self._end = None
 
     def opens(self) -> None:
         """Note that a new attempt begins. Raises what ends the call."""
@@ -84,10 +90,19 @@ class Hangup:
         """How long it has given no sign of life."""
         return time.monotonic() - self.sign_at
 
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Do not take the time of the block for the provider's silence: nobody listens."""
+        sign_at, self.sign_at = self.sign_at, math.inf
+        try:
+            yield
+        finally:
+            self.sign_at = math.inf if sign_at == math.inf else time.monotonic()
+
     def _shut(self) -> None:
-        if (line := self._line) is not None:
+        if (end := self._end) is not None:
             with suppress(OSError):  # it has just been closed, or the other side was faster
-                _shut_down(line)
+                end()
 
 
 def _shut_down(line: socket) -> None:

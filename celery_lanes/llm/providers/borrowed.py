@@ -12,6 +12,7 @@ from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.deadline import Deadline
 from celery_lanes.llm.http import refusals
 from celery_lanes.llm.http.client import MAX_MESSAGE
+from celery_lanes.llm.http.hangup import hangup_here
 from celery_lanes.llm.http.waits import retry_after_s
 from celery_lanes.llm.reply import Done, Piece
 from celery_lanes.llm.stream import interrupted
@@ -59,13 +60,19 @@ def failure(who: str, deadline: Deadline, error: Exception) -> errors.ProviderEr
 
 
 def relayed(
-    pieces: Iterator[Piece], assembly: Assembly, failed: Callable[[Exception], errors.ProviderError]
+    pieces: Iterator[Piece],
+    assembly: Assembly,
+    deadline: Deadline,
+    failed: Callable[[Exception], errors.ProviderError],
 ) -> Iterator[Piece | Done]:
-    """Put pieces together as they come; ``failed`` words what goes wrong."""
+    """Put pieces together as they come, each a sign of life; ``failed`` words what goes wrong."""
+    hangup = hangup_here()
     try:
         for piece in pieces:
             assembly.add(piece)
+            hangup.lives()
             yield piece
+            deadline.renew()
     except Exception as error:  # whatever the library, and who it asks, may raise
         failure = error if isinstance(error, errors.ProviderError) else failed(error)
         if assembly.has_begun:

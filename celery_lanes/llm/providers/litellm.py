@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-from celery_lanes.errors import ConfigError, TransientError, Unsupported
+from celery_lanes.errors import ConfigError, ProviderError, Unsupported
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.deadline import Deadline
@@ -16,8 +16,9 @@ from celery_lanes.llm.http.client import Transport
 from celery_lanes.llm.http.wire import NoReply
 from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S, Named
 from celery_lanes.llm.providers import borrowed
+from celery_lanes.llm.providers.loop import Loop
 from celery_lanes.llm.providers.openai import OpenAIWire
-from celery_lanes.llm.reply import Piece, Reply
+from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
 
@@ -33,8 +34,8 @@ def litellm_provider(name: str, dsn: Dsn, *, transport: Transport | None = None)
 class LiteLLMProvider(Named):
     """Asks through LiteLLM, which speaks OpenAI's format and is imported at the first call.
 
-    Its own retries are off. A time-out is handed on to it; how it bounds a whole call is up to the
-    model's provider there, but no stream goes on after it.
+    Its own retries are off. It is asked on an event loop in a thread of each process: so a call
+    ends at its deadline, and at once if it is stopped, with its connection.
 
     Args:
         name: what stands before the slash in ``provider/model``.
@@ -44,6 +45,7 @@ class LiteLLMProvider(Named):
     def __init__(self, name: str = "litellm", *, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(name, timeout_s)
         self._wire = OpenAIWire()
+        self._loop = Loop(f"{self!r}")
 
     def capabilities(self, model: str) -> Capabilities:  # noqa: ARG002 # one format for all models
         """Say what there is a place for; what a model has none for is found when it is asked."""
@@ -53,15 +55,9 @@ class LiteLLMProvider(Named):
         self, request: Request, *, timeout_s: float, idempotency_key: str | None = None
     ) -> Reply:
         """Answer, without retries. Raises ``ProviderError``."""
-        assembly = Assembly(request)
-        deadline = Deadline(timeout_s)
-        payload = self._asked(request, deadline, idempotency_key, is_stream=False).model_dump()
-        try:
-            for piece in self._wire.read(payload, assembly):
-                assembly.add(piece)
-        except NoReply as none:
-            raise none.kind(f"{self._name}/{request.model} {none}") from None
-        return assembly.reply()
+        litellm, deadline = _imported(), Deadline(timeout_s)
+        with self._asked(litellm, request, deadline, idempotency_key, is_stream=False) as stream:
+            return next(piece.reply for piece in stream if isinstance(piece, Done))
 
     def stream(
         self,
@@ -71,53 +67,86 @@ class LiteLLMProvider(Named):
         idle_s: float = IDLE_S,
         idempotency_key: str | None = None,
     ) -> Stream:
-        """Answer piece by piece, likewise."""
-        deadline = Deadline(timeout_s, idle_s=idle_s)
-        chunks = self._asked(request, deadline, idempotency_key, is_stream=True)
-        assembly = Assembly(request)
-        pieces = self._pieces(chunks, assembly, deadline)
-        failed = partial(borrowed.failure, f"{self._name}/{request.model}", deadline)
-        return Stream(borrowed.relayed(pieces, assembly, failed), assembly, chunks.close)
+        """Answer piece by piece, likewise; a silence of ``idle_s`` seconds is an error, too."""
+        litellm, deadline = _imported(), Deadline(timeout_s, idle_s=idle_s)
+        return self._asked(litellm, request, deadline, idempotency_key, is_stream=True).begun()
 
     def close(self) -> None:
-        """Close nothing: the connections are LiteLLM's."""
+        """End this process's loop, and what is being asked; all connections are LiteLLM's."""
+        self._loop.close()
 
     def _asked(
-        self, request: Request, deadline: Deadline, idempotency_key: str | None, *, is_stream: bool
-    ) -> Any:
-        litellm = _imported()
+        self,
+        litellm: ModuleType,
+        request: Request,
+        deadline: Deadline,
+        idempotency_key: str | None,
+        *,
+        is_stream: bool,
+    ) -> Stream:
+        who = f"{self._name}/{request.model}"
+        failed = partial(borrowed.failure, who, deadline)
         body = self._wire.question(request, is_stream=is_stream).body
-        try:
-            self._check(body, litellm.get_supported_openai_params(model=request.model))
-            return litellm.completion(
-                **body,
-                drop_params=True,
-                extra_headers={"Idempotency-Key": idempotency_key} if idempotency_key else None,
-                max_retries=0,
-                num_retries=0,
-                timeout=float(deadline["read"]),
-            )
-        except Exception as error:  # whatever LiteLLM, and who it asks, may raise
-            raise borrowed.failure(f"{self._name}/{request.model}", deadline, error) from error
+        self._check(body, litellm, failed)
+        ask = partial(
+            litellm.acompletion,
+            **body,
+            drop_params=True,
+            extra_headers={"Idempotency-Key": idempotency_key} if idempotency_key else None,
+            max_retries=0,
+            num_retries=0,
+            timeout=float(deadline["read"]),
+        )
+        assembly = Assembly(request)
+        told, end = self._loop.ask(_told(ask, is_stream=is_stream), deadline, who)
+        read = self._wire.read_event if is_stream else self._wire.read
+        deltas = borrowed.relayed(_pieces(told, read, assembly, who), assembly, deadline, failed)
+        return Stream(deltas, assembly, end)
 
-    def _check(self, body: Mapping[str, Any], supported: list[str] | None) -> None:
+    def _check(
+        self,
+        body: Mapping[str, Any],
+        litellm: ModuleType,
+        failed: Callable[[Exception], ProviderError],
+    ) -> None:
         """Refuse what would be left out, if LiteLLM knows the model."""
+        try:
+            supported = litellm.get_supported_openai_params(model=body["model"])
+        except Exception as error:  # whatever LiteLLM may raise for a model that it has not
+            raise failed(error) from error
         if supported and (missing := [n for n in _WANTED if n in body and n not in supported]):
             raise Unsupported(
                 f"{self._name}/{body['model']} has no place for {' and '.join(missing)}"
             )
 
-    def _pieces(self, chunks: Any, assembly: Assembly, deadline: Deadline) -> Iterator[Piece]:
-        for chunk in chunks:
-            for piece in self._wire.read_event(chunk.model_dump(), assembly):
-                yield piece
-                deadline.renew()
-            if deadline.is_over:
-                late = TransientError(f"{self._name}/{assembly.request.model} {deadline}")
-                raise deadline.noted_on(late)
+
+async def _told(
+    ask: Callable[[], Awaitable[Any]], *, is_stream: bool
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Give what LiteLLM tells, as OpenAI's JSON: a whole reply, or its events."""
+    told = await ask()
+    if not is_stream:
+        yield told.model_dump()
+        return
+    async for chunk in told:
+        yield chunk.model_dump()
+
+
+def _pieces(
+    told: Iterator[dict[str, Any]],
+    read: Callable[[Mapping[str, Any], Assembly], Iterator[Piece]],
+    assembly: Assembly,
+    who: str,
+) -> Iterator[Piece]:
+    try:
+        for payload in told:
+            yield from read(payload, assembly)
+    except NoReply as none:
+        raise none.kind(f"{who} {none}") from None
 
 
 def _imported() -> ModuleType:
+    """Import LiteLLM, which may take half a minute: no part of the call's time."""
     try:
         import litellm  # noqa: PLC0415 # an extra, and slow to import
     except ImportError as error:

@@ -19,14 +19,13 @@ def release(ledger: Ledger, end: Release) -> None:
     record = ledger.records.get(end.call)
     if record is None or record.state is not State.RUNNING or record.token != end.token:
         return
-    was_marked = record.is_marked
+    was_marked, was_established = record.is_marked, record.is_established
     ledger.unlease(record)
     match end.outcome:
-        case Outcome.DONE:
-            _note_time(ledger, record)
-            _note_success(ledger, record)
+        case Outcome.DONE if not was_established:  # else it has told its time already
+            _note_end(ledger, record)
             _finish(ledger, record, end.cost)
-        case Outcome.FAILED:
+        case Outcome.DONE | Outcome.FAILED:
             _finish(ledger, record, end.cost)
         case Outcome.MOVED:
             _move_on(ledger, record, end)
@@ -40,6 +39,15 @@ def release(ledger: Ledger, end: Release) -> None:
             lose(ledger, record)
         case Outcome.STRANGE:
             _estrange(ledger, record)
+
+
+def establish(ledger: Ledger, record: Record) -> None:
+    """Take the slot of a running call, and leave it its lease, beside those that bound the cap."""
+    expires_ms, worker, token = ledger.leases[record.call.id], record.worker, record.token
+    ledger.unlease(record)
+    record.worker, record.token, record.is_established = worker, token, True
+    ledger.closing[record.call.id] = expires_ms
+    _note_end(ledger, record)
 
 
 def lose(ledger: Ledger, record: Record) -> bool:
@@ -110,6 +118,12 @@ def _is_dead(ledger: Ledger, record: Record, end: Outcome) -> bool:
 def _give_up(ledger: Ledger, record: Record, reason: Reason) -> None:
     ledger.queue.finish(record.charge)
     ledger.to_closing(record, reason)
+
+
+def _note_end(ledger: Ledger, record: Record) -> None:
+    """Learn from a slot that a call has left in a good way."""
+    _note_time(ledger, record)
+    _note_success(ledger, record)
 
 
 def _note_time(ledger: Ledger, record: Record) -> None:

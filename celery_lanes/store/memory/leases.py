@@ -42,21 +42,22 @@ def take_back_unnamed(ledger: Ledger, worker: str) -> int:
     return len(unnamed)
 
 
-def reap_running(ledger: Ledger) -> list[bool]:
-    """Deal with running calls whose lease has expired; says of each whether it waits again."""
-    expired = [ledger.records[call] for call in _expired(ledger.leases, ledger.lease_now)]
-    for record in expired:
-        ledger.unlease(record)
-    return [lose(ledger, record) for record in expired]
+def reap(ledger: Ledger) -> tuple[list[bool], int]:
+    """Deal with expired leases: running calls are lost, closing ones other workers may have.
 
-
-def reap_closing(ledger: Ledger) -> int:
-    """Let other workers have the closing calls whose lease has expired; count them."""
+    Says of each lost one whether it waits again, and counts the closing ones.
+    """
     held = {call: until for call, until in ledger.closing.items() if until}
-    expired = _expired(held, ledger.lease_now)
-    for call in expired:
-        _let_go(ledger, ledger.records[call])
-    return len(expired)
+    beside = [ledger.records[call] for call in _expired(held, ledger.lease_now)]
+    lapsed = [ledger.records[call] for call in _expired(ledger.leases, ledger.lease_now)]
+    lapsed += [record for record in beside if record.is_established]
+    unheld = [record for record in beside if not record.is_established]
+    for record in lapsed:
+        ledger.unlease(record)
+    waits = [lose(ledger, record) for record in lapsed]
+    for record in unheld:
+        _let_go(ledger, record)
+    return waits, len(unheld)
 
 
 def trim(ledger: Ledger) -> None:

@@ -123,6 +123,11 @@ class Ledger:
         return 1 if self.cap is None else max(0, self.cap - len(self.leases))
 
     @property
+    def established(self) -> int:
+        """Count the calls that run without a slot."""
+        return sum(self.records[call].is_established for call in self.closing)
+
+    @property
     def lease_now(self) -> int:
         """Read the lease clock: it stands still while no verb could reach the store."""
         return self.now - self.frozen_ms
@@ -153,7 +158,7 @@ class Ledger:
 
     def settle_down(self) -> bool:
         """Start the accounts afresh if the lane is empty; say whether it is."""
-        return self.queue.settle_down(is_running=bool(self.leases))
+        return self.queue.settle_down(is_running=bool(self.leases or self.established))
 
     # -- moves -----------------------------------------------------------------------------------
 
@@ -185,12 +190,16 @@ class Ledger:
 
     def extend(self, record: Record) -> None:
         """Let the call's worker hold it for another while."""
-        held = self.closing if record.state is State.CLOSING else self.leases
+        has_slot = record.state is State.RUNNING and not record.is_established
+        held = self.leases if has_slot else self.closing
         held[record.call.id] = self.lease_now + self.lease_ttl_ms
 
     def unlease(self, record: Record) -> None:
         """Take a running call, or nobody's a closing one, from its worker."""
         self.leases.pop(record.call.id, None)
+        if record.is_established:
+            record.is_established = False
+            del self.closing[record.call.id]
         record.worker = record.token = ""
         record.is_victim = False
         if record.is_marked:

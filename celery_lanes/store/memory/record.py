@@ -16,7 +16,8 @@ HEAD_START = 10**15
 class Record:
     """A call and what has become of it. ``since_ms``: when it was admitted, due or put back.
 
-    While it runs, ``is_victim``: it may be marked to be stopped; ``is_marked``: it has been.
+    While it runs, ``is_victim``: it may be marked to be stopped; ``is_marked``: it has been;
+    ``is_established``: it runs on without a slot.
     """
 
     call: Call
@@ -31,6 +32,7 @@ class Record:
     is_early: bool = False
     is_victim: bool = False
     is_marked: bool = False
+    is_established: bool = False
     token: str = ""
     worker: str = ""
     granted_at_ms: int = 0

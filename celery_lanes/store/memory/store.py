@@ -47,12 +47,11 @@ from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.memory.admitting import admit, foresee
 from celery_lanes.store.memory.cancelling import cancel, cancel_caller, forbid
 from celery_lanes.store.memory.ear import MemoryEar
-from celery_lanes.store.memory.endings import release
+from celery_lanes.store.memory.endings import establish, release
 from celery_lanes.store.memory.grants import serve_tickets
 from celery_lanes.store.memory.leases import (
     extend,
-    reap_closing,
-    reap_running,
+    reap,
     take_back_unnamed,
     trim,
 )
@@ -216,8 +215,7 @@ class MemoryStore:
             if extended := ledger.tick():
                 return Reaped(extended_ms=extended)
             trim(ledger)
-            waits = reap_running(ledger)
-            unheld = reap_closing(ledger)
+            waits, unheld = reap(ledger)
             ledger.settle_down()
             serve_tickets(ledger)
             ledger.wake(min(len(waits) + unheld, WAKE_AT_ONCE))
@@ -292,6 +290,20 @@ class MemoryStore:
             if record is None or record.state is not State.RUNNING or record.token != token:
                 return False
             note_overload(ledger, record, wait_ms)
+            return True
+
+    def establish(self, lane: str, *, call: str, token: str) -> bool:
+        """Take a running call's slot, and leave it its lease."""
+        with self._open(lane) as ledger:
+            record = ledger.records.get(call)
+            if record is None or record.state is not State.RUNNING or record.token != token:
+                return False
+            if record.is_ticket:
+                return False
+            if not record.is_established:
+                establish(ledger, record)
+                serve_tickets(ledger)
+                ledger.wake(min(1, _takers(ledger)))
             return True
 
     def configure(self, lane: str, rules: LaneRules) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 from weakref import WeakSet
 
+from celery_lanes.errors import StoreError
 from celery_lanes.store.transcripts import PAGE, TTL_MS, Draft, Entry, Heard, Mark, Stop
 
 
@@ -29,7 +30,7 @@ class MemoryTranscripts:
         self._stops: dict[str, tuple[Stop, float]] = {}
         self._followers: WeakSet[MemoryFollower] = WeakSet()
 
-    def write(self, drafts: Sequence[Draft]) -> list[Heard]:
+    def write(self, drafts: Sequence[Draft]) -> list[Heard | StoreError]:
         """Write entries, and tell those who wait for them."""
         with self._lock:
             self._forget()
@@ -67,7 +68,7 @@ class MemoryTranscripts:
     def _write(self, draft: Draft) -> Heard:
         stop, _ = self._stops.get(draft.task_id, ("", 0.0))
         if draft.entry is None:
-            return Heard(stop)
+            return Heard(stop, last=self.last(draft.task_id) if draft.is_opening else None)
         log = self._logs.setdefault(draft.task_id, _Log())
         newest = log.entries[-1].last if log.entries else Mark()
         if draft.entry.last <= newest:

@@ -153,7 +153,8 @@ def _still_held(ledger: Ledger, token: str, calls: Sequence[str], state: State) 
 def _as_grant(record: Record) -> Grant:
     wait_ms = max(0, record.granted_at_ms - record.since_ms)
     call = record.call
-    return Grant(call.id, record.token, call.caller, record.attempts, wait_ms, call.envelope)
+    names, granted_ms = (call.id, record.token, call.caller), record.granted_at_ms
+    return Grant(*names, record.attempts, wait_ms, call.envelope, granted_ms)
 
 
 def _as_closing(record: Record) -> Closing:

@@ -141,10 +141,11 @@ def _grants(told: bytes) -> Iterator[Grant]:
     at = 0
     while at < len(told):
         head_end = told.index(b"\n", at) + 1
-        attempt, wait_ms, *lengths = map(int, told[at:head_end].split())
+        attempt, wait_ms, granted_ms, *lengths = map(int, told[at:head_end].split())
         ends = list(accumulate(lengths, initial=head_end))
         call, token, caller, envelope = (told[a:b] for a, b in pairwise(ends))
-        yield Grant(call.decode(), token.decode(), caller.decode(), attempt, wait_ms, envelope)
+        names = (call.decode(), token.decode(), caller.decode())
+        yield Grant(*names, attempt, wait_ms, envelope, granted_ms)
         at = ends[-1]
 
 
@@ -246,4 +247,5 @@ _COUNTS = (
     "oldest_wait_ms",
     "done_last_minute",
     "workers",
+    "established",
 )

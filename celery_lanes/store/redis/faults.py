@@ -63,10 +63,11 @@ def translated() -> Iterator[None]:
     except MOVING as error:
         raise StoreUnavailable(f"the cluster is moving the lane, try later: {error}") from error
     except redis_errors.RedisError as error:
-        raise _of_answer(error) from error
+        raise of_answer(error) from error
 
 
-def _of_answer(error: redis_errors.RedisError) -> StoreError:
+def of_answer(error: redis_errors.RedisError) -> StoreError:
+    """Word what a server has answered."""
     text = str(error)
     if isinstance(error, redis_errors.OutOfMemoryError) or "OOM command not allowed" in text:
         return StoreUnavailable(

@@ -232,6 +232,11 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("report", lane, call, token, wait_ms))
 
+    def establish(self, lane: str, *, call: str, token: str) -> bool:
+        """Take a running call's slot, and leave it its lease."""
+        checked_name(lane, "the lane's name")
+        return bool(self._wire.run_waking("establish", lane, call, token))
+
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""
         check_rules(rules)

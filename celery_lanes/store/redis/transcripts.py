@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from celery_lanes.errors import StoreError
+from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.keys import Keys
-from celery_lanes.store.redis.faults import is_out_of_office, translated
+from celery_lanes.store.redis.faults import is_out_of_office, is_passing, of_answer, translated
 from celery_lanes.store.redis.homes import look_anew
 from celery_lanes.store.redis.line import Argument, packed
 from celery_lanes.store.redis.wire import Client, Wire
@@ -49,10 +49,15 @@ class RedisTranscripts:
     def __repr__(self) -> str:
         return f"RedisTranscripts(prefix={self._keys.prefix!r})"
 
-    def write(self, drafts: Sequence[Draft]) -> list[Heard]:
-        """Write entries: in one round trip, or in a cluster in one for each."""
-        batches = [[draft] for draft in drafts] if self._is_cluster else [list(drafts)]
-        return [heard for batch in batches if batch for heard in self._write(batch)]
+    def write(self, drafts: Sequence[Draft]) -> list[Heard | StoreError]:
+        """Write entries: in one round trip, or in a cluster in one for each.
+
+        There a node that is away is asked once, so that it holds up the others' entries no longer.
+        """
+        if not self._is_cluster:
+            return self._write(drafts) if drafts else []
+        away: dict[str, StoreError] = {}
+        return [self._write_at_home(draft, away) for draft in drafts]
 
     def last(self, task_id: str) -> Entry | None:
         """Read the last entry."""
@@ -78,27 +83,50 @@ class RedisTranscripts:
     def _is_cluster(self) -> bool:
         return isinstance(self._client, RedisCluster)
 
-    def _write(self, drafts: list[Draft]) -> list[Heard]:
+    def _write_at_home(self, draft: Draft, away: dict[str, StoreError]) -> Heard | StoreError:
+        key, _ = self._keys.of_reply(draft.task_id)
+        try:
+            with translated():
+                home = self._client.get_node_from_key(key).name
+        except StoreError as error:  # nobody has its slot
+            return error
+        if home in away:
+            return away[home]
+        (told,) = self._write([draft])
+        if isinstance(told, StoreUnavailable):
+            away[home] = told
+        return told
+
+    def _write(self, drafts: Sequence[Draft]) -> list[Heard | StoreError]:
         key, _ = self._keys.of_reply(drafts[0].task_id)
         commands = [command for draft in drafts for command in self._commands(draft)]
-        answers = iter(self._wire.ask(key, partial(_exchange, commands=commands)))
-        return [self._heard(draft, answers) for draft in drafts]
+        try:
+            answers = iter(self._wire.ask(key, partial(_exchange, commands=commands)))
+            return [self._heard(draft, answers) for draft in drafts]
+        except StoreError as error:
+            return [error] * len(drafts)
 
     def _commands(self, draft: Draft) -> list[tuple[Argument, ...]]:
         log, stop = self._keys.of_reply(draft.task_id)
         ask: list[tuple[Argument, ...]] = [("GET", stop)]
+        if draft.is_opening:
+            return [*ask, ("XREVRANGE", log, "+", "-", "COUNT", 1)]
         if (entry := draft.entry) is None:
             return ask
         fields = ("n", entry.number, "e", entry.payload)
         keep, name = str(draft.keep_from), str(entry.last)
         return [*ask, ("XADD", log, "MINID", "=", keep, name, *fields), ("PEXPIRE", log, TTL_MS)]
 
-    def _heard(self, draft: Draft, answers: Any) -> Heard:
-        stop = known_stop((next(answers) or b"").decode())
+    def _heard(self, draft: Draft, answers: Iterator[Any]) -> Heard | StoreError:
+        own = [next(answers) for _ in self._commands(draft)]
+        for answer in own:
+            if isinstance(answer, RedisError) and not _is_superseded(answer):
+                return of_answer(answer)
+        stop = known_stop((own[0] or b"").decode())
         if draft.entry is None:
-            return Heard(stop)
-        added, _ = next(answers), next(answers)
-        is_refused = isinstance(added, ResponseError)
+            found = own[1] if draft.is_opening else None
+            return Heard(stop, last=_entry(*found[0]) if found else None)
+        is_refused = isinstance(own[1], RedisError)
         return Heard(stop, is_superseded=is_refused and not self._is_there(draft))
 
     def _is_there(self, draft: Draft) -> bool:
@@ -172,17 +200,25 @@ class RedisFollower:
 
 
 def _exchange(server: Any, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-    """Send commands together; give their answers, with the refusals of entries among them."""
+    """Send commands together; give their answers, with refusals among them.
+
+    Raises what is no matter of one transcript: another server may be the one to ask.
+    """
     pipe = server.pipeline(transaction=False)
     for command in commands:
         pipe.execute_command(*command)
     answers: list[Any] = pipe.execute(raise_on_error=False)
     for answer in answers:
-        if isinstance(answer, RedisError) and "equal or smaller" not in str(answer):
+        if isinstance(answer, RedisError) and is_passing(answer):
             if is_out_of_office(answer):
                 server.connection_pool.disconnect(inuse_connections=False)
             raise answer
     return answers
+
+
+def _is_superseded(answer: RedisError) -> bool:
+    """Tell the refusal of an entry that is not later than the last one."""
+    return "equal or smaller" in str(answer)
 
 
 def _entry(name: bytes, told: Mapping[bytes, bytes]) -> Entry:

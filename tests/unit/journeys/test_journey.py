@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,16 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
-from celery_lanes.journeys.journey import MAX_STAGE_BYTES, destination, moved, returned, stage_in
+from celery_lanes.journeys.journey import (
+    GRANTED,
+    MAX_STAGE_BYTES,
+    destination,
+    granted_at,
+    kept_in,
+    moved,
+    returned,
+    stage_in,
+)
 from celery_lanes.position import find_position
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason
 from celery_lanes.store.calls import Call
@@ -21,7 +31,7 @@ from celery_lanes.store.rules import Policy
 LANES = Settings.parse({"lanes": {"a": {}, "b": {}}})
 
 
-def grant_of(header: object) -> Grant:
+def grant_of(header: object, granted_ms: int = 0) -> Grant:
     envelope = Envelope(
         body=b"\x00[]",
         content_type="a/b",
@@ -29,7 +39,7 @@ def grant_of(header: object) -> Grant:
         headers={"id": "t"} if header is None else {"id": "t", HEADER: header},
         properties={"priority": 3},
     )
-    return Grant("c", "token", "ann", 1, 0, envelope.pack())
+    return Grant("c", "token", "ann", 1, 0, envelope.pack(), granted_ms)
 
 
 def closing_of(envelope: bytes, cost: float = 2.0) -> Closing:
@@ -66,6 +76,20 @@ def test_a_call_that_is_given_back_keeps_its_message_unless_it_has_come_further(
     assert (plain.outcome, plain.wait_ms, plain.envelope) == (Outcome.BACK, 250, b"")
     assert (staged.outcome, staged.wait_ms) == (Outcome.BACK, 0)
     assert Envelope.unpack(staged.envelope).headers[HEADER] == {"nonce": "n", "stage": {}}
+
+
+def test_an_attempt_comes_after_those_before_it_also_where_the_clock_is_behind():
+    first = grant_of({"nonce": "n"}, granted_ms=5000)
+
+    moved_on = Envelope.unpack(moved("b", None).release(first).envelope).headers[HEADER]
+    there = replace(first, granted_ms=4000)
+    retried = kept_in({**moved_on, "stage": {"at": 1}, GRANTED: granted_at(there, moved_on)})
+
+    assert granted_at(first, {"nonce": "n"}) == 5000
+    assert granted_at(there, moved_on) == 5001
+    assert (granted_at(there, retried), retried["stage"]) == (5002, {"at": 1})
+    assert granted_at(replace(first, granted_ms=9000), retried) == 9000
+    assert kept_in("nonsense") == kept_in({}) == {}
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,7 @@ def test_an_exhausted_chain_has_a_reason_for_each_target(chains):
         "ran_s": 0,
         "tokens": None,
         "possibly_billed": False,
+        "left_out": 0,
     }
     assert chains.kinds[-1] == "exhausted"
     assert (chains.told[-1].target, chains.told[-1].retry_after_s) == (None, 5)

@@ -19,9 +19,11 @@ from celery_lanes import Lanes as RealLanes
 from celery_lanes import errors, tasks
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config.settings import Settings
+from celery_lanes.journeys.journey import checked_stage
 from celery_lanes.journeys.leg import left_s, leg_of
 from celery_lanes.llm.chains.effects import ChainConfig
 from celery_lanes.llm.chains.journey import Journey
+from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
@@ -127,6 +129,7 @@ def test_a_prompt_becomes_a_result(generate):
                 "ran_s": ANY,
                 "tokens": 10,
                 "possibly_billed": True,
+                "left_out": 0,
             }
         ],
         "lane": None,
@@ -261,6 +264,22 @@ def test_a_call_that_may_not_wait_passes_by_a_lane_with_too_long_a_line(generate
     ((lane, _, stage),) = lanes.moves
     assert (lane, stage["to_come"], stage["max_wait_s"]) == ("m1", ["m1/small"], 5)
     assert [a["error_class"] for a in stage["ledger"]] == ["ModelNotFound", "LaneBusy"]
+
+
+def test_a_call_with_a_long_story_moves_all_the_same(generate):
+    tasks.registry.register_provider(FakeProvider("x", errors.ModelNotFound("who?", 404)))
+    told = Attempt(target="m1/small", error_class="RateLimited", reason="\U0001f600" * 200)
+    generate.app.lanes.given_stage = Journey(
+        call_id="n1", to_come=("x/1", "m1/small"), retries_left=3, ledger=(told,) * 30
+    ).model_dump(mode="json")
+
+    with pytest.raises(Reject):
+        in_lane(generate, "x/1,m1/small", "x")
+
+    ((_, _, stage),) = generate.app.lanes.moves
+    assert checked_stage(stage) == stage
+    assert stage["ledger"][-1]["error_class"] == "ModelNotFound"
+    assert stage["ledger"][0]["left_out"] == 31 - len(stage["ledger"])
 
 
 def test_a_stage_that_is_no_chains_is_passed_by(generate):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from celery_lanes import errors
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Done, Reply, TextDelta
@@ -114,6 +116,25 @@ def test_a_provider_that_hangs_is_given_up(stub, target):
     with pytest.raises(errors.TransientError) as caught:
         target.generate(asking(stub), timeout_s=0.3)
     assert caught.value.given_s == 0.3
+
+
+@needs_litellm
+@MODES
+def test_a_call_that_is_stopped_ends_at_once_and_hangs_up(stub, target, ask):
+    stub.script(Answer(hangs=True))
+    hangup = Hangup()
+
+    def stop():
+        stub.wait_until(lambda: stub.inside == 1)
+        hangup.cut(CallCancelled())
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with interruptible(hangup), pytest.raises(CallCancelled):
+        ask(target, asking(stub))
+
+    stub.wait_until(lambda: stub.inside == 0)
+    stopping.join()
 
 
 @needs_litellm

@@ -10,6 +10,7 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
+from celery_lanes.llm.http.hangup import CallCancelled, Hangup, interruptible
 from celery_lanes.llm.messages import (
     File,
     Image,
@@ -203,6 +204,42 @@ def test_a_call_ends_at_its_deadline_and_is_cancelled():
     assert caught.value.given_s == 0.2
 
     assert cancelled.wait(30)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda asked: asked.generate(ASK, timeout_s=1000),
+        lambda asked: list(asked.stream(ASK, timeout_s=1000)),
+    ],
+    ids=["whole", "streamed"],
+)
+def test_a_call_that_is_stopped_while_the_model_is_silent_ends_at_once(ask):
+    silent, cancelled = threading.Event(), threading.Event()
+
+    async def falls_silent(messages, info):
+        try:
+            yield "half"
+            silent.set()
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def is_silent(messages, info):
+        return [piece async for piece in falls_silent(messages, info)]
+
+    hangup = Hangup()
+    stopping = threading.Thread(target=lambda: silent.wait(30) and hangup.cut(CallCancelled()))
+    stopping.start()
+    with (
+        closing(provider(is_silent, falls_silent)) as asked,
+        interruptible(hangup),
+        pytest.raises(CallCancelled),
+    ):
+        ask(asked)
+
+    assert cancelled.wait(30)
+    stopping.join()
 
 
 def test_a_reader_that_leaves_stops_the_model():

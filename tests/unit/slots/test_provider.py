@@ -23,17 +23,18 @@ ASK = Request(model="?", messages=(Message(role="user", content="hello"),))
 @pytest.fixture
 def lanes():
     app = Celery("shop", broker="memory://", set_as_current=False)
-    tables = {name: {"max_concurrent": 1} for name in "ab"}
+    tables = {name: {"max_concurrent": 1} for name in "abc"}
+    tables["c"]["stream_slot"] = "establish"
     lanes = Lanes(app, Settings.parse({"store": {"url": "memory://chains"}, "lanes": tables}))
-    for name in "ab":
+    for name in "abc":
         lanes.registry.register_provider(FakeProvider(name))
     yield lanes
     lanes.store.clear()
     app.close()
 
 
-def running(lanes) -> dict[str, int]:
-    return {lane: lanes.store.snapshot(lane).running for lane in "ab"}
+def running(lanes, names="ab") -> dict[str, int]:
+    return {lane: lanes.store.snapshot(lane).running for lane in names}
 
 
 def test_the_cap_holds_for_chains_in_threads_and_each_target_has_its_lanes(lanes):
@@ -82,6 +83,18 @@ def test_a_stream_holds_its_slot_to_its_end(lanes):
 
     *_, done = lanes.chain("a/x").stream(ASK)
     assert (done.reply.text, running(lanes)["a"]) == ("hello", 0)
+
+
+def test_a_stream_that_need_only_be_established_gives_its_slot_back_with_its_first_piece(lanes):
+    held = []
+    lanes.registry.provider("c").script(lambda _: held.append(running(lanes, "c")) or "two words")
+
+    with lanes.chain("c/x").stream(ASK) as stream, lanes.chain("c/x").stream(ASK) as other:
+        assert (held, running(lanes, "c")) == ([{"c": 1}], {"c": 0})
+        *_, done = stream
+        assert len(list(other)) > 0
+
+    assert (done.reply.text, running(lanes, "c")) == ("two words", {"c": 0})
 
 
 def test_a_lane_without_room_is_gone_on_from(lanes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,19 +22,18 @@ NEVER = Patience(first_token_s=1000, idle_s=1000)
 
 
 class Flaky(MemoryTranscripts):
-    """Fails so many times; with ``is_deaf`` what it fails was done all the same."""
+    """Fails so many times, or for some calls; with ``is_deaf`` what fails was done all the same."""
 
-    def __init__(self, failures=0, *, is_deaf=False):
+    def __init__(self, failures=0, *, is_deaf=False, away=()):
         super().__init__()
-        self.failures, self.is_deaf = failures, is_deaf
+        self.failures, self.is_deaf, self.away = failures, is_deaf, set(away)
 
     def write(self, drafts):
-        if self.failures <= 0:
-            return super().write(drafts)
-        self.failures -= 1
-        if self.is_deaf:
-            super().write(drafts)
-        raise StoreUnavailable
+        is_failing = self.failures > 0
+        self.failures -= is_failing
+        told = [] if is_failing and not self.is_deaf else super().write(drafts)
+        gone = [is_failing or draft.task_id in self.away for draft in drafts]
+        return [StoreUnavailable() if is_gone else told[at] for at, is_gone in enumerate(gone)]
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,10 @@ def heard(transcripts, task_id="t1"):
     return list(Reader(task_id, transcripts, lambda: None, print, timeout_s=10))
 
 
+def kinds(events):
+    return [event.type for event in events]
+
+
 @pytest.mark.parametrize("is_deaf", [False, True], ids=["nothing_done", "reply_lost"])
 def test_an_outage_loses_and_doubles_nothing_and_is_logged_once(is_deaf, caplog):
     transcripts = Flaky(5, is_deaf=is_deaf)
@@ -72,7 +76,30 @@ def test_an_outage_loses_and_doubles_nothing_and_is_logged_once(is_deaf, caplog)
     assert "".join(event.text for event in events) == "abc"
     numbers = [int(event.id.partition("-")[2]) for event in events]
     assert numbers == [*range(1, len(events) + 1)]
-    assert sum("nobody hears" in record.message for record in caplog.records) == 1
+    assert sum("not all hear" in record.message for record in caplog.records) == 1
+    assert sum("are heard again" in record.message for record in caplog.records) == 1
+
+
+def test_a_part_of_the_store_that_is_away_holds_up_its_own_calls_only(caplog):
+    transcripts = Flaky(away={"t1"})
+    press = Press(transcripts)
+    unheard = opened(press)
+    say(press, unheard, "late")
+
+    with caplog.at_level(logging.INFO, "celery_lanes"):
+        for task_id in ("t2", "t3"):
+            pump = opened(press, task_id)
+            say(press, pump, "here")
+            pump.end(Finished())
+            press.close(pump)
+            assert kinds(heard(transcripts, task_id)) == ["start", "text", "done"]
+        assert not unheard.is_over.is_set()
+        transcripts.away.clear()
+        unheard.end(Finished())
+        press.close(unheard)
+
+    assert kinds(heard(transcripts)) == ["start", "text", "done"]
+    assert sum("not all hear" in record.message for record in caplog.records) == 1
     assert sum("are heard again" in record.message for record in caplog.records) == 1
 
 
@@ -90,7 +117,7 @@ def test_a_call_that_ends_while_the_store_is_away_does_not_wait_for_ever(monkeyp
     other = opened(press, "t2")
     other.end(Finished())
     press.close(other)
-    assert [event.type for event in heard(transcripts, "t2")] == ["start", "done"]
+    assert kinds(heard(transcripts, "t2")) == ["start", "done"]
 
 
 def test_a_call_that_leaves_says_no_end_and_its_next_run_begins_anew():
@@ -135,19 +162,64 @@ def test_a_process_has_one_press(monkeypatch):
     assert printer.press() is not first
 
 
+def test_of_threads_that_want_a_press_at_once_only_one_starts_its_thread():
+    together = threading.Barrier(4)
+
+    def open_together():
+        together.wait(10)
+        return MemoryTranscripts()
+
+    printer, presses_before = Printer(open_together), count_presses()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: printer.press(), range(4)))
+    with ThreadPoolExecutor(4) as pool:
+        pumps = list(pool.map(opened, found))
+
+    assert len(set(found)) == 1
+    assert count_presses() == presses_before + 1
+    for pump in pumps:
+        pump.leave()
+
+
+def count_presses():
+    return sum(thread.name == "lanes-press" for thread in threading.enumerate())
+
+
 def test_a_call_that_leaves_before_its_run_is_opened_opens_none():
-    """It may run elsewhere by now, and would be taken for a later run there."""
+    """It may run elsewhere by now."""
     transcripts = MemoryTranscripts()
     press = Press(transcripts)
     gone = Pump("t1", Hangup(), NEVER)
-    read_last = transcripts.last
-    transcripts.last = lambda task_id: gone.leave() or read_last(task_id)
+    write = transcripts.write
+    transcripts.write = lambda drafts: gone.leave() or write(drafts)
     press.open(gone)
     assert gone.is_over.wait(10)
 
-    transcripts.last = read_last
+    transcripts.write = write
     other = opened(press, "t2")
     other.end(Finished())
     press.close(other)
 
     assert transcripts.last("t1") is None
+
+
+def test_an_attempt_that_begins_late_does_not_silence_the_one_that_was_granted_after_it():
+    transcripts = MemoryTranscripts()
+    press, paused = Press(transcripts), Press(transcripts)
+    live = Pump("t1", Hangup(), NEVER, granted_ms=2000)
+    press.open(live)
+    say(press, live, "live ")
+
+    zombie = Pump("t1", Hangup(), NEVER, granted_ms=1000)
+    reader = Reader("t1", transcripts, lambda: None, print, timeout_s=10)
+    begun = [next(reader), next(reader)]
+    paused.open(zombie)
+    say(paused, zombie, "dead")
+    zombie.end(Finished())
+    paused.close(zombie)
+    say(press, live, "words")
+    live.end(Finished())
+    press.close(live)
+
+    assert "".join(event.text for event in [*begun, *reader]) == "live words"

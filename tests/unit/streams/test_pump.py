@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.llm.reply import ReasoningDelta, TextDelta, ToolCallDelta
-from celery_lanes.store.transcripts import Entry, Heard, Mark
+from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
 from celery_lanes.streams import pump as pumps
 from celery_lanes.streams.events import Cancelled, Finished, from_json, merged
 from celery_lanes.streams.pump import Patience, Pump
@@ -24,9 +25,15 @@ def clock(monkeypatch):
 @pytest.fixture
 def pump(clock):
     pump = Pump("t1", Hangup(), Patience(first_token_s=5, idle_s=2))
-    pump.begin(None)
+    opened(pump)
     printed(pump)
     return pump
+
+
+def opened(pump, last=None):
+    """Answer the first question: what the transcript has already."""
+    assert pump.draft() == Draft("t1", is_opening=True)
+    pump.hear(Heard(last=last))
 
 
 def printed(pump, **heard):
@@ -76,11 +83,44 @@ def test_a_run_that_follows_another_says_so_and_is_later_than_it():
     pump = Pump("t1", Hangup(), Patience(5, 2))
     far = 10**15
 
-    pump.begin(Entry(Mark(far, 9), 2, "[]"))
+    opened(pump, Entry(Mark(far, 9), 2, "[]"))
 
     entry = pump.draft().entry
     assert entry.last == Mark(far + 1, 1)
     assert json.loads(entry.payload) == [{"type": "restart", "attempt": 3}]
+
+
+def test_a_run_is_as_late_as_its_attempt_was_granted_whenever_it_begins():
+    pump = Pump("t1", Hangup(), Patience(5, 2), granted_ms=500)
+
+    opened(pump, Entry(Mark(900, 9), 2, "[]"))  # a later attempt has begun before it
+    assert pump.draft().entry.last == Mark(500, 1)
+    pump.hear(Heard(is_superseded=True))
+
+    assert words(pump, 1) == [False]
+
+
+def test_a_call_that_has_left_opens_no_run(pump):
+    gone = Pump("t1", Hangup(), Patience(5, 2))
+    gone.leave()
+
+    opened(gone)
+
+    assert not gone.has_begun
+
+
+def test_a_call_that_could_not_be_heard_rests_and_says_the_same_again(pump, clock):
+    words(pump, 1)
+    pump.end(Finished())
+    draft = pump.draft()
+
+    pump.rest(0.5)
+
+    assert pump.due_at() == clock[0] + 0.5
+    assert pump.draft() == draft
+    assert pump.is_unheard
+    pump.hear(Heard())
+    assert not pump.is_unheard
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(pump, monkeypatch):
@@ -148,6 +188,27 @@ def test_a_silent_provider_is_given_up_by_the_time_that_holds(pump, clock):
     clock[0] += 3
     pump.look()
     assert hangup.lapsed == "was silent for 2 s"
+
+
+def test_the_time_in_which_nobody_listens_is_not_the_providers_silence(pump, clock):
+    hangup = pump.hangup
+    hangup.opens()
+    hangup.lives()
+
+    with hangup.excused():
+        clock[0] += 3
+        pump.look()
+    clock[0] += 1
+    pump.look()
+    assert hangup.lapsed is None
+
+    clock[0] += 2
+    pump.look()
+    assert hangup.lapsed == "was silent for 2 s"
+    unheard = Hangup()  # of a call without a line: nobody listens to it in any case
+    with unheard.excused():
+        pass
+    assert unheard.sign_at == math.inf
 
 
 def test_pieces_that_go_on_with_each_other_are_joined_and_nothing_else():

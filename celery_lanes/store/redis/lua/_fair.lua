@@ -172,7 +172,7 @@ end
 -- Starts afresh when the lane is empty; lets go of rounding errors when nothing runs. Says whether
 -- the lane is empty. Clocks of levels notice at their next use that nothing ran.
 local function settle_down()
-  if redis.call('ZCARD', leases) > 0 then return false end
+  if lane.established or redis.call('ZCARD', leases) > 0 then return false end
   lane.serving = 0
   if lane.levels then lane.rests = lane.rests + 1 end
   if redis.call('ZCARD', queue) > 0 then return false end

@@ -2,12 +2,12 @@
 
 local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS = 100, 50, 100
 
--- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms and
--- the lengths of call, token, caller and envelope in one line; then these four.
+-- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms,
+-- when it was granted and the lengths of call, token, caller and envelope in one line; then these four.
 local function told_grant(r, envelope)
   local wait = math.max(0, r.granted - r.since)
-  return string.format('%d %d %d %d %d %d\n', r.attempts, wait, #r.id, #r.token, #r.caller, #envelope)
-    .. r.id .. r.token .. r.caller .. envelope
+  local head = string.format('%d %d %.0f %d %d %d %d\n', r.attempts, wait, r.granted, #r.id, #r.token, #r.caller, #envelope)
+  return head .. r.id .. r.token .. r.caller .. envelope
 end
 
 -- Of a call that moves, what its next lane must know of it, too.

@@ -42,11 +42,21 @@ local function victim_name(r)
   return string.format('%016d:', r.granted) .. r.id
 end
 
+-- Of calls that run without a slot; nil if there are none.
+local function count_established(difference)
+  local count = (lane.established or 0) + difference
+  lane.established = count > 0 and count or nil
+end
+
 local function unlease(r)
   redis.call('ZREM', leases, r.id)
+  if r.established then
+    redis.call('ZREM', closing, r.id)
+    count_established(-1)
+  end
   if r.victim then redis.call('ZREM', victims, victim_name(r)) end
   if r.marked then unmark(r) end
-  r.worker, r.token, r.victim = nil, nil, nil
+  r.worker, r.token, r.victim, r.established = nil, nil, nil, nil
 end
 
 -- Lets another worker have a closing call.

@@ -51,7 +51,7 @@ end
 
 -- A call's record, nil if there is none. Fields it has always: id task_id task account caller
 -- priority cost seq since state; waited, if it came from another lane; if a broker brought it: redelivery arrival; from its first grant on:
--- attempts early charge weight share granted; while leased: worker token; after a loss: losses last;
+-- attempts early charge weight share granted; while leased: worker token, established if it has let its slot go; after a loss: losses last;
 -- when closing: reason. If it may make room: preemptible, preemptions; while it runs turn, victim, marked.
 local function record_of(id)
   local packed = redis.call('HGET', calls, 'r:' .. id)

@@ -8,17 +8,19 @@ function outcomes.failed(r, cost)
   settle(r)
 end
 
--- Keeps how long a call held its slot, in 4 bytes, 49 days at most.
-local function note_time(r)
-  local ms = math.min(math.max(0, now - r.granted), 2 ^ 32 - 1)
-  lane.times = string.sub((lane.times or '') .. struct.pack('>I4', ms), -4 * TIMES_KEPT)
-  lane.timed = now
+-- Keeps how long a call held its slot, which it has left in a good way, in 4 bytes, 49 days at most.
+-- Where many calls end, some of them tell enough.
+local function note_end(r)
+  if math.abs(now - (lane.timed or 0)) >= TIMES_APART_MS then
+    local ms = math.min(math.max(0, now - r.granted), 2 ^ 32 - 1)
+    lane.times = string.sub((lane.times or '') .. struct.pack('>I4', ms), -4 * TIMES_KEPT)
+    lane.timed = now
+  end
+  if lane.learned and not r.reported then note_success(r) end
 end
 
--- Where many calls end, some of them tell enough.
 function outcomes.done(r, cost)
-  if math.abs(now - (lane.timed or 0)) >= TIMES_APART_MS then note_time(r) end
-  if lane.learned and not r.reported then note_success(r) end
+  note_end(r)
   outcomes.failed(r, cost)
 end
 
@@ -63,8 +65,9 @@ end
 local function release(id, token, outcome, cost, wait, envelope)
   local r = record_of(id)
   if not r or r.state ~= 'running' or r.token ~= token then return 0 end
-  local was_marked = r.marked
+  local was_marked, was_established = r.marked, r.established
   unlease(r)
+  if was_established and outcome == 'done' then outcome = 'failed' end -- it has told its time already
   outcomes[outcome](r, tonumber(cost), was_marked, tonumber(wait), envelope)
   return (outcome == 'done' or outcome == 'failed') and 1 or 0
 end

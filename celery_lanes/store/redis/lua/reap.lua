@@ -48,16 +48,18 @@ local function expired(key, from)
   return redis.call('ZRANGEBYSCORE', key, from, now - lane.frozen, 'LIMIT', 0, AT_ONCE)
 end
 
-local lapsed, records, waiting = expired(leases, '-inf'), {}, 0
-for i, id in ipairs(lapsed) do
-  records[i] = record_of(id)
-  unlease(records[i])
+local lapsed, unheld, waiting = {}, {}, 0
+for _, id in ipairs(expired(leases, '-inf')) do lapsed[#lapsed + 1] = record_of(id) end
+for _, id in ipairs(expired(closing, '(0')) do
+  local r = record_of(id)
+  local found = r.established and lapsed or unheld
+  found[#found + 1] = r
 end
-for _, r in ipairs(records) do
+for _, r in ipairs(lapsed) do unlease(r) end
+for _, r in ipairs(lapsed) do
   if lose(r) then waiting = waiting + 1 end
 end
-local unheld = expired(closing, '(0')
-for _, id in ipairs(unheld) do let_go(record_of(id)) end
+for _, r in ipairs(unheld) do let_go(r) end
 
 settle_down()
 serve_tickets()

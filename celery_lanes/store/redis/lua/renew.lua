@@ -26,7 +26,8 @@ local function extend(id, token)
   local is_ticket = r and token == '' and r.holder == worker
   if is_ticket and r.state == 'waiting' then return true end
   if not is_ticket and (not r or r.worker ~= worker or r.token ~= token) then return false end
-  redis.call('ZADD', r.state == 'closing' and closing or leases, now - lane.frozen + rules.lease_ttl, id)
+  local held = (r.state == 'closing' or r.established) and closing or leases
+  redis.call('ZADD', held, now - lane.frozen + rules.lease_ttl, id)
   return true
 end
 

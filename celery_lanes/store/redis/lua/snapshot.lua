@@ -4,7 +4,7 @@
 -- KEYS: calls queue ring refill delayed leases closing workers dead meta
 -- USES: ring
 -- RETURNS: {cap as set or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
---   oldest wait in ms, done in the last minute, workers, cap in force or -1, ms that
+--   oldest wait in ms, done in the last minute, workers, running without a slot, cap in force or -1, ms that
 --   the provider wants no calls, the lane's own buckets or ''}
 -- COST: O(callers waiting x log n), at most 1,000 of them
 
@@ -49,12 +49,13 @@ return {
   redis.call('ZCARD', leases),
   redis.call('ZCARD', queue),
   redis.call('ZCARD', delayed),
-  redis.call('ZCARD', closing),
+  redis.call('ZCARD', closing) - (lane.established or 0),
   redis.call('ZCARD', dead),
   redis.call('ZCARD', ring) + redis.call('ZCARD', refill),
   now - oldest,
   done,
   redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
+  lane.established or 0,
   cap or -1,
   provider_wait(),
   rules.rate or '',
