@@ -69,14 +69,14 @@ class CallInfo:
 
     def to_header(self) -> dict[str, Any]:
         """Give the header's value: plain JSON types, defaults left out."""
-        fields = ((name, getattr(self, name), usual) for name, usual in _DEFAULTS.items())
-        return {name: value for name, value, usual in fields if value != usual}
+        said = {name: getattr(self, name) for name in _DEFAULTS}
+        return {name: value for name, value in said.items() if value != _DEFAULTS[name]}
 
     @classmethod
     def from_header(cls, header: object) -> CallInfo:
         """Read a header; what an older or foreign sender wrote wrongly is ignored."""
         if not isinstance(header, Mapping):
-            return cls()
+            return _NOBODYS
         known: dict[str, Any] = {
             k: v
             for k, v in header.items()
@@ -115,6 +115,7 @@ class CallInfo:
             setattr(error, _ATTRIBUTE, self)
 
 
+_NOBODYS = CallInfo()
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(CallInfo)}
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **{name: type(default) for name, default in _DEFAULTS.items()},

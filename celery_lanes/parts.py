@@ -172,9 +172,9 @@ class Parts:
         """Whether a connection leads to the app's own broker; another's messages are not ours."""
         if connection is None:
             return True
-        if connection not in self._own:
-            self._own[connection] = _address(connection) == self._own_address
-        return self._own[connection]
+        if (is_own := self._own.get(connection)) is None:
+            is_own = self._own[connection] = _address(connection) == self._own_address
+        return is_own
 
     @once
     def _own(self) -> WeakKeyDictionary[Any, bool]:

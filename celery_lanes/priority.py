@@ -27,8 +27,8 @@ def checked(priority: object, what: str) -> int | None:
 
 def priority_of(task: Any) -> int | None:
     """Read a task's own priority. Raises ``ValueError`` for what is none."""
-    what = f"{PRIORITY} of task {getattr(task, 'name', '')}"
-    return checked(getattr(task, PRIORITY, None), what)
+    own = getattr(task, PRIORITY, None)
+    return None if own is None else checked(own, f"{PRIORITY} of task {task.name}")
 
 
 def checked_answer(answer: object, what: str) -> bool | None:
@@ -40,8 +40,8 @@ def checked_answer(answer: object, what: str) -> bool | None:
 
 def preemptible_of(task: Any) -> bool | None:
     """Read what a task says of all its calls. Raises ``ValueError`` for what is no answer."""
-    what = f"{PREEMPTIBLE} of task {getattr(task, 'name', '')}"
-    return checked_answer(getattr(task, PREEMPTIBLE, None), what)
+    own = getattr(task, PREEMPTIBLE, None)
+    return None if own is None else checked_answer(own, f"{PREEMPTIBLE} of task {task.name}")
 
 
 def clamped(priority: int | None) -> int | None:

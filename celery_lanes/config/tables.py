@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -50,6 +51,7 @@ def is_lane_name(text: object) -> bool:
     )
 
 
+@lru_cache(maxsize=1000)
 def fit_name(text: str) -> str:
     """Make a lane's name of any text; "" of none."""
     fit = _UNFIT.sub("-", text).encode(errors="replace")[:MAX_NAME_BYTES]

@@ -36,6 +36,9 @@ class _Parameter:
     default: object = None
 
 
+_NONE = _Parameter()
+
+
 class LaneRouter:
     """Routes tasks to lanes; whatever is not a lane's is left to the routes after it.
 
@@ -52,7 +55,7 @@ class LaneRouter:
         registry: Callable[[], Registry] | None = None,
     ) -> None:
         """Take settings, or what gives them anew at each publish; and who knows the aliases."""
-        self._given = settings
+        self._settings = settings if callable(settings) else lambda: settings
         self._registry = registry
         self._parameters: WeakKeyDictionary[Any, dict[str, _Parameter]] = WeakKeyDictionary()
 
@@ -69,7 +72,7 @@ class LaneRouter:
         routed = self.route(name, args, kwargs, options, task)
         if routed is None:
             return None
-        return {"queue": self._settings.queue(routed.lane), MODEL_OPTION: routed.model}
+        return {"queue": self._settings().queue(routed.lane), MODEL_OPTION: routed.model}
 
     def route(
         self,
@@ -80,7 +83,7 @@ class LaneRouter:
         task: Any = None,
     ) -> Routed | None:
         """Find the lane and the model; ``None`` if the publish is not a lane's."""
-        settings = self._settings
+        settings = self._settings()
         if not settings.enabled:
             return None
         model, is_certain = self._model(args or (), kwargs or {}, task)
@@ -90,10 +93,6 @@ class LaneRouter:
             lane = (options or {}).get("lane") or getattr(task, "lane", None)
             lane = lane or _lane_of(settings, model, is_certain=is_certain)
         return Routed(lane, model) if lane else None
-
-    @property
-    def _settings(self) -> Settings:
-        return self._given if isinstance(self._given, Settings) else self._given()
 
     def _model(self, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any) -> tuple[str, bool]:
         """Find the model among the arguments, and whether it is sure to be one."""
@@ -130,7 +129,7 @@ class LaneRouter:
     ) -> object:
         if name in kwargs or task is None:
             return kwargs.get(name)
-        parameter = self._parameters_of(task).get(name, _Parameter())
+        parameter = self._parameters_of(task).get(name, _NONE)
         if parameter.position is not None and parameter.position < len(args):
             return args[parameter.position]
         return parameter.default

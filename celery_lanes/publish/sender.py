@@ -150,8 +150,10 @@ class Sender:
         self, lane: str, name: str, message: Any, options: dict[str, Any], given: dict[str, Any]
     ) -> tuple[Stop, ...]:
         """List the models that a call may go on to, if it may not wait and has only begun."""
+        if given["max_wait"] is None:
+            return ()
         task = self._lanes.task(name)
-        if given["max_wait"] is None or not getattr(task, ASKS_IN_LANES, False):
+        if not getattr(task, ASKS_IN_LANES, False):
             return ()
         if stage_in((options.get("headers") or {}).get(HEADER)) is not None:
             return ()
@@ -243,10 +245,10 @@ class Sender:
 
     def estimate(self, lane: str, task: Any, args: Any, kwargs: Any) -> float | None:
         """Ask a task what a call of it costs in a lane's unit; ``None`` if it cannot say."""
-        estimate = getattr(task, "estimate_cost", None)
-        if self._lanes.settings.lane(lane).cost != "tokens" or not callable(estimate):
+        if self._unit(lane) != "tokens":
             return None
-        return float(estimate(*args, **kwargs))
+        estimate = getattr(task, "estimate_cost", None)
+        return float(estimate(*args, **kwargs)) if callable(estimate) else None
 
     def _admits(self, lane: str, producer: Any) -> bool:
         if self._lanes.settings.lane(lane).intake != "store":

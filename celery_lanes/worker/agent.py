@@ -84,6 +84,7 @@ class Agent:
 
     def released(self, attempt: Attempt) -> None:
         """Give an attempt's lease back."""
+        self._is_starved = False  # the round that its letter brings looks for room by itself
         try:
             self._hands.finished(attempt)
         finally:

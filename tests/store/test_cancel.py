@@ -194,7 +194,7 @@ def test_calls_that_become_due_meanwhile_do_not_hide_others(lane, monkeypatch):
     lane.park("bob", 100, due_ms=lane.clock() + 30)
     lane.park("ann", 150, due_ms=lane.clock() + 60_000)
     if hasattr(lane.store, "_wire"):  # the memory store takes all at once
-        run = lane.store._wire.run_waking
+        run = lane.store._wire.run
 
         def run_late(verb, *words):
             answer = run(verb, *words)
@@ -202,7 +202,7 @@ def test_calls_that_become_due_meanwhile_do_not_hide_others(lane, monkeypatch):
             lane.turn(1)
             return answer
 
-        monkeypatch.setattr(lane.store._wire, "run_waking", lambda verb, *words: (
+        monkeypatch.setattr(lane.store._wire, "run", lambda verb, *words: (
             run_late if verb == "cancel_caller" else run)(verb, *words))  # fmt: skip
 
     assert lane.store.cancel_caller(lane.lane, "ann") == 150

@@ -157,7 +157,7 @@ class RedisStore:
     def withdraw(self, lane: str, *, holder: str, call: str) -> str | None:
         """Take back a ticket that waits; if it has been granted, give its token."""
         checked_name(lane, "the lane's name")
-        token = self._wire.run_waking("withdraw", lane, quoted(holder), call)
+        token = self._wire.run("withdraw", lane, quoted(holder), call)
         return token.decode() or None
 
     def renew(self, lane: str, *, worker: str, held: Sequence[tuple[str, str]]) -> Renewal:
@@ -172,12 +172,12 @@ class RedisStore:
     def reap(self, lane: str) -> Reaped:
         """Deal with expired leases, unless the clock has stood still."""
         checked_name(lane, "the lane's name")
-        return Reaped(*self._wire.run_waking("reap", lane))
+        return Reaped(*self._wire.run("reap", lane))
 
     def cancel(self, lane: str, task_id: str) -> int:
         """Move the waiting and delayed calls of a task id to closing."""
         checked_name(lane, "the lane's name")
-        cancelled = int(self._wire.run_waking("cancel", lane, quoted(task_id)))
+        cancelled = int(self._wire.run("cancel", lane, quoted(task_id)))
         if cancelled < 0:
             raise AlreadyStarted
         if not cancelled:
@@ -244,19 +244,19 @@ class RedisStore:
         fields = codec.rule_fields(rules)
         version = sha1(repr(fields).encode(), usedforsecurity=False).hexdigest()
         early = [part for task, acks in rules.acks_early.items() for part in (task, int(acks))]
-        self._wire.run_waking("configure", lane, version, *fields, *early)
+        self._wire.run("configure", lane, version, *fields, *early)
 
     def set_max_concurrent(self, lane: str, slots: int | None) -> None:
         """Change the cap for the whole cluster at once."""
         if slots is not None:
             check_slots(slots, least=0)
         self._note_lane(lane)
-        self._wire.run_waking("resize", lane, "" if slots is None else slots)
+        self._wire.run("resize", lane, "" if slots is None else slots)
 
     def set_paused(self, lane: str, *, paused: bool) -> None:
         """Stop or resume grants."""
         self._note_lane(lane)
-        self._wire.run_waking("pause", lane, int(paused))
+        self._wire.run("pause", lane, int(paused))
 
     def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
         """Change a caller's share."""
@@ -277,7 +277,7 @@ class RedisStore:
         """Change one of the lane's own buckets."""
         check_limit(limit, bucket)
         self._note_lane(lane)
-        self._wire.run_waking("limit", lane, Limit(limit).value, codec.bucket_field(bucket))
+        self._wire.run("limit", lane, Limit(limit).value, codec.bucket_field(bucket))
 
     def callers(self, lane: str) -> list[CallerStatus]:
         """Read what holds for callers that are named or steered."""
@@ -324,7 +324,7 @@ class RedisStore:
         total, at = 0, b""
         while True:
             words = (caller, state, account, at)
-            cancelled, at = self._wire.run_waking("cancel_caller", lane, *words)
+            cancelled, at = self._wire.run("cancel_caller", lane, *words)
             total += int(cancelled)
             if not at:
                 return total
@@ -332,7 +332,7 @@ class RedisStore:
     def _steer(self, lane: str, caller: str, what: str, value: str) -> None:
         self._note_lane(lane)
         change = (quoted(caller), what, value, MAX_LIVE_CALLERS)
-        if not self._wire.run_waking("steer", lane, *change):
+        if not self._wire.run("steer", lane, *change):
             raise StoreError(too_many())
 
     def _note_lane(self, lane: str) -> None:
@@ -356,7 +356,7 @@ class RedisStore:
     ) -> Any:
         ends = [field for release in releases for field in codec.release_fields(release)]
         asked = (quoted(worker), request, self._token(), *wants)
-        return self._wire.run_waking("next", lane, *asked, *ends)
+        return self._wire.run("next", lane, *asked, *ends)
 
     def _claim(
         self,
@@ -367,13 +367,13 @@ class RedisStore:
     ) -> Any:
         names = [part for pair in known for part in pair]
         ends = [field for release in releases for field in codec.release_fields(release)]
-        return self._wire.run_waking("claim", lane, quoted(holder), len(known), *names, *ends)
+        return self._wire.run("claim", lane, quoted(holder), len(known), *names, *ends)
 
     def _renew(
         self, lane: str, worker: str, held: Sequence[tuple[str, str]], *, is_last: bool
     ) -> Any:
         names = [part for pair in held for part in pair]
-        return self._wire.run_waking("renew", lane, quoted(worker), int(is_last), *names)
+        return self._wire.run("renew", lane, quoted(worker), int(is_last), *names)
 
     def _subscribe(self, worker: str) -> PubSub:
         """Subscribe at one server: in a cluster, each hears what is published at any."""

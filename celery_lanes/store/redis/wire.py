@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import Redis
@@ -94,17 +95,12 @@ class Wire:
                 teach=lambda lesson: line.ask(packed(lesson)),
             )
 
-    def run_waking(self, verb: str, lane: str, *arguments: Argument) -> Any:
-        """Run a verb that may wake workers."""
-        return self.run(verb, lane, *self._waking(lane), *arguments)
-
     def admit(self, lane: str, arguments: Sequence[Argument]) -> Any:
         """Run the admit; with more durability, wait for it on the same connection."""
         if self._durable is None:
-            return self.run_waking("admit", lane, *arguments)
+            return self.run("admit", lane, *arguments)
         self.prove_durability(self.keys.of_lane(lane, ("calls",))[0])
-        words = (*self._waking(lane), *arguments)
-        answer, acks = self._evaluate("admit", lane, words, self._durable.command)
+        answer, acks = self._evaluate("admit", lane, arguments, self._durable.command)
         _check_acks(acks, self._durable.acks)
         return answer
 
@@ -145,13 +141,15 @@ class Wire:
         self, verb: str, lane: str, arguments: Sequence[Argument], *then: tuple[Argument, ...]
     ) -> list[Any]:
         """Run a verb and further commands on one connection to the server that has the lane."""
-        names = self.keys.of_lane(lane, lua.load(verb).kinds)
-        rest = (len(names), *names, *arguments)
+
+        def say(server: Any, speech: Speech) -> list[Any]:
+            return _together(server, (*self._first(speech, verb, lane), *arguments), *then)
+
         return self.ask(
-            names[0],
+            self.keys.of_lane(lane, lua.load(verb).kinds)[0],
             lambda server: self._understood(
                 verb,
-                say=lambda speech: _together(server, (*speech.dialect.words(verb), *rest), *then),
+                say=partial(say, server),
                 teach=lambda lesson: server.execute_command(*lesson),
             ),
         )
@@ -200,13 +198,16 @@ class Wire:
         return b"*%d\r\n%b%b" % (count, head.packed, pack(arguments))
 
     def _head(self, speech: Speech, verb: str, lane: str) -> Head:
-        names = self.keys.of_lane(lane, lua.load(verb).kinds)
-        words = (*speech.dialect.words(verb), len(names), *names)
+        words = self._first(speech, verb, lane)
         head = speech.heads[verb, lane] = Head(len(words), pack(words))
         return head
 
-    def _waking(self, lane: str) -> tuple[str, int, str]:
-        return self.keys.channel, self._wake_tries, lane
+    def _first(self, speech: Speech, verb: str, lane: str) -> tuple[Argument, ...]:
+        """Give what a command for a verb of a lane begins with, whatever it is to say."""
+        script = lua.load(verb)
+        names = self.keys.of_lane(lane, script.kinds)
+        waking = (self.keys.channel, self._wake_tries, lane) if script.wakes else ()
+        return (*speech.dialect.words(verb), len(names), *names, *waking)
 
 
 def _together(server: Any, *commands: tuple[Argument, ...]) -> list[Any]:

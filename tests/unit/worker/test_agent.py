@@ -257,6 +257,22 @@ def test_a_place_that_a_plain_task_has_left_is_asked_for_at_once(agent_of, hands
     assert len(hands.started) == 1
 
 
+def test_the_place_of_a_call_that_has_ended_is_asked_for_once(agent_of, hands):
+    store = MemoryStore()
+    agent = agent_of(store, "a")
+    park(store, "a")
+    work(agent)
+    hands.room = 0
+    work(agent)  # the store thread would be told of room from now on
+
+    hands.room = 1
+    hands.started[0].end()
+    agent._mail.open()
+    agent.nudge()  # the loop turns before the round that the end has brought is over
+
+    assert not select.select([agent._mail], [], [], 0)[0]
+
+
 def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room(agent_of, hands):
     agent, taken = agent_of(MemoryStore(), "a"), []
     work(agent)

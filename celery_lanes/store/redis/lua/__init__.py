@@ -38,9 +38,13 @@ SHARED_ARGUMENTS = ("channel", "tries", "lane_name")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A verb's script, ready to send; ``sha`` is what EVALSHA wants."""
+    """A verb's script, ready to send; ``sha`` is what EVALSHA wants.
+
+    ``wakes``: it may wake workers, so that its first arguments are the ``SHARED_ARGUMENTS``.
+    """
 
     kinds: tuple[str, ...]
+    wakes: bool
     source: str
     sha: str
 
@@ -66,7 +70,8 @@ def load(verb: str) -> Script:
     shared = (_read(f"_{name}") for name in ("prelude", *_header(body, "USES")))
     bound = [_bound(kinds, "KEYS"), _bound(names, "ARGV"), _rest(names)]
     source = "\n".join([*bound, *shared, "begin()", body])
-    return Script(tuple(kinds), source, _sha(source))
+    wakes = set(SHARED_ARGUMENTS) <= set(names)
+    return Script(tuple(kinds), wakes, source, _sha(source))
 
 
 def library(verb: str) -> Library:
