@@ -8,19 +8,20 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from celery_lanes.config.durations import rounded
 from celery_lanes.store.base import Snapshot
+from celery_lanes.store.quota import Quota
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
 _WORDS = {"lane", "state"}
 _RARE = {"delayed", "dead", "state"}
-MIN_WIDTH = 96
+MIN_WIDTH = 120
 
 
 def read(lanes: Lanes) -> list[Snapshot]:
@@ -51,7 +52,8 @@ def table(snapshots: Sequence[Snapshot]) -> Table:
     columns = [_cells(snapshot) for snapshot in snapshots] or [{"lane": Text()}]
     shown = [name for name in columns[0] if name not in _RARE or any(c[name] for c in columns)]
     for name in shown:
-        drawn.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if name in _WORDS else "right"
+        drawn.add_column(name, justify=justify, no_wrap=name != "state")
     for snapshot, cells in zip(snapshots, columns, strict=False):
         drawn.add_row(*(cells[n] for n in shown), style="" if _is_busy(snapshot) else "dim")
     return drawn
@@ -98,7 +100,13 @@ def _state(snapshot: Snapshot) -> Text:
     if snapshot.provider_wait_ms:
         wait = rounded(snapshot.provider_wait_ms / 1000)
         return Text(f"asked to wait {wait}", style="yellow")
-    return Text("")
+    return Text("" if snapshot.quota is None else _left(snapshot.quota, snapshot.quota_age_ms))
+
+
+def _left(quota: Quota, age_ms: int) -> str:
+    """Write what the provider said last of its limits: 12 of 60 requests left, 4s ago."""
+    of = "" if quota.of is None else f" of {quota.of}"
+    return f"{quota.left}{of} {quota.name} left, {rounded(age_ms / 1000)} ago"
 
 
 def _is_busy(snapshot: Snapshot) -> bool:

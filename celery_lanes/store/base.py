@@ -16,6 +16,7 @@ from typing import Protocol
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Busy, Call, DeadLetter, Verdict
 from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Standing
 
@@ -35,7 +36,8 @@ class Snapshot:
     ``max_concurrent``: as set or configured; ``effective``: what an adaptive lane makes of it now;
     ``provider_wait_ms``: for how long nothing starts there, for the provider asked to wait.
     ``workers``: those heard of within ``lease_ttl_ms``. ``rate``, ``tokens``: the lane's own
-    buckets, as they hold.
+    buckets, as they hold. ``quota``: what the provider of an adaptive lane said last, within a
+    minute, of that one of its limits of which the least was left; ``quota_age_ms`` ago.
     """
 
     lane: str
@@ -54,6 +56,8 @@ class Snapshot:
     workers: int
     rate: Bucket | None
     tokens: Bucket | None
+    quota: Quota | None
+    quota_age_ms: int
 
 
 class Wakeups(Protocol):
@@ -207,11 +211,17 @@ class Store(Protocol):
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
 
-    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+    def report(
+        self, lane: str, *, call: str, token: str, wait_ms: int = 0, quota: Quota | None = None
+    ) -> bool:
         """Say that a running call's provider was overloaded, and for how long it asked to wait.
 
         For so long nothing starts; in an adaptive lane the cap is halved, too. Counts once for each
         attempt. False if the token is not the holder's.
+
+        With a ``quota`` the provider has answered, and said what is left of its limits: an adaptive
+        lane keeps that to be seen and waits likewise, with the cap as it is; others do nothing. It
+        counts each time: said again after a lost reply, the wait begins anew.
         """
 
     def configure(self, lane: str, rules: LaneRules) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -23,6 +24,7 @@ from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 
@@ -110,11 +112,14 @@ def test_a_snapshot_is_written_out_in_full():
         lane="größe", max_concurrent=2, paused=True, running=1, waiting=2, delayed=3, closing=4,
         dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
         rate=None, tokens=None, effective=1, provider_wait_ms=2000,
+        quota=Quota("requests", 12, 60), quota_age_ms=4000,
     )  # fmt: skip
 
     written = json.loads(to_json([snapshot]))
 
-    assert written == [{name: getattr(snapshot, name) for name in Snapshot.__slots__}]
+    quota = {"name": "requests", "left": 12, "of": 60, "resets_ms": None}
+    fields = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
+    assert written == [{**fields, "quota": quota}]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +275,16 @@ def test_status_shows_what_an_adaptive_lane_has_learned(shell):
     assert "asked to wait 1m 30s" in row or "asked to wait 1m 29s" in row
     assert (told["max_concurrent"], told["effective"]) == (8, 4)
     assert 80_000 < told["provider_wait_ms"] <= 90_400
+
+
+def test_status_shows_what_a_provider_said_last_of_its_limits(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=8, adaptive=True))
+    park(shell, "ollama", "a")
+    (grant,) = shell.store.next("ollama", worker="w1", request=1, want=1).grants
+    left = Quota("requests", 12, of=60)
+    shell.store.report("ollama", call=grant.call, token=grant.token, quota=left)
+
+    assert re.search(r"12 of 60 requests left, [\d.]+s ago", shell("status").output)
 
 
 def test_pause_and_resume(shell):

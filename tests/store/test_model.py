@@ -35,6 +35,7 @@ from celery_lanes.store.connect import open_store
 from celery_lanes.store.keys import quoted
 from celery_lanes.store.memory import survey
 from celery_lanes.store.memory.store import MemoryStore
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import (
     Bucket,
     CallerRules,
@@ -405,14 +406,15 @@ class TwoStores(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(
         wait_ms=st.sampled_from([0, 0, 0, 30, 2_000, 2**40]),
+        quota=st.sampled_from([None, None, Quota("requests", 0, 60, 2_000), Quota("tokens", 9)]),
         is_ended=st.booleans(),
         data=st.data(),
     )
-    def report(self, wait_ms, is_ended, data):
+    def report(self, wait_ms, quota, is_ended, data):
         call = data.draw(st.sampled_from(sorted(self.held)))
         worker, token = self.held[call]
         is_ours = self.is_held(call, token, State.RUNNING)
-        assert self.both("report", call=call, token=token, wait_ms=wait_ms) == is_ours
+        assert self.both("report", call=call, token=token, wait_ms=wait_ms, quota=quota) == is_ours
         if is_ended:
             end = {"end": {"outcome": Outcome.FAILED}, "cost": None, "count": 1}
             self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)

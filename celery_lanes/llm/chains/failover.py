@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import Benched, Pass
+from celery_lanes.store.quota import Quota
 
 FAIR_SHARE = 0.1
 """The part of the usual time that a target must have had for a time-out to be held against it."""
@@ -62,6 +63,11 @@ class Failover:
         if (wait := self._patience.wait()) is not None:
             self._wait(wait)
         raise self._exhausted()
+
+    def begun(self, quotas: Sequence[Quota]) -> None:
+        """Pass on what a target says of its limits as its answer begins."""
+        if quotas and self._terms.leg is not None:
+            self._terms.leg.forewarned(quotas)
 
     def answered(self, trial: Trial, reply: Reply) -> Reply:
         """Close the ledger, and give the reply with it."""

@@ -10,6 +10,7 @@ from celery_lanes.store.keys import quoted
 from celery_lanes.store.live import NOTHING, CallerStatus
 from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
+from celery_lanes.store.quota import KEPT_MS
 from celery_lanes.store.rules import Limit
 
 
@@ -17,6 +18,10 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
     """Count what is in a lane."""
     firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
     minute = ledger.now // 1000 - 59
+    told_ms, quota = ledger.quota or (0, None)
+    quota_age_ms = ledger.now - told_ms
+    if quota is None or not 0 <= quota_age_ms <= KEPT_MS:
+        quota, quota_age_ms = None, 0
     return Snapshot(
         lane=lane,
         max_concurrent=ledger.ceiling,
@@ -34,6 +39,8 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
         rate=ledger.live.limit(Limit.RATE, ledger.rules),
         tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
+        quota=quota,
+        quota_age_ms=quota_age_ms,
     )
 
 

@@ -24,9 +24,10 @@ from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
-from celery_lanes.llm.reply import Done, TextDelta
+from celery_lanes.llm.reply import Done, Reply, TextDelta, Usage
 from celery_lanes.llm.request import Request
 from celery_lanes.store.health import Benched, HealthConfig
+from celery_lanes.store.quota import Quota
 
 ASK = Request(model="?", messages=(Message(role="user", content="tell me hunter2"),))
 INFO = CallInfo(caller="ann", run_id="r1")
@@ -838,7 +839,7 @@ class Legs:
 
     def __init__(self, chains: Chains, *full: str) -> None:
         self.chains, self.full = chains, full
-        self.trip, self.refused = [], []
+        self.trip, self.refused, self.forewarned = [], [], []
         self.queue_s, self.on_hop = 3600, lambda: None
         self.usual_s = 300.0
         self._next = None
@@ -847,22 +848,26 @@ class Legs:
         self._next = (lane, journey)
         while True:
             lane, journey = self._next
-            leg = Leg(
-                lane=lane,
-                move=self.move,
-                wait=self.wait,
-                refused=self.refused.append,
-                left_s=left_s,
-                usual_s=self.usual_s,
-                queued_s=self.queue_s,
-                journey=journey and Journey.model_validate_json(journey),
-            )
+            leg = self.leg(lane, journey, left_s)
             self._lane = lane
             try:
                 return self.chains.registry.parse(spec).generate(ASK, info=INFO, leg=leg, **terms)
             except LegEndedError:
                 self.chains.now += self.queue_s
                 self.on_hop()
+
+    def leg(self, lane: str, journey=None, left_s: float = 300.0) -> Leg:
+        return Leg(
+            lane=lane,
+            move=self.move,
+            wait=self.wait,
+            refused=self.refused.append,
+            forewarned=self.forewarned.append,
+            left_s=left_s,
+            usual_s=self.usual_s,
+            queued_s=self.queue_s,
+            journey=journey and Journey.model_validate_json(journey),
+        )
 
     def move(self, target, journey):
         if target.lane in self.full:
@@ -1056,6 +1061,21 @@ def test_a_lone_target_that_is_busy_lets_its_lane_wait(legs):
     assert trip.refused == [7, None]
     assert targets(reply.attempts) == [("a/x", "RateLimited")] * 2 + [("a/x", None)]
     assert [event.attempt for event in trip.chains.told if event.kind == "attempt_failed"] == [1, 2]
+
+
+@WAYS
+def test_what_is_left_is_told_as_an_answer_begins_and_is_no_part_of_the_result(legs, way):
+    trip = legs()
+    usage = Usage(input_tokens=1, output_tokens=1)
+    used_up = (Quota("requests", 0, 60, 12_000),)
+    trip.chains.a.script(Reply(text="hi", usage=usage, model="x", quotas=used_up))
+    terms = {"leg": trip.leg("a"), "info": INFO}
+
+    reply = getattr(trip.chains, way)("a/x", **terms)
+
+    assert trip.forewarned == [used_up]
+    assert (reply.quotas, "quotas" in reply.model_dump_json()) == (used_up, False)
+    assert trip.refused == trip.trip == []
 
 
 def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):

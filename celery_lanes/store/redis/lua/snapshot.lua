@@ -5,12 +5,15 @@
 -- USES: ring
 -- RETURNS: {cap as set or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
 --   oldest wait in ms, done in the last minute, workers, cap in force or -1, ms that
---   the provider wants no calls, the lane's own buckets or ''}
+--   the provider wants no calls, the lane's own buckets or '', what the provider said last of its
+--   limits or '', ms ago}
 -- COST: O(callers waiting x log n), at most 1,000 of them
 
-local LOOKED_AT = 250
+local LOOKED_AT, QUOTA_KEPT = 250, 60000
 
-load_lane()
+local told, quota = string.match(load_lane('quota') or '', '^(%d+) (.+)$')
+local age = told and now - told or 0
+if age < 0 or age > QUOTA_KEPT then quota, age = nil, 0 end
 
 local fields = {}
 for second = 0, 59 do fields[#fields + 1] = 'done:' .. second end
@@ -59,4 +62,6 @@ return {
   provider_wait(),
   rules.rate or '',
   rules.tokens or '',
+  quota or '',
+  age,
 }
