@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from celery import Celery
 from celery_lanes import Lanes, Settings, running
 from celery_lanes.callinfo import HEADER
 from celery_lanes.errors import StoreUnavailable
+from celery_lanes.llm import ChainConfig, Registry
 from celery_lanes.store.quota import Quota
 
 SOME = Quota("requests", 12, 60, 1_000)
@@ -65,6 +67,16 @@ def test_a_provider_without_limits_and_a_store_that_is_away_change_nothing(lanes
     lanes.forewarned(runs_in("a"), [])
     monkeypatch.setattr(lanes.store, "report", away)
     lanes.forewarned(runs_in("a"), [NONE])
+
+
+@pytest.mark.parametrize(("said", "means"), [({}, "raise"), ({"on_all_benched": "force"}, "force")])
+def test_the_file_goes_before_the_app_in_what_a_call_does_whose_models_are_all_benched(said, means):
+    made = partial(Registry, chain=ChainConfig(on_all_benched="raise", retry_budget=1))
+    settings = Settings(health={"shared": False, **said})
+
+    chosen = Lanes(Celery("shop", set_as_current=False), settings, registry=made).registry
+
+    assert (chosen.chain_config.on_all_benched, chosen.chain_config.retry_budget) == (means, 1)
 
 
 def test_a_wait_is_ten_minutes_at_most(lanes):

@@ -1088,6 +1088,70 @@ def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):
     assert trip.trip == [("call", 400)]
 
 
+def bench(chains, spec="a/x,b/y"):
+    """Have the first two targets benched, the second for a shorter time."""
+    chains.a.script(errors.RateLimited("slow", 429, 400.0))
+    chains.b.script(errors.RateLimited("slow", 429, 300.0))
+    chains.fails(spec)
+
+
+def test_when_all_are_benched_a_call_may_ask_the_one_that_is_free_first_at_once(legs):
+    trip = legs(on_all_benched="force")
+    bench(trip.chains)
+
+    reply = trip.ask("a/x,b/y")
+
+    assert trip.trip == ["to b"]
+    assert targets(reply.attempts) == [("a/x", "Benched"), ("b/y", "Benched"), ("b/y", None)]
+
+
+def test_one_that_is_asked_although_it_is_benched_is_asked_once(legs):
+    trip = legs(on_all_benched="force")
+    bench(trip.chains)
+    trip.chains.b.script(errors.RateLimited("slow", 429, 300.0))
+
+    with pytest.raises(errors.ChainExhausted) as caught:
+        trip.ask("a/x,b/y")
+
+    asked = [("a/x", "Benched"), ("b/y", "Benched"), ("b/y", "RateLimited")]
+    assert (targets(caught.value.attempts), trip.trip) == (asked, ["to b"])
+
+
+@WAYS
+def test_without_lanes_too_the_one_that_is_free_first_may_be_asked(make, way):
+    chains = make(on_all_benched="force")
+    bench(chains)
+
+    assert getattr(chains, way)("a/x,b/y").attempts[-1].target == "b/y"
+
+
+def test_a_call_whose_time_is_up_forces_nobody(make):
+    chains = make(on_all_benched="force")
+    bench(chains)
+
+    error = chains.fails("a/x,b/y", timeout_s=-1)
+
+    assert {attempt["error_class"] for attempt in error.attempts} == {"OutOfTime"}
+
+
+def test_a_call_may_fail_at_once_where_it_would_have_to_wait(legs):
+    trip = legs(on_all_benched="raise")
+    bench(trip.chains)
+    trip.chains.c.script(errors.RateLimited("slow", 429, 7.0))
+
+    with pytest.raises(errors.ChainExhausted) as caught:
+        trip.ask("a/x,b/y")
+    with pytest.raises(errors.RateLimited):
+        trip.ask("c/z", lane="c")
+
+    assert (caught.value.retry_after_s, trip.trip) == (300, [])
+
+
+def test_another_way_than_there_is_is_refused():
+    with pytest.raises(errors.ConfigError, match="on_all_benched to be wait, raise, force, got"):
+        ChainConfig(on_all_benched="hope")
+
+
 def test_a_lane_does_not_wait_for_the_provider_of_another(legs):
     trip = legs()
     trip.queue_s = 0
