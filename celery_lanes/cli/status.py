@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
 _WORDS = {"lane", "state"}
-_RARE = {"delayed", "dead", "state"}
+_RARE = {"moved/min", "delayed", "dead", "state"}
 MIN_WIDTH = 120
 
 
@@ -46,7 +46,7 @@ def print_table(drawn: Table, *, is_plain: bool = False, width: int = MIN_WIDTH)
 def table(snapshots: Sequence[Snapshot]) -> Table:
     """Draw the lanes; ``callers`` have calls waiting, ``oldest`` is the longest wait so far.
 
-    What is rare (delayed and dead calls, a state) has a column only if there is any.
+    What is rare (delayed, dead and moved calls, a state) has a column only if there is any.
     """
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     columns = [_cells(snapshot) for snapshot in snapshots] or [{"lane": Text()}]
@@ -79,6 +79,7 @@ def _cells(snapshot: Snapshot) -> dict[str, Text]:
         "oldest": Text(oldest),
         "callers": Text(str(snapshot.callers_waiting)),
         "done/min": Text(str(snapshot.done_last_minute)),
+        "moved/min": Text(str(snapshot.moved_last_minute or "")),
         "delayed": Text(str(snapshot.delayed or "")),
         "dead": Text(str(snapshot.dead or ""), style="bold red"),
         "state": _state(snapshot),
@@ -112,4 +113,5 @@ def _left(quota: Quota, age_ms: int) -> str:
 def _is_busy(snapshot: Snapshot) -> bool:
     counts = (snapshot.running, snapshot.waiting, snapshot.delayed, snapshot.closing, snapshot.dead)
     is_held = snapshot.paused or snapshot.provider_wait_ms
-    return any(counts) or bool(is_held or snapshot.done_last_minute)
+    ended = snapshot.done_last_minute + snapshot.moved_last_minute
+    return any(counts) or bool(is_held or ended)

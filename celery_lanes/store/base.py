@@ -29,7 +29,8 @@ class Snapshot:
 
     ``oldest_wait_ms``: of the callers' first calls; with more than 500 callers waiting, of the 250
     that are next and the 250 that are last to be served; and of the 250 that are next at the lowest
-    level, where there are levels.
+    level, where there are levels. ``done_last_minute``: calls that ended here, however;
+    ``moved_last_minute``: those that went on from here in another lane, each time.
 
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
     "lane", a caller counts once at each level. ``dead``: letters kept.
@@ -53,6 +54,7 @@ class Snapshot:
     callers_waiting: int
     oldest_wait_ms: int
     done_last_minute: int
+    moved_last_minute: int
     workers: int
     rate: Bucket | None
     tokens: Bucket | None

@@ -110,7 +110,8 @@ def test_status_json_is_a_list_of_objects_with_units_in_their_names(shell):
 def test_a_snapshot_is_written_out_in_full():
     snapshot = Snapshot(
         lane="größe", max_concurrent=2, paused=True, running=1, waiting=2, delayed=3, closing=4,
-        dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
+        dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, moved_last_minute=7,
+        workers=1,
         rate=None, tokens=None, effective=1, provider_wait_ms=2000,
         quota=Quota("requests", 12, 60), quota_age_ms=4000,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from celery_lanes.llm.chains.effects import Action, asked_s, effect_of
 from celery_lanes.llm.chains.journey import MAX_LEDGER, Journey
 from celery_lanes.llm.chains.patience import Patience, Wait
 from celery_lanes.llm.chains.plan import Plan, Terms, Trial
+from celery_lanes.llm.chains.queueing import Queueing, queueing
 from celery_lanes.llm.chains.retries import Retries
 from celery_lanes.llm.chains.way import Elsewhere, Way
 from celery_lanes.llm.reply import Reply
@@ -92,10 +93,13 @@ class Failover:
         """Ask a target, again if that may help; ``None`` if the next one is to be asked."""
         trial = Trial(target=target, leave=leave, began_at=time.monotonic())
         while True:
-            self._open = trial
+            self._open, waited = trial, Queueing()
             try:
-                return trial, ask(target, self._attempt_s(trial))
+                with queueing(waited):
+                    answer = ask(target, self._attempt_s(trial))
+                return trial.after(waited.seconds), answer
             except BaseException as error:
+                trial = trial.after(waited.seconds)
                 action = self._failed(trial, error)
                 self._tell_of(action, trial, error)
                 if action in {"stop", "fail"}:

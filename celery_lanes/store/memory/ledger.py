@@ -71,6 +71,7 @@ class Ledger:
     forbidden: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[int, Record]] = field(default_factory=list)
     done: Counter[int] = field(default_factory=Counter)
+    moved: Counter[int] = field(default_factory=Counter)
     times_ms: deque[int] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
     timed_ms: int = 0
     acks_early: dict[str, bool] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from celery_lanes.store.base import Snapshot
@@ -35,13 +36,18 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
         dead=len(ledger.dead),
         callers_waiting=len(firsts),
         oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
-        done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
+        done_last_minute=_since(minute, ledger.done),
+        moved_last_minute=_since(minute, ledger.moved),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
         rate=ledger.live.limit(Limit.RATE, ledger.rules),
         tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
         quota=quota,
         quota_age_ms=quota_age_ms,
     )
+
+
+def _since(minute: int, seconds: Mapping[int, int]) -> int:
+    return sum(count for second, count in seconds.items() if second >= minute)
 
 
 def status_of(ledger: Ledger, caller: str) -> CallerStatus:

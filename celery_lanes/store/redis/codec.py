@@ -264,5 +264,6 @@ _COUNTS = (
     "callers_waiting",
     "oldest_wait_ms",
     "done_last_minute",
+    "moved_last_minute",
     "workers",
 )
