@@ -252,7 +252,11 @@ class Store(Protocol):
         """Change one of the lane's own buckets; ``None`` = as configured."""
 
     def callers(self, lane: str) -> list[CallerStatus]:
-        """Read what holds for the callers that the rules name or that something was set of."""
+        """Read what holds for callers that the rules name, that something was set of, or that wait.
+
+        Of those who only wait, up to 750: the 250 that are next, that are last, and of those whose
+        rate is used up. In a fifo lane nobody waits by name.
+        """
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

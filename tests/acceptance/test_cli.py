@@ -16,8 +16,8 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from celery_lanes import Lanes, Settings
+from celery_lanes.cli import callers, main
 from celery_lanes.cli import lanes as lanes_group
-from celery_lanes.cli import main
 from celery_lanes.cli.status import to_json
 from celery_lanes.config.durations import rounded
 from celery_lanes.store.attempts import Outcome, Release
@@ -173,7 +173,9 @@ def test_route_of_what_no_lane_serves_is_refused(shell):
     shown = shell("route", "llama3")
 
     assert (shown.exit_code, shown.stdout) == (1, "")
-    assert "'llama3' is routed to no lane" in shown.stderr
+    assert (
+        "'llama3' is no provider/model, and no alias in [aliases]: it has no lane" in shown.stderr
+    )
 
 
 def test_route_of_an_unknown_task_is_a_usage_error(shell):
@@ -181,6 +183,21 @@ def test_route_of_an_unknown_task_is_a_usage_error(shell):
 
     assert shown.exit_code == 2
     assert "the app has no task 'shop.nope'" in shown.stderr
+    assert (
+        "did you mean celery_lanes.generate?"
+        in shell("route", "x/y", "--task", "lanes.generate").stderr
+    )
+
+
+def test_status_says_what_is_not_as_in_the_file_and_all_that_holds_a_lane_up(shell):
+    park(shell, "ollama", "a")
+    shell("set", "ollama", "--max", "7", "--rate", "60/m", "--tokens", "100k/h")
+    shell("pause", "ollama")
+
+    row = next(line for line in shell("status").output.splitlines() if "ollama" in line)
+
+    assert "60/m, 100k/h tokens" in row
+    assert row.rstrip().endswith("no worker; paused; the file's cap is 3")
 
 
 def test_set_changes_the_cap_and_default_takes_it_back(shell):
@@ -222,7 +239,24 @@ def test_a_caller_is_steered_shown_and_given_back(shell):
     assert told["rate"] == {"count": 60, "period_ms": 60_000, "burst": 1}
     assert resumed.output == "ollama: alice resumed\n"
     assert back.output.count("as configured") == 2
-    assert json.loads(shell("callers", "ollama", "--json").output) == []
+    (told,) = json.loads(shell("callers", "ollama", "--json").output)
+    assert (told["waiting"], told["live"]) == (2, [])
+
+
+def test_callers_shows_who_has_most_waiting_first_and_says_how_many_are_left_out(
+    shell, monkeypatch
+):
+    monkeypatch.setattr(callers, "MOST_ROWS", 2)
+    nobody = shell("callers", "gpu-imagine").output
+    park(shell, "ollama", "a", caller="bob")
+    park(shell, "ollama", "b", "c", "d", caller="")
+    park(shell, "ollama", "e", "f")
+
+    *_, first, second, rest = filter(str.strip, shell("callers", "ollama").output.splitlines())
+
+    assert "no caller waits by name" in nobody
+    assert [row.split()[::3] for row in (first, second)] == [["(none)", "3"], ["alice", "2"]]
+    assert rest == " and 1 more with 1 waiting: --json"
 
 
 @pytest.mark.parametrize(
@@ -390,7 +424,7 @@ def test_where_says_place_start_and_reason_of_a_waiting_call(shell):
         "place   2",
         "ahead   0 own, 1 of other callers",
         "starts  nobody can tell",
-        f"why     {why}; 1 call of other callers goes before it",
+        f"why     {why}",
     ]
 
 
@@ -448,6 +482,8 @@ def test_health_shows_what_is_benched_and_ends_it_by_hand(shell):
     assert "openai: forgotten" in shell("health", "--clear", "openai").output
     assert health.enter("openai/gpt-5-mini", probe_s=60).probes == ()
     assert shell("health", "--clear", "openai").exit_code == 1
+    shell("health", "--clear", "ollama/llama3.1:8b")
+    assert shell("health").output == "no LLM target has failed of late\n"
 
 
 def test_dead_lists_the_dead_letters_of_a_lane(shell):
@@ -469,13 +505,14 @@ def test_dead_lists_the_dead_letters_of_a_lane(shell):
 def test_dead_retry_lets_a_call_wait_again_and_buries_its_letter(shell, words):
     kill(shell, Call(id="n1", task_id="t-1", task="shop.ask", envelope=b"as it came"))
 
-    done = shell("dead", "ollama", "--retry", words)
-    again = shell("dead", "ollama", "--retry", words)
+    done, again = (shell("dead", "ollama", "--retry", words) for _ in range(2))
+    words = "" if words == "all" else f" of {words}"
 
     assert (done.exit_code, done.output) == (0, "ollama: 1 call waits again\n")
     assert (again.exit_code, again.output) == (
-        1, f"celery lanes: ollama has no dead letter of {words}\n",
+        1, f"celery lanes: ollama has no dead letters{words}\n",
     )  # fmt: skip
+    assert shell("dead", "ollama").output == "ollama has no dead letters\n"
     assert json.loads(shell("dead", "ollama", "--json").output) == []
     (grant,) = shell.store.next("ollama", worker="w", request=9, want=1).grants
     assert (grant.envelope, grant.attempt) == (b"as it came", 1)
@@ -606,7 +643,9 @@ def test_check_finds_calls_that_wait_for_nobody(shell):
     shown = shell("check", "--timeout", "0.1")
 
     assert shown.exit_code == 1
-    assert "lane openai: 2 waiting and no worker: celery worker -Q lanes.openai" in shown.output
+    assert (
+        "lane openai: 2 waiting and no worker: celery -A ... worker -Q lanes.openai" in shown.output
+    )
 
 
 def test_check_with_warnings_alone_passes_unless_strict(shell):

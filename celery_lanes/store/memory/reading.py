@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import DeadLetter, onward_of
-from celery_lanes.store.keys import quoted
+from celery_lanes.store.keys import EVERYBODY, quoted
 from celery_lanes.store.live import NOTHING, CallerStatus
 from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
@@ -50,8 +50,15 @@ def _since(minute: int, seconds: Mapping[int, int]) -> int:
     return sum(count for second, count in seconds.items() if second >= minute)
 
 
-def status_of(ledger: Ledger, caller: str) -> CallerStatus:
-    """Say what holds for a caller."""
+def callers_of(ledger: Ledger) -> list[CallerStatus]:
+    """Say what holds for callers that are named or steered, or that wait."""
+    firsts = (ledger.records[call] for _, _, call in ledger.queue.firsts)
+    waiting = {record.call.caller for record in firsts if record.account != EVERYBODY}
+    names = sorted({*ledger.live.names(ledger.rules), *waiting})
+    return [_status_of(ledger, caller) for caller in names]
+
+
+def _status_of(ledger: Ledger, caller: str) -> CallerStatus:
     holds, live = ledger.live.caller(caller, ledger.rules), ledger.live.callers.get(caller, NOTHING)
     return CallerStatus(
         caller=caller,

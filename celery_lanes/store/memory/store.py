@@ -57,7 +57,7 @@ from celery_lanes.store.memory.leases import (
     trim,
 )
 from celery_lanes.store.memory.ledger import WAKE_AT_ONCE, Ledger
-from celery_lanes.store.memory.reading import letters_of, snapshot_of, status_of
+from celery_lanes.store.memory.reading import callers_of, letters_of, snapshot_of
 from celery_lanes.store.memory.steering import note_overload, note_quota, set_rules, steer
 from celery_lanes.store.memory.survey import survey
 from celery_lanes.store.memory.turn import Wish, forget_news, take_claim, take_turn
@@ -361,9 +361,9 @@ class MemoryStore:
             ledger.wake(_takers(ledger))
 
     def callers(self, lane: str) -> list[CallerStatus]:
-        """Read what holds for callers that are named or steered."""
+        """Read what holds for callers that are named or steered, or that wait."""
         with self._open(lane) as ledger:
-            return [status_of(ledger, caller) for caller in ledger.live.names(ledger.rules)]
+            return callers_of(ledger)
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

@@ -279,7 +279,7 @@ class RedisStore:
         self._wire.run_waking("limit", lane, Limit(limit).value, codec.bucket_field(bucket))
 
     def callers(self, lane: str) -> list[CallerStatus]:
-        """Read what holds for callers that are named or steered."""
+        """Read what holds for callers that are named or steered, or that wait."""
         checked_name(lane, "the lane's name")
         told = self._wire.run("callers", lane)
         statuses = [codec.caller_status(*fields, waiting=count) for *fields, count in told]
