@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from celery_lanes.cli import dead, health, status
+from celery_lanes.cli import dead, health
+from celery_lanes.cli.console import print_table
 from celery_lanes.cli.context import lanes_of
 from celery_lanes.store.calls import DeadLetter
 from celery_lanes.store.memory.leases import DEAD_LETTERS
@@ -38,7 +39,7 @@ def dead_command(
 
 def _show_dead(ctx: click.Context, lane: str, letters: Sequence[DeadLetter]) -> None:
     if letters:
-        status.print_table(dead.table(letters), is_plain=ctx.obj.no_color)
+        print_table(dead.table(letters), is_plain=ctx.obj.no_color)
     else:
         click.echo(f"{lane} has no dead letters")
 
@@ -58,6 +59,6 @@ def health_command(ctx: click.Context, /, name: str | None, *, as_json: bool) ->
     elif as_json:
         click.echo(health.to_json(health.read(found)))
     elif conditions := health.read(found):
-        status.print_table(health.table(conditions), is_plain=ctx.obj.no_color)
+        print_table(health.table(conditions), is_plain=ctx.obj.no_color)
     else:
         click.echo("no LLM target has failed of late")

@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from celery_lanes.cli.console import fits
 from celery_lanes.config.durations import rounded, written_rate
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.quota import Quota
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 _WORDS = {"lane", "state"}
 _RARE = {"moved/min", "limit", "delayed", "dead", "state"}
-MIN_WIDTH = 200
-"""Where there is no terminal, so that each row is one line."""
+Row = tuple[Snapshot, dict[str, Text]]
+"""A lane, and what stands in its row."""
 
 
 def read(lanes: Lanes) -> list[Snapshot]:
@@ -41,27 +42,34 @@ def to_json(snapshots: Sequence[Snapshot]) -> str:
     return json.dumps([asdict(snapshot) for snapshot in snapshots], indent=2, ensure_ascii=False)
 
 
-def print_table(drawn: Table, *, is_plain: bool = False) -> None:
-    """Print a table; wide enough for all its columns where there is no terminal."""
-    console = Console(no_color=is_plain or None, highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
-    console.print(drawn)
-
-
-def table(snapshots: Sequence[Snapshot], caps: Mapping[str, int]) -> Table:
-    """Draw the lanes; ``callers`` have calls waiting, ``oldest`` is the longest wait so far.
+def show(console: Console, snapshots: Sequence[Snapshot], caps: Mapping[str, int]) -> None:
+    """Print the lanes, with their states below where the terminal is too narrow for that column.
 
     ``caps``: what the file says of each lane.
-    What is rare (delayed, dead and moved calls, a state) has a column only if there is any.
+    """
+    rows = [(now, _cells(now, caps.get(now.lane))) for now in snapshots]
+    drawn = _table(rows)
+    if fits(console, drawn):
+        console.print(drawn)
+        return
+    console.print(_table(rows, without="state"))
+    for now, cells in rows:
+        if cells["state"]:
+            console.print(Text.assemble(f" {now.lane}: ", cells["state"]))
+
+
+def _table(rows: Sequence[Row], without: str = "") -> Table:
+    """Draw the lanes; ``callers`` have calls waiting, ``oldest`` is the longest wait so far.
+
+    What is rare (delayed, dead and moved calls, limits, states) has a column only if there is any.
     """
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
-    columns = [_cells(now, caps.get(now.lane)) for now in snapshots] or [{"lane": Text()}]
+    columns = [cells for _, cells in rows] or [{"lane": Text()}]
     shown = [name for name in columns[0] if name not in _RARE or any(c[name] for c in columns)]
+    shown = [name for name in shown if name != without]
     for name in shown:
-        justify: JustifyMethod = "left" if name in _WORDS else "right"
-        drawn.add_column(name, justify=justify, no_wrap=name != "state")
-    for snapshot, cells in zip(snapshots, columns, strict=False):
+        drawn.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    for snapshot, cells in rows:
         drawn.add_row(*(cells[n] for n in shown), style="" if _is_busy(snapshot) else "dim")
     return drawn
 

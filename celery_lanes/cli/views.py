@@ -6,6 +6,7 @@ import click
 
 from celery_lanes.cli import callers, route, status, where
 from celery_lanes.cli.check import check_app
+from celery_lanes.cli.console import open_console, print_table
 from celery_lanes.cli.context import lanes_of
 from celery_lanes.cli.exits import REFUSED, CommandFailed
 from celery_lanes.cli.findings import exit_code, lines
@@ -21,8 +22,8 @@ def status_command(ctx: click.Context, /, *, as_json: bool) -> None:
     if as_json:
         click.echo(status.to_json(snapshots))
     else:
-        drawn = status.table(snapshots, status.caps(found, snapshots))
-        status.print_table(drawn, is_plain=ctx.obj.no_color)
+        console = open_console(is_plain=ctx.obj.no_color)
+        status.show(console, snapshots, status.caps(found, snapshots))
 
 
 @click.command(name="callers")
@@ -39,7 +40,7 @@ def callers_command(ctx: click.Context, /, lane: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(callers.to_json(found))
     elif found:
-        status.print_table(callers.table(found), is_plain=ctx.obj.no_color)
+        print_table(callers.table(found), is_plain=ctx.obj.no_color)
         click.echo(callers.rest(found), nl=False)
     else:
         click.echo(f"{lane}: no caller waits by name, nor was anything said or set of one")

@@ -8,15 +8,17 @@ import re
 import subprocess
 import sys
 import uuid
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner
+from rich.console import Console
 
 from celery_lanes import Lanes, Settings
-from celery_lanes.cli import callers, main
+from celery_lanes.cli import callers, main, status
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli.status import to_json
 from celery_lanes.config.durations import rounded
@@ -198,6 +200,22 @@ def test_status_says_what_is_not_as_in_the_file_and_all_that_holds_a_lane_up(she
 
     assert "60/m, 100k/h tokens" in row
     assert row.rstrip().endswith("no worker; paused; the file's cap is 3")
+
+
+@pytest.mark.parametrize("columns", [80, 300])
+def test_no_state_is_lost_on_a_narrow_terminal(shell, columns):
+    park(shell, "ollama", "a")
+    shell("set", "ollama", "--max", "7", "--rate", "60/m")
+    lanes = shell.app.lanes
+    console = Console(width=columns, file=StringIO())
+
+    status.show(console, found := status.read(lanes), status.caps(lanes, found))
+
+    shown = console.file.getvalue()
+    is_in_row = "the file's cap" in next(row for row in shown.splitlines() if " 60/m" in row)
+    assert "no worker; the file's cap is 3" in shown
+    assert is_in_row == (columns > 80)
+    assert max(map(len, shown.splitlines())) <= columns
 
 
 def test_set_changes_the_cap_and_default_takes_it_back(shell):
