@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, NoReturn
 
 from celery.utils.log import get_logger
@@ -16,6 +15,7 @@ from celery_lanes.journeys.journey import moved, returned, stage_in
 from celery_lanes.journeys.leg import leg_of
 from celery_lanes.lane import checked_lane
 from celery_lanes.llm.chains.journey import Leg
+from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.calls import Busy, Call
@@ -94,7 +94,7 @@ class Running(Parts):
         except StoreError as error:
             logger.warning("celery_lanes: nobody learns what %s has left: %s", held.lane, error)
 
-    @cached_property
+    @once
     def _told_s(self) -> dict[str, float]:
         """When this process last told the store of a lane's limits, on the monotonic clock."""
         return {}
