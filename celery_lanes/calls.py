@@ -51,7 +51,7 @@ class Calls(Parts):
                 ...  # async with does the same in an event loop
 
         Args:
-            model: ``provider/model``; the settings say which lane it is.
+            model: ``provider/model``, or an alias for it; the settings say which lane it is.
             lane: a lane's name, instead of a model.
             caller: whose it is; else as the ``call_context`` or the task around it says.
             priority: -1000 to 1000, higher first; else as the ``call_context`` says, else 0.

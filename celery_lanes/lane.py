@@ -66,7 +66,10 @@ class Lane:
         self._store.set_limit(self.name, Limit.TOKENS, _bucket(tokens, None))
 
     def callers(self) -> list[CallerStatus]:
-        """Read what holds for the callers that the settings name or that something was set of."""
+        """Read what holds for callers that the settings name, that were steered, or that wait.
+
+        Of those who only wait, up to 750; none by name in a fifo lane.
+        """
         return self._store.callers(self.name)
 
     def caller(self, name: str) -> LaneCaller:

@@ -61,6 +61,8 @@ class Parts:
         Nothing is read or opened before a provider is used.
         """
         registry = self._make_registry(lane_of=self._lane_of, health=self.health)
+        said = self.settings.health.model_dump(include={"on_all_benched"}, exclude_unset=True)
+        registry.chain_config = replace(registry.chain_config, **said)
         for name, spec in self.settings.aliases.items():
             registry.register_alias(name, spec)
         registry.register_observer(log)

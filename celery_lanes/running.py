@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from celery.utils.log import get_logger
@@ -13,9 +15,14 @@ from celery_lanes.journeys.journey import moved, returned, stage_in
 from celery_lanes.journeys.leg import leg_of
 from celery_lanes.lane import checked_lane
 from celery_lanes.llm.chains.journey import Leg
+from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.calls import Busy, Call
+from celery_lanes.store.quota import Quota, closed_ms, scarcest
+
+TOLD_EVERY_S = 5.0
+"""How often a process says what is left of a provider's limits while there is some of each."""
 
 logger = get_logger(__name__)
 
@@ -75,6 +82,39 @@ class Running(Parts):
             self.store.establish(held.lane, call=call, token=token)
         except StoreError as error:
             logger.warning("celery_lanes: %s keeps its slot to its end: %s", call, error)
+
+    def forewarned(self, request: Any, quotas: Sequence[Quota]) -> None:
+        """Say what the provider that answers a running call says of its own limits.
+
+        In a lane with ``adaptive = true`` nothing starts until one is whole again of which nothing
+        is left, up to 10 minutes: the next call would only be refused. ``status`` shows the one of
+        which the least is left. Elsewhere it does nothing. While there is some of each, a process
+        tells the store of it every 5 s. ``generate`` does so by itself. If the store is away, so
+        be it.
+
+        Args:
+            request: the task's own, ``self.request``.
+            quotas: as ``Reply.quotas`` has them, or ``[Quota("requests", 0, resets_ms=9_000)]``.
+        """
+        held, least = held_by(request), scarcest(quotas)
+        if held is None or least is None or not self.settings.lane(held.lane).adaptive:
+            return
+        wait_ms = min(closed_ms(quotas), MAX_PROVIDER_WAIT_MS)
+        now_s = time.monotonic()
+        if not wait_ms and now_s - self._told_s.get(held.lane, -math.inf) < TOLD_EVERY_S:
+            return
+        self._told_s[held.lane] = now_s
+        try:
+            self.store.report(
+                held.lane, call=held.call, token=held.token, wait_ms=wait_ms, quota=least
+            )
+        except StoreError as error:
+            logger.warning("celery_lanes: nobody learns what %s has left: %s", held.lane, error)
+
+    @once
+    def _told_s(self) -> dict[str, float]:
+        """When this process last told the store of a lane's limits, on the monotonic clock."""
+        return {}
 
     def move(
         self,

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
 
+MOST_ROWS = 50
+
+
 def read(lanes: Lanes, lane: str) -> list[CallerStatus]:
-    """Read the callers that the settings name or that something was set of."""
-    return lanes.lane(lane).callers()
+    """Read who waits or is named or steered, those with the most calls waiting first."""
+    return sorted(lanes.lane(lane).callers(), key=lambda known: (-known.waiting, known.caller))
 
 
 def to_json(callers: Sequence[CallerStatus]) -> str:
@@ -30,13 +33,20 @@ def to_json(callers: Sequence[CallerStatus]) -> str:
 
 
 def table(callers: Sequence[CallerStatus]) -> Table:
-    """Draw one row for each caller; ``set`` names what does not come from the settings."""
+    """Draw a row for each of the first callers; ``set`` is what does not come from the settings."""
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("caller", "weight", "rate", "waiting", "set", "state"):
         drawn.add_column(name, justify="right" if name in {"weight", "waiting"} else "left")
-    for caller in callers:
+    for caller in callers[:MOST_ROWS]:
         drawn.add_row(*_cells(caller))
     return drawn
+
+
+def rest(callers: Sequence[CallerStatus]) -> str:
+    """Say how many are not drawn; "" if all are."""
+    left = callers[MOST_ROWS:]
+    waiting = sum(caller.waiting for caller in left)
+    return f" and {len(left)} more with {waiting} waiting: --json\n" if left else ""
 
 
 def set_weight(lanes: Lanes, lane: str, name: str, weight: float | None) -> str:
@@ -67,7 +77,7 @@ def resume(lanes: Lanes, lane: str, name: str) -> str:
 
 def _cells(caller: CallerStatus) -> tuple[Text, ...]:
     return (
-        Text(caller.caller),
+        Text(caller.caller) if caller.caller else Text("(none)", style="dim"),
         Text(f"{caller.weight:g}"),
         Text(written_rate(caller.rate) if caller.rate else "-"),
         Text(str(caller.waiting)),

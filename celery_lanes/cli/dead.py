@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
 EVERY = "all"
-MIN_WIDTH = 200
 _REASONS = {Outcome.LOST: "lost its worker", Outcome.STRANGE: "no worker could run it"}
 
 
@@ -41,7 +40,8 @@ def retry(lanes: Lanes, lane: str, task_id: str) -> str:
     lanes.lane(lane)
     letters = [dead for dead in _letters(lanes.store, lane) if task_id in _names(dead)]
     if not letters:
-        raise CommandFailed(f"{lane} has no dead letter of {task_id}", REFUSED)
+        of = "" if task_id == EVERY else f" of {task_id}"
+        raise CommandFailed(f"{lane} has no dead letters{of}", REFUSED)
     tried = [_try_again(lanes, lane, dead) for dead in reversed(letters)]  # as they died
     refused = [f"{lane}: {why}" for why in tried if why]
     count = len(letters) - len(refused)

@@ -17,7 +17,7 @@ Exit codes:
   0  done
   1  refused: the call is not waiting, the model has no lane, `check` found errors
   2  usage: unknown lane or option, broken configuration, an app without lanes
-  3  the lane store cannot be reached; nothing was changed
+  3  the lane store cannot be reached; to repeat the command does no harm
 """
 
 

@@ -29,7 +29,9 @@ def read(lanes: Lanes) -> list[Condition]:
 def clear(lanes: Lanes, name: str) -> str:
     """Forget the failures of a target, or of a provider, and end its bench."""
     if not lanes.health.clear(name):
-        raise CommandFailed(f"nothing is known of {name!r}; see: celery lanes health", REFUSED)
+        raise CommandFailed(
+            f"nothing is known of {name!r}; see: celery -A ... lanes health", REFUSED
+        )
     return f"{name}: forgotten, and to be asked again"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,16 @@ def route_of(lanes: Lanes, model: str, task_name: str | None = None) -> Route | 
     return Route(routed.lane, lanes.settings.queue(routed.lane), reason)
 
 
+def unrouted(model: str, task_name: str | None) -> str:
+    """Say why no lane serves a call, and what would have one."""
+    if task_name is None:
+        return f"{model!r} is no provider/model, and no alias in [aliases]: it has no lane"
+    return (
+        f"a call of {task_name} with {model!r} has no lane: {task_name} needs a lane of its own,"
+        ' @app.task(lane="..."), or an argument with a model, @app.task(model_arg="...")'
+    )
+
+
 class _AnyTask:
     """Some task with a ``model`` argument."""
 
@@ -46,7 +57,9 @@ def _task(lanes: Lanes, name: str | None) -> Any:
     if name is None:
         return None
     if (task := lanes.app.tasks.get(name)) is None:
-        raise CommandFailed(f"the app has no task {name!r}", USAGE)
+        close = difflib.get_close_matches(name, lanes.app.tasks)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise CommandFailed(f"the app has no task {name!r}{hint}", USAGE)
     return task
 
 

@@ -38,16 +38,18 @@ def unserved_queues(lanes: Lanes, consumed: set[str]) -> Iterator[Finding]:
     plain = (queue for queue in sorted(declared) if lanes.settings.lane_of_queue(queue) is None)
     for queue in plain:
         if queue not in consumed:
-            yield warning(f"queue {queue}: nobody consumes it: celery worker -Q {queue}")
+            yield warning(f"queue {queue}: nobody consumes it: celery -A ... worker -Q {queue}")
 
 
 def _unserved_lane(lanes: Lanes, lane: str, *, is_one_of_many: bool) -> Iterator[Finding]:
     waiting = lanes.store.snapshot(lane).waiting
     queue = lanes.settings.queue(lane)
     if waiting:
-        yield error(f"lane {lane}: {waiting} waiting and no worker: celery worker -Q {queue}")
+        yield error(
+            f"lane {lane}: {waiting} waiting and no worker: celery -A ... worker -Q {queue}"
+        )
     elif is_one_of_many:
-        yield warning(f"lane {lane}: no worker serves it: celery worker -Q {queue}")
+        yield warning(f"lane {lane}: no worker serves it: celery -A ... worker -Q {queue}")
 
 
 def _reach_broker(lanes: Lanes) -> None:

@@ -23,4 +23,5 @@ def lines(position: Position) -> Iterator[str]:
         yield f"place   {least}{position.place}"
         yield f"ahead   {position.own_ahead} own, {position.others_ahead} of other callers"
         yield f"starts  {in_about(position.eta_s) if position.eta_s else 'nobody can tell'}"
-    yield f"why     {position.explanation.removeprefix(f'{position.lane}: ')}"
+    why = position.explanation.removeprefix(f"{position.lane}: ")
+    yield f"why     {why.partition('; ')[0] if position.place else why}"

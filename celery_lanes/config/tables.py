@@ -26,6 +26,7 @@ from pydantic import (
 from celery_lanes.config import durations
 from celery_lanes.config.complaints import expected
 from celery_lanes.errors import SpecError
+from celery_lanes.llm.chains.effects import OnAllBenched
 from celery_lanes.llm.spec import check_alias
 from celery_lanes.store.calls import MAX_CALLER_BYTES
 from celery_lanes.store.health import HealthConfig
@@ -172,6 +173,8 @@ class HealthSettings(Table):
         max_cooldown_s: up to this; 5 minutes, or ``base_cooldown`` if that is longer.
         quota_cooldown_s: so long at first for a provider whose quota is used up.
         max_quota_cooldown_s: up to this; a day, or ``quota_cooldown`` if that is longer.
+        on_all_benched: what a call does all of whose targets are left alone, as ``ChainConfig`` has
+            it. The file goes before what the app says, if it says something.
     """
 
     shared: bool = Field(default=True, description="true or false")
@@ -192,6 +195,8 @@ class HealthSettings(Table):
         description=_A_DURATION,
     )
 
+    on_all_benched: OnAllBenched = Field(default="wait", description='"wait", "raise" or "force"')
+
     @field_validator("max_cooldown_s", "max_quota_cooldown_s")
     @classmethod
     def _no_shorter(cls, most_s: float, info: ValidationInfo) -> float:
@@ -204,7 +209,7 @@ class HealthSettings(Table):
     @property
     def config(self) -> HealthConfig:
         """The numbers."""
-        return HealthConfig(**self.model_dump(exclude={"shared"}))
+        return HealthConfig(**self.model_dump(exclude={"shared", "on_all_benched"}))
 
 
 class LaneSettings(Table):

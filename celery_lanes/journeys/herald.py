@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_lanes.journeys.crier import Town
 from celery_lanes.llm.chains.events import FailoverEvent
 from celery_lanes.signals import failover
 
@@ -25,6 +26,7 @@ class Herald:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self.sends_events = False
+        self._town = Town()
 
     def __call__(self, event: FailoverEvent) -> None:
         """Tell of an event, in the name of the task that this thread runs, if any."""
@@ -32,4 +34,5 @@ class Herald:
         failover.send(sender=task, event=event)
         if task is not None and self.sends_events:
             told = event.model_dump(mode="json", include=_TOLD, exclude_none=True)
-            task.send_event(EVENT, retry=False, **told)
+            fields = {"uuid": task.request.id, "timestamp": event.ts, **told}
+            self._town.crier(self._lanes.app).cry(EVENT, task.request.hostname, fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.utils.log import get_logger
@@ -16,6 +16,7 @@ from celery_lanes.errors import StoreError
 from celery_lanes.llm.chains.journey import Journey, Leg
 from celery_lanes.llm.chains.patience import Wait
 from celery_lanes.llm.target import Target
+from celery_lanes.store.quota import Quota
 
 if TYPE_CHECKING:
     from celery_lanes.running import Running
@@ -37,6 +38,7 @@ def leg_of(lanes: Running, request: Any) -> Leg | None:
         move=ways.move,
         wait=ways.wait,
         refused=ways.refused,
+        forewarned=ways.forewarned,
         left_s=left_s(request, _own_limit_s(lanes, request)) or math.inf,
         usual_s=lanes.settings.lane(held.lane).exec_timeout_s,
         queued_s=info.wait_s or 0.0,
@@ -93,6 +95,10 @@ class _Ways:
         """Let the cap follow; the lane itself waits only if the call has nobody else to ask."""
         is_adaptive = self._lanes.settings.lane(self._held.lane).adaptive
         self._lanes.overloaded(self._request, retry_after=retry_after_s if is_adaptive else None)
+
+    def forewarned(self, quotas: Sequence[Quota]) -> None:
+        """Let the lane wait before anybody is refused, if it goes by that."""
+        self._lanes.forewarned(self._request, quotas)
 
 
 def _own_limit_s(lanes: Running, request: Any) -> float | None:

@@ -16,6 +16,7 @@ from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import HealthConfig, HealthStore
 from celery_lanes.store.memory.health import MemoryHealth
+from celery_lanes.store.quota import Quota
 
 __all__ = [
     "Attempt",
@@ -34,6 +35,7 @@ __all__ = [
     "MemoryHealth",
     "Message",
     "Provider",
+    "Quota",
     "Reasoning",
     "ReasoningDelta",
     "Registry",

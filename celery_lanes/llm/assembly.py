@@ -18,6 +18,7 @@ from celery_lanes.llm.reply import (
     Usage,
 )
 from celery_lanes.llm.request import Request
+from celery_lanes.store.quota import Quota
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Assembly:
     model: str | None = None
     finish_reason: FinishReason | None = None
     request_id: str | None = None
+    quotas: tuple[Quota, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -85,6 +87,7 @@ class Assembly:
             model=self.model or self.request.model,
             finish_reason=self.finish_reason,
             request_id=self.request_id,
+            quotas=self.quotas,
         )
 
     def _think(self, piece: ReasoningDelta) -> None:

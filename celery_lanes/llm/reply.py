@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message, Part, Reasoning, Text, ToolCall
 from celery_lanes.llm.value import Told
+from celery_lanes.store.quota import Quota
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "other"]
 
@@ -46,6 +47,7 @@ class Reply(Told):
             was made to end.
         request_id: the provider's name for the request, for its support.
         attempts: whom a chain asked or passed by for it, in order; the last is who answered.
+        quotas: what is left of the account's limits, as the provider said with it. Not in JSON.
     """
 
     text: str
@@ -56,6 +58,7 @@ class Reply(Told):
     finish_reason: FinishReason | None = None
     request_id: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    quotas: tuple[Quota, ...] = Field(default=(), exclude=True, repr=False)
 
     def as_message(self) -> Message:
         """Make the assistant's turn of it, to go on with the conversation."""

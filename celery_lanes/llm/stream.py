@@ -10,6 +10,7 @@ from typing import final
 from celery_lanes.errors import ProviderError, StreamInterrupted
 from celery_lanes.llm.assembly import Assembly
 from celery_lanes.llm.reply import Done, Piece, Reply
+from celery_lanes.store.quota import Quota
 
 
 @final
@@ -53,6 +54,11 @@ class Stream(Iterator[Piece | Done]):
     def partial(self) -> Reply:
         """What came so far; its usage is estimated until the provider has told it."""
         return self._assembly.reply()
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """What is left of the account's limits, as the provider said when the stream began."""
+        return self._assembly.quotas
 
     def relayed(self, deltas: Iterator[Piece | Done], closed: Callable[[], None]) -> Stream:
         """Give it as what ``deltas`` makes of its pieces; ``closed`` is called once, at its end."""

@@ -111,12 +111,16 @@ class LaneRouter:
 
     def _unaliased(self, spec: str) -> str:
         """Give the first model of a spec that begins with an alias."""
-        if self._registry is None:
-            return spec
         try:
-            return "/".join(self._registry().names(spec)[0])
+            return self.first_model(spec)
         except SpecError:  # for the task itself to raise, where the caller sees it
             return spec
+
+    def first_model(self, spec: object) -> str:
+        """Give the first model of a spec, which may begin with an alias. Raises ``SpecError``."""
+        if self._registry is None or (isinstance(spec, str) and _has_provider(spec)):
+            return str(spec)
+        return "/".join(self._registry().names(spec)[0])
 
     def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], task: Any) -> str:
         """Find all that a call says of its models, as it says it; "" if that is nothing."""

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from celery_lanes.callinfo import said_here
+from celery_lanes.errors import SpecError
 from celery_lanes.lane import checked_lane
 from celery_lanes.priority import PREEMPTIBLE, checked, checked_answer, first_said
 from celery_lanes.publish.admission import check_max_wait
@@ -71,13 +72,13 @@ class Office:
             raise ValueError('expected a model, slot("ollama/llama3.1:8b"), or slot(lane="ollama")')
         if lane is not None:
             return checked_lane(lane, settings, lambda: self._lanes.store)
-        provider, _, name = str(model).split(",", 1)[0].partition("/")
-        if not isinstance(model, str) or not (provider.strip() and name.strip()):
-            raise ValueError(
-                f'expected a model as "provider/model", got {model!r:.100}; a lane has a name:'
-                ' slot(lane="ollama")'
-            )
-        return settings.lane_for(model).lane
+        return settings.lane_for(self._first_model(model)).lane
+
+    def _first_model(self, spec: object) -> str:
+        try:
+            return self._lanes.router.first_model(spec)
+        except SpecError as error:
+            raise ValueError(f'{error}; a lane has a name: slot(lane="ollama")') from None
 
     def _keeper(self) -> Keeper:
         """Give this process's holder; a forked child makes its own."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_lanes.callinfo import held_by
 from celery_lanes.llm.capabilities import Capabilities
+from celery_lanes.llm.chains.queueing import note_queued
 from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
 from celery_lanes.llm.request import Request
@@ -103,7 +104,10 @@ class LaneProvider:
         began_at = time.monotonic()
         with ExitStack() as held:
             if (slot := self._take(request.model, timeout_s)) is not None:
-                held.enter_context(slot)
+                try:
+                    held.enter_context(slot)
+                finally:
+                    note_queued(time.monotonic() - began_at)
             waited_s = time.monotonic() - began_at if self._wait_counts else 0.0
             yield held, slot, max(SHORTEST_S, timeout_s - waited_s)
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Busy, Call, DeadLetter, Verdict
 from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Standing
 
@@ -28,7 +29,8 @@ class Snapshot:
 
     ``oldest_wait_ms``: of the callers' first calls; with more than 500 callers waiting, of the 250
     that are next and the 250 that are last to be served; and of the 250 that are next at the lowest
-    level, where there are levels.
+    level, where there are levels. ``done_last_minute``: calls that ended here, however;
+    ``moved_last_minute``: those that went on from here in another lane, each time.
 
     ``running``: those that hold a slot; ``established``: those that run on without one.
     ``callers_waiting`` is at most 1 in a fifo lane: all share one account. With priorities of scope
@@ -36,7 +38,8 @@ class Snapshot:
     ``max_concurrent``: as set or configured; ``effective``: what an adaptive lane makes of it now;
     ``provider_wait_ms``: for how long nothing starts there, for the provider asked to wait.
     ``workers``: those heard of within ``lease_ttl_ms``. ``rate``, ``tokens``: the lane's own
-    buckets, as they hold.
+    buckets, as they hold. ``quota``: what the provider of an adaptive lane said last, within a
+    minute, of that one of its limits of which the least was left; ``quota_age_ms`` ago.
     """
 
     lane: str
@@ -53,9 +56,12 @@ class Snapshot:
     callers_waiting: int
     oldest_wait_ms: int
     done_last_minute: int
+    moved_last_minute: int
     workers: int
     rate: Bucket | None
     tokens: Bucket | None
+    quota: Quota | None
+    quota_age_ms: int
 
 
 class Wakeups(Protocol):
@@ -209,11 +215,17 @@ class Store(Protocol):
     def settle(self, lane: str, *, call: str, token: str, cost: float) -> bool:
         """Charge the caller what a running call really cost; the last word wins."""
 
-    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
+    def report(
+        self, lane: str, *, call: str, token: str, wait_ms: int = 0, quota: Quota | None = None
+    ) -> bool:
         """Say that a running call's provider was overloaded, and for how long it asked to wait.
 
         For so long nothing starts; in an adaptive lane the cap is halved, too. Counts once for each
         attempt. False if the token is not the holder's.
+
+        With a ``quota`` the provider has answered, and said what is left of its limits: an adaptive
+        lane keeps that to be seen and waits likewise, with the cap as it is; others do nothing. It
+        counts each time: said again after a lost reply, the wait begins anew.
         """
 
     def establish(self, lane: str, *, call: str, token: str) -> bool:
@@ -249,7 +261,11 @@ class Store(Protocol):
         """Change one of the lane's own buckets; ``None`` = as configured."""
 
     def callers(self, lane: str) -> list[CallerStatus]:
-        """Read what holds for the callers that the rules name or that something was set of."""
+        """Read what holds for callers that the rules name, that something was set of, or that wait.
+
+        Of those who only wait, up to 750: the 250 that are next, that are last, and of those whose
+        rate is used up. In a fifo lane nobody waits by name.
+        """
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

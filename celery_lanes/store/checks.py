@@ -5,6 +5,7 @@ A cost of 0 gives one caller nearly every grant, 1e18 makes ``V + 1 == V``, NaN 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from celery_lanes.priority import LEAST, MOST
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import MAX_BATCH
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Unlimited
 
 MAX_COST = 1e9
@@ -19,6 +21,8 @@ MAX_TIME_MS = 2**52
 MAX_SLOTS = 100_000
 MAX_LETTERS = 50
 """Dead letters in one answer: they hold whole messages, and a socket waits for a second."""
+
+_QUOTA_NAME = re.compile(r"[a-z][a-z0-9-]{0,59}")
 
 Item = TypeVar("Item")
 
@@ -105,9 +109,18 @@ def check_wait(max_wait_ms: int | None) -> None:
         _check_number(max_wait_ms, 0, MAX_TIME_MS, "max_wait_ms", is_whole=True)
 
 
-def check_asked(wait_ms: int) -> None:
-    """Refuse what a provider cannot have asked to wait."""
+def check_asked(wait_ms: int, quota: Quota | None = None) -> None:
+    """Refuse what a provider cannot have asked to wait, or said of its limits."""
     _check_number(wait_ms, 0, MAX_TIME_MS, "wait_ms", is_whole=True)
+    if quota is None:
+        return
+    if not _QUOTA_NAME.fullmatch(quota.name):
+        raise ValueError(f"expected a quota's name such as 'requests', got {quota.name!r:.100}")
+    for field in ("left", "of", "resets_ms"):
+        value = getattr(quota, field)
+        if field == "left" or value is not None:
+            what = f"{field} of quota {quota.name!r}"
+            _check_number(value, 0, MAX_TIME_MS, what, is_whole=True)
 
 
 def check_page(limit: int, before_ms: int | None) -> None:

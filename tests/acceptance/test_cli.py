@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner
+from rich.console import Console
 
 from celery_lanes import Lanes, Settings
+from celery_lanes.cli import callers, main, status
 from celery_lanes.cli import lanes as lanes_group
-from celery_lanes.cli import main
 from celery_lanes.cli.status import to_json
 from celery_lanes.config.durations import rounded
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
 from celery_lanes.testing.embedded import EmbeddedValkey
 
@@ -122,13 +126,17 @@ def test_status_json_is_a_list_of_objects_with_units_in_their_names(shell):
 def test_a_snapshot_is_written_out_in_full():
     snapshot = Snapshot(
         lane="größe", max_concurrent=2, paused=True, running=1, established=7, waiting=2, delayed=3,
-        closing=4, dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6, workers=1,
+        closing=4, dead=5, callers_waiting=2, oldest_wait_ms=1500, done_last_minute=6,
+        moved_last_minute=7, workers=1,
         rate=None, tokens=None, effective=1, provider_wait_ms=2000,
+        quota=Quota("requests", 12, 60), quota_age_ms=4000,
     )  # fmt: skip
 
     written = json.loads(to_json([snapshot]))
 
-    assert written == [{name: getattr(snapshot, name) for name in Snapshot.__slots__}]
+    quota = {"name": "requests", "left": 12, "of": 60, "resets_ms": None}
+    fields = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
+    assert written == [{**fields, "quota": quota}]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,9 @@ def test_route_of_what_no_lane_serves_is_refused(shell):
     shown = shell("route", "llama3")
 
     assert (shown.exit_code, shown.stdout) == (1, "")
-    assert "'llama3' is routed to no lane" in shown.stderr
+    assert (
+        "'llama3' is no provider/model, and no alias in [aliases]: it has no lane" in shown.stderr
+    )
 
 
 def test_route_of_an_unknown_task_is_a_usage_error(shell):
@@ -189,6 +199,37 @@ def test_route_of_an_unknown_task_is_a_usage_error(shell):
 
     assert shown.exit_code == 2
     assert "the app has no task 'shop.nope'" in shown.stderr
+    assert (
+        "did you mean celery_lanes.generate?"
+        in shell("route", "x/y", "--task", "lanes.generate").stderr
+    )
+
+
+def test_status_says_what_is_not_as_in_the_file_and_all_that_holds_a_lane_up(shell):
+    park(shell, "ollama", "a")
+    shell("set", "ollama", "--max", "7", "--rate", "60/m", "--tokens", "100k/h")
+    shell("pause", "ollama")
+
+    row = next(line for line in shell("status").output.splitlines() if "ollama" in line)
+
+    assert "60/m, 100k/h tokens" in row
+    assert row.rstrip().endswith("no worker; paused; the file's cap is 3")
+
+
+@pytest.mark.parametrize("columns", [80, 300])
+def test_no_state_is_lost_on_a_narrow_terminal(shell, columns):
+    park(shell, "ollama", "a")
+    shell("set", "ollama", "--max", "7", "--rate", "60/m")
+    lanes = shell.app.lanes
+    console = Console(width=columns, file=StringIO())
+
+    status.show(console, found := status.read(lanes), status.caps(lanes, found))
+
+    shown = console.file.getvalue()
+    is_in_row = "the file's cap" in next(row for row in shown.splitlines() if " 60/m" in row)
+    assert "no worker; the file's cap is 3" in shown
+    assert is_in_row == (columns > 80)
+    assert max(map(len, shown.splitlines())) <= columns
 
 
 def test_set_changes_the_cap_and_default_takes_it_back(shell):
@@ -230,7 +271,24 @@ def test_a_caller_is_steered_shown_and_given_back(shell):
     assert told["rate"] == {"count": 60, "period_ms": 60_000, "burst": 1}
     assert resumed.output == "ollama: alice resumed\n"
     assert back.output.count("as configured") == 2
-    assert json.loads(shell("callers", "ollama", "--json").output) == []
+    (told,) = json.loads(shell("callers", "ollama", "--json").output)
+    assert (told["waiting"], told["live"]) == (2, [])
+
+
+def test_callers_shows_who_has_most_waiting_first_and_says_how_many_are_left_out(
+    shell, monkeypatch
+):
+    monkeypatch.setattr(callers, "MOST_ROWS", 2)
+    nobody = shell("callers", "gpu-imagine").output
+    park(shell, "ollama", "a", caller="bob")
+    park(shell, "ollama", "b", "c", "d", caller="")
+    park(shell, "ollama", "e", "f")
+
+    *_, first, second, rest = filter(str.strip, shell("callers", "ollama").output.splitlines())
+
+    assert "no caller waits by name" in nobody
+    assert [row.split()[::3] for row in (first, second)] == [["(none)", "3"], ["alice", "2"]]
+    assert rest == " and 1 more with 1 waiting: --json"
 
 
 @pytest.mark.parametrize(
@@ -284,6 +342,16 @@ def test_status_shows_what_an_adaptive_lane_has_learned(shell):
     assert "asked to wait 1m 30s" in row or "asked to wait 1m 29s" in row
     assert (told["max_concurrent"], told["effective"]) == (8, 4)
     assert 80_000 < told["provider_wait_ms"] <= 90_400
+
+
+def test_status_shows_what_a_provider_said_last_of_its_limits(shell):
+    shell.store.configure("ollama", LaneRules(max_concurrent=8, adaptive=True))
+    park(shell, "ollama", "a")
+    (grant,) = shell.store.next("ollama", worker="w1", request=1, want=1).grants
+    left = Quota("requests", 12, of=60)
+    shell.store.report("ollama", call=grant.call, token=grant.token, quota=left)
+
+    assert re.search(r"12 of 60 requests left, [\d.]+s ago", shell("status").output)
 
 
 def test_pause_and_resume(shell):
@@ -388,7 +456,7 @@ def test_where_says_place_start_and_reason_of_a_waiting_call(shell):
         "place   2",
         "ahead   0 own, 1 of other callers",
         "starts  nobody can tell",
-        f"why     {why}; 1 call of other callers goes before it",
+        f"why     {why}",
     ]
 
 
@@ -446,6 +514,8 @@ def test_health_shows_what_is_benched_and_ends_it_by_hand(shell):
     assert "openai: forgotten" in shell("health", "--clear", "openai").output
     assert health.enter("openai/gpt-5-mini", probe_s=60).probes == ()
     assert shell("health", "--clear", "openai").exit_code == 1
+    shell("health", "--clear", "ollama/llama3.1:8b")
+    assert shell("health").output == "no LLM target has failed of late\n"
 
 
 def test_dead_lists_the_dead_letters_of_a_lane(shell):
@@ -467,13 +537,14 @@ def test_dead_lists_the_dead_letters_of_a_lane(shell):
 def test_dead_retry_lets_a_call_wait_again_and_buries_its_letter(shell, words):
     kill(shell, Call(id="n1", task_id="t-1", task="shop.ask", envelope=b"as it came"))
 
-    done = shell("dead", "ollama", "--retry", words)
-    again = shell("dead", "ollama", "--retry", words)
+    done, again = (shell("dead", "ollama", "--retry", words) for _ in range(2))
+    words = "" if words == "all" else f" of {words}"
 
     assert (done.exit_code, done.output) == (0, "ollama: 1 call waits again\n")
     assert (again.exit_code, again.output) == (
-        1, f"celery lanes: ollama has no dead letter of {words}\n",
+        1, f"celery lanes: ollama has no dead letters{words}\n",
     )  # fmt: skip
+    assert shell("dead", "ollama").output == "ollama has no dead letters\n"
     assert json.loads(shell("dead", "ollama", "--json").output) == []
     (grant,) = shell.store.next("ollama", worker="w", request=9, want=1).grants
     assert (grant.envelope, grant.attempt) == (b"as it came", 1)
@@ -604,7 +675,9 @@ def test_check_finds_calls_that_wait_for_nobody(shell):
     shown = shell("check", "--timeout", "0.1")
 
     assert shown.exit_code == 1
-    assert "lane openai: 2 waiting and no worker: celery worker -Q lanes.openai" in shown.output
+    assert (
+        "lane openai: 2 waiting and no worker: celery -A ... worker -Q lanes.openai" in shown.output
+    )
 
 
 def test_check_with_warnings_alone_passes_unless_strict(shell):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.standing import Hold
 from celery_lanes.tasks import generate
 from celery_lanes.testing.llm_stub import Answer
@@ -77,6 +78,31 @@ def test_retry_after_pauses_everybody_and_work_resumes_by_itself(make_shop, obse
     (refused,) = refusals(observer)
     first_s = min(record.start_s for record in observer.log if record.status == 200)
     assert first_s - refused.end_s >= 2.9
+
+
+def test_a_lane_whose_provider_has_nothing_left_waits_before_anybody_is_refused(
+    make_shop, observer
+):
+    shop = make_shop(rest=ADAPTIVE)
+    lane = shop.tasks.lanes.lane("ollama")
+    used_up = {
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-reset-requests": "3s",
+    }
+    observer.script(Answer(headers=used_up))
+    work(shop, observer, concurrency=2)
+
+    (first,) = ask(shop)
+    assert first.get(timeout=20)["text"] == "0"
+    now = lane.stats()
+    rest = ask(shop, 4)
+
+    assert (now.effective, now.quota) == (12, Quota("requests", 0, 60, 3_000))
+    assert [result.get(timeout=20)["text"] for result in rest] == list("0123")
+    warned, *others = observer.log
+    assert min(record.start_s for record in others) - warned.end_s >= 2.9
+    assert refusals(observer) == []
 
 
 def test_a_task_says_by_itself_that_its_provider_is_busy(make_shop):

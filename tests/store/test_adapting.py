@@ -6,6 +6,7 @@ import pytest
 
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.quota import KEPT_MS, Quota
 from celery_lanes.store.rules import Preemption, Scope
 from celery_lanes.store.standing import Hold
 
@@ -290,3 +291,73 @@ def test_an_odd_wait_is_refused(full, wait_ms):
 
     with pytest.raises(ValueError, match="wait_ms"):
         report(lane, grants[0], wait_ms=wait_ms)
+
+
+def told(lane, grant, quota, wait_ms=0):
+    call, token = grant.call, grant.token
+    return lane.store.report(lane.lane, call=call, token=token, wait_ms=wait_ms, quota=quota)
+
+
+USED_UP = Quota("requests", left=0, of=60, resets_ms=12_000)
+
+
+def test_a_provider_that_answers_and_has_nothing_left_is_waited_for_with_the_cap_as_it_is(full):
+    lane, grants = full
+
+    assert told(lane, grants[0], USED_UP, wait_ms=12_000)
+    lane.clock.sleep_ms(2)
+    lane.release(grants[0])
+
+    now = lane.store.snapshot(lane.lane)
+    assert (now.effective, now.quota) == (8, USED_UP)
+    assert 0 < now.provider_wait_ms <= 12_000
+    assert lane.turn(8).grants == ()
+    assert told(lane, grants[1], Quota("requests", left=60, of=60))
+    assert lane.store.snapshot(lane.lane).provider_wait_ms > 0  # never shortened
+    assert report(lane, grants[1])
+    assert effective(lane) == 4  # what it said when it answered is no report of a refusal
+
+
+def test_what_a_provider_said_last_is_seen_for_a_minute(full):
+    lane, grants = full
+    told(lane, grants[0], Quota("requests", 12, 60))
+
+    told(lane, grants[1], Quota("input-tokens", 9))
+    lane.clock.sleep_ms(40)
+
+    now = lane.store.snapshot(lane.lane)
+    assert (now.quota, now.provider_wait_ms) == (Quota("input-tokens", 9), 0)
+    assert 40 <= now.quota_age_ms < KEPT_MS
+
+
+def test_a_lane_that_does_not_adapt_does_not_go_by_what_is_left_nor_one_by_a_strangers_word(lane):
+    lane.configure(8)
+    lane.park(times=2)
+    (grant,) = lane.turn(1).grants
+
+    assert told(lane, grant, USED_UP, wait_ms=12_000)
+    assert not lane.store.report(lane.lane, call=grant.call, token="x", quota=USED_UP)
+
+    now = lane.store.snapshot(lane.lane)
+    assert (now.quota, now.quota_age_ms, now.provider_wait_ms) == (None, 0, 0)
+    assert len(lane.turn(1).grants) == 1
+
+
+@pytest.mark.parametrize(
+    "quota",
+    [
+        Quota("two words", 1),
+        Quota("", 1),
+        Quota("requests", -1),
+        Quota("requests", 1.5),
+        Quota("requests", None),
+        Quota("requests", 1, of=2**53),
+        Quota("requests", 1, resets_ms=-1),
+    ],
+    ids=str,
+)
+def test_an_odd_quota_is_refused(full, quota):
+    lane, grants = full
+
+    with pytest.raises(ValueError, match="quota"):
+        told(lane, grants[0], quota)

@@ -35,6 +35,7 @@ from celery_lanes.store.connect import open_store
 from celery_lanes.store.keys import quoted
 from celery_lanes.store.memory import survey
 from celery_lanes.store.memory.store import MemoryStore
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import (
     Bucket,
     CallerRules,
@@ -405,14 +406,15 @@ class TwoStores(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(
         wait_ms=st.sampled_from([0, 0, 0, 30, 2_000, 2**40]),
+        quota=st.sampled_from([None, None, Quota("requests", 0, 60, 2_000), Quota("tokens", 9)]),
         is_ended=st.booleans(),
         data=st.data(),
     )
-    def report(self, wait_ms, is_ended, data):
+    def report(self, wait_ms, quota, is_ended, data):
         call = data.draw(st.sampled_from(sorted(self.held)))
         worker, token = self.held[call]
         is_ours = self.is_held(call, token, State.RUNNING)
-        assert self.both("report", call=call, token=token, wait_ms=wait_ms) == is_ours
+        assert self.both("report", call=call, token=token, wait_ms=wait_ms, quota=quota) == is_ours
         if is_ended:
             end = {"end": {"outcome": Outcome.FAILED}, "cost": None, "count": 1}
             self.next(worker=worker, want=1, closings=0, is_reply_lost=False, **end)
@@ -593,7 +595,7 @@ class TwoStores(RuleBasedStateMachine):
 
     @invariant()
     def no_ticket_waits_beside_a_free_slot_that_is_its_turn(self):
-        """It waits for a bucket, then: what has refilled since, its holder will ask for."""
+        """It waits for a bucket or its provider: what has come since, its holder will ask for."""
         if not hasattr(self, "memory") or not self.ledger.free_slots or self.served_at is None:
             return
         account, place = self.ledger.queue.first() or ("", (0, 0, ""))
@@ -602,7 +604,7 @@ class TwoStores(RuleBasedStateMachine):
             buckets = self.ledger.buckets
             lane_at = buckets.lane_ready_at(record.call.cost)
             own_at = buckets.account_ready_at(account)
-            assert max(own_at, lane_at) > self.served_at
+            assert max(own_at, lane_at, self.ledger.learned.wait_ms) > self.served_at
 
     @invariant()
     def snapshots_agree_and_every_call_is_accounted_for(self):

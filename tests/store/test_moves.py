@@ -60,6 +60,19 @@ def test_a_move_frees_the_slot_at_once_and_hands_the_call_to_its_own_worker(lane
     assert lane.counts == (1, 0, 0, 1)
 
 
+def test_a_lane_counts_what_has_moved_on_apart_from_what_has_ended_in_it(lane):
+    lane.configure(9)
+    lane.park(times=4)
+    first, second, third, _ = lane.turn(4).grants
+
+    lane.turn(0, moved(first), moved(replace(third, token="x")), request=50)
+    lane.turn(0, moved(first), request=50)
+    lane.turn(0, moved(second), Release(third.call, third.token))
+
+    now = lane.store.snapshot(lane.lane)
+    assert (now.done_last_minute, now.moved_last_minute) == (1, 2)
+
+
 def test_a_move_whose_reply_was_lost_is_handed_out_again_but_to_nobody_else(lane):
     lane.configure(1)
     lane.park()

@@ -9,7 +9,7 @@ from celery_lanes.store import live
 from celery_lanes.store.attempts import Outcome
 from celery_lanes.store.calls import Parked
 from celery_lanes.store.redis import store as redis
-from celery_lanes.store.rules import Bucket, CallerRules, Limit, Scope, Unlimited
+from celery_lanes.store.rules import Bucket, CallerRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Hold
 
 SLOW = Bucket(count=1, period_ms=60_000, burst=1)
@@ -234,7 +234,30 @@ def test_a_caller_is_told_with_what_waits_of_it_at_every_level(lane):
     lane.park("a b:ü", priority=3)
     lane.park("other")
 
-    assert [(s.caller, s.waiting) for s in lane.store.callers(lane.lane)] == [("a b:ü", 3)]
+    told = [(s.caller, s.waiting) for s in lane.store.callers(lane.lane)]
+    assert told == [("a b:ü", 3), ("other", 1)]
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_whoever_waits_is_told_of_and_whoever_has_used_up_a_rate(lane, scope):
+    lane.scope = scope
+    lane.configure(1, callers={"bob": CallerRules(rate=SLOW)})
+    lane.park("bob", times=3)
+    lane.order(1)
+    assert lane.turn(1).grants == ()
+    lane.park("", times=2)
+
+    told = {s.caller: s.waiting for s in lane.store.callers(lane.lane)}
+
+    assert told == {"": 2, "bob": 2}
+
+
+def test_in_a_fifo_lane_nobody_waits_by_name(lane):
+    lane.policy = Policy.FIFO
+    lane.configure(1)
+    lane.park("ann")
+
+    assert lane.store.callers(lane.lane) == []
 
 
 def test_no_more_callers_than_a_bound_are_steered(lane, monkeypatch):

@@ -109,7 +109,9 @@ class Chain(Sequence[Target]):
         def ask(target: Target, left_s: float) -> Reply:
             return target.generate(request, timeout_s=left_s, idempotency_key=_key(target, terms))
 
-        return failover.answered(*failover.run(ask))
+        trial, reply = failover.run(ask)
+        failover.begun(reply.quotas)
+        return failover.answered(trial, reply)
 
     def stream(
         self,
@@ -138,6 +140,7 @@ class Chain(Sequence[Target]):
             return _Begun(stream, _next(target, stream, TransientError))
 
         trial, begun = failover.run(ask)
+        failover.begun(begun.stream.quotas)
         return begun.stream.relayed(_relay(failover, trial, begun), failover.leave)
 
 

@@ -136,7 +136,7 @@ class Diary:
         return {
             "target": str(trial.target),
             "lane": trial.target.lane,
-            "queued_s": queued_s,
+            "queued_s": queued_s + trial.queued_s,
             "waited_s": trial.waited_s,
             "ran_s": time.monotonic() - trial.began_at,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -24,6 +24,9 @@ class Effect:
 
 
 Classifier = Callable[[BaseException], Effect]
+
+OnAllBenched = Literal["wait", "raise", "force"]
+"""What a call does whose targets are all benched or busy; see ``ChainConfig``."""
 
 _UNKNOWN = Effect("retry", "count")
 _GIVEN_UP = Effect("stop", "none")
@@ -85,6 +88,10 @@ class ChainConfig:
         advance_on_permanent: whether it goes on after what would fail everywhere, too.
         classify: what a failure means; is not asked of an end that comes from without.
         persist_prompts: whether observers are shown the messages.
+        on_all_benched: what a call does whose targets are all benched, or only busy. "wait": in a
+            lane's task it comes again when the first is free, at its place; elsewhere
+            ``ChainExhausted`` says when that is. "raise": ``ChainExhausted`` there as well.
+            "force": if it has asked nobody yet, it asks the one that is free first, at once.
     """
 
     transient_retries: int = 1
@@ -93,9 +100,14 @@ class ChainConfig:
     advance_on_permanent: bool = False
     classify: Classifier = effect_of
     persist_prompts: bool = False
+    on_all_benched: OnAllBenched = "wait"
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 0."""
+        """Refuse numbers below 0, and another way than there is."""
+        if self.on_all_benched not in (ways := get_args(OnAllBenched)):
+            raise errors.ConfigError(
+                f"expected on_all_benched to be {', '.join(ways)}, got {self.on_all_benched!r:.100}"
+            )
         for name in ("transient_retries", "retry_budget", "backoff_s"):
             if not getattr(self, name) >= 0:
                 raise errors.ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -15,12 +15,14 @@ from celery_lanes.llm.chains.effects import Action, asked_s, effect_of
 from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.llm.chains.patience import Patience, Wait
 from celery_lanes.llm.chains.plan import Plan, Terms, Trial
+from celery_lanes.llm.chains.queueing import Queueing, queueing
 from celery_lanes.llm.chains.retries import Retries
 from celery_lanes.llm.chains.way import Elsewhere, Way
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.target import Target
 from celery_lanes.store.health import Benched, Pass
+from celery_lanes.store.quota import Quota
 
 FAIR_SHARE = 0.1
 """The part of the usual time that a target must have had for a time-out to be held against it."""
@@ -63,6 +65,11 @@ class Failover:
             self._wait(wait)
         raise self._exhausted()
 
+    def begun(self, quotas: Sequence[Quota]) -> None:
+        """Pass on what a target says of its limits as its answer begins."""
+        if quotas and self._terms.leg is not None:
+            self._terms.leg.forewarned(quotas)
+
     def answered(self, trial: Trial, reply: Reply) -> Reply:
         """Close the ledger, and give the reply with it."""
         self._open = None
@@ -86,10 +93,13 @@ class Failover:
         """Ask a target, again if that may help; ``None`` if the next one is to be asked."""
         trial = Trial(target=target, leave=leave, began_at=time.monotonic())
         while True:
-            self._open = trial
+            self._open, waited = trial, Queueing()
             try:
-                return trial, ask(target, self._attempt_s(trial))
+                with queueing(waited):
+                    answer = ask(target, self._attempt_s(trial))
+                return trial.after(waited.seconds), answer
             except BaseException as error:
+                trial = trial.after(waited.seconds)
                 action = self._failed(trial, error)
                 self._tell_of(action, trial, error)
                 if action in {"stop", "fail"}:

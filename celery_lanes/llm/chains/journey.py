@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,6 +16,7 @@ from celery_lanes.llm.value import Told
 if TYPE_CHECKING:
     from celery_lanes.llm.chains.patience import Wait
     from celery_lanes.llm.target import Target
+    from celery_lanes.store.quota import Quota
 
 MAX_LEDGER = 30
 """How many entries of the ledger travel: the last ones."""
@@ -82,6 +83,7 @@ class Leg:
             would wait there longer than it may.
         wait: ends it: the call comes again, in this lane.
         refused: is told that a provider was only busy, and how many seconds it asked for.
+        forewarned: is told what one that answers says of its limits.
         left_s: how long it may take, whatever the call has left.
         usual_s: how long a part may take there, whatever this call's caller has said.
         queued_s: how long the call waited in the lane for it.
@@ -92,6 +94,7 @@ class Leg:
     move: Callable[[Target, Journey], NoReturn]
     wait: Callable[[Wait, Journey], NoReturn]
     refused: Callable[[float | None], object]
+    forewarned: Callable[[Sequence[Quota]], object]
     left_s: float = math.inf
     usual_s: float = math.inf
     queued_s: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_lanes.llm.chains.diary import Diary
@@ -58,8 +59,15 @@ class Patience:
         free_at = min(self.free_at.values(), default=None)
         return None if free_at is None else max(0.0, free_at - time.time())
 
+    def first_of(self, targets: Sequence[Target]) -> list[Target]:
+        """Give the one of them that is free first, if any of them is busy."""
+        busy = [target for target in targets if str(target) in self.free_at]
+        return sorted(busy, key=lambda target: self.free_at[str(target)])[:1]
+
     def wait(self) -> Wait | None:
         """Say what to wait for; ``None`` if that would not help, or has been done long enough."""
+        if self._plan.config.on_all_benched != "wait":
+            return None
         seconds = self.free_in_s
         if self._leg is None or seconds is None or self._journey.waits >= MAX_WAITS:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celery_lanes.callinfo import CallInfo
 from celery_lanes.llm.chains.effects import ChainConfig
@@ -88,10 +88,18 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One attempt at a target: the first, or after a pause the next."""
+    """One attempt at a target: the first, or after a pause the next.
+
+    Its time begins with its slot: ``queued_s`` is how long it waited for one that was its own.
+    """
 
     target: Target
     leave: Pass
     began_at: float
     number: int = 1
     waited_s: float = 0.0
+    queued_s: float = 0.0
+
+    def after(self, queued_s: float) -> Trial:
+        """Give the same, which had to wait for its slot."""
+        return replace(self, queued_s=queued_s, began_at=self.began_at + queued_s)

@@ -95,12 +95,18 @@ class Way:
         return others if journey.to_come else []
 
     def _following(self) -> Target | None:
-        """Give who is next; those that others try come if there is nobody else to ask."""
-        if not self._to_come and self._tried_by_others and not self._diary.was_asked:
-            self._to_come.extend(self._tried_by_others)
-            self._tried_by_others.clear()
+        """Give who is next; those that were left alone come if there is nobody else to ask."""
+        if not self._to_come and not self._diary.was_asked and (last := self._last_resort()):
+            self._to_come.extend(last)
             self._insists = True
         return self._to_come[0] if self._to_come else None
+
+    def _last_resort(self) -> list[Target]:
+        """Give those that others try, or else, once and if it is to be so, who is free first."""
+        others, self._tried_by_others = self._tried_by_others, []
+        if others or self._insists or self._plan.config.on_all_benched != "force":
+            return others
+        return self._patience.first_of(self._plan.targets)
 
     def _is_elsewhere(self, target: Target) -> bool:
         """Say whether a target is another lane's; one that nobody asks in any lane is asked here.

@@ -16,6 +16,7 @@ from celery_lanes.llm.http import refusals
 from celery_lanes.llm.http.answer import Answer
 from celery_lanes.llm.http.client import Call, HttpClient, Transport
 from celery_lanes.llm.http.framing import Framing, server_sent_events, whole
+from celery_lanes.llm.http.waits import quotas_in
 from celery_lanes.llm.http.wire import NoReply, Wire
 from celery_lanes.llm.provider import IDLE_S, TIMEOUT_S, Named
 from celery_lanes.llm.reply import Done, Piece, Reply
@@ -68,7 +69,7 @@ class HttpProvider(Named):
         """
         call = self._call(request, timeout_s, math.inf, idempotency_key)
         payload, headers = self._http.post(self._wire.question(request, is_stream=False), call)
-        assembly = Assembly(request, request_id=self._http.request_id(headers))
+        assembly = self._assembly(request, headers)
         for piece in self._read(self._wire.read, payload, assembly, headers):
             assembly.add(piece)
         return assembly.reply()
@@ -84,7 +85,7 @@ class HttpProvider(Named):
         """Answer piece by piece, likewise; a silence of ``idle_s`` seconds is an error, too."""
         call = self._call(request, timeout_s, idle_s, idempotency_key)
         answer = self._http.stream(self._wire.question(request, is_stream=True), call)
-        assembly = Assembly(request, request_id=self._http.request_id(answer.headers))
+        assembly = self._assembly(request, answer.headers)
         return Stream(self._deltas(answer, call, assembly), assembly, answer.close)
 
     def close(self) -> None:
@@ -101,6 +102,11 @@ class HttpProvider(Named):
             )
         deadline = Deadline(timeout_s, idle_s=idle_s)
         return Call(model=request.model, deadline=deadline, idempotency_key=idempotency_key)
+
+    def _assembly(self, request: Request, headers: Mapping[str, str]) -> Assembly:
+        """Begin a reply with what its headers say."""
+        request_id = self._http.request_id(headers)
+        return Assembly(request, request_id=request_id, quotas=quotas_in(headers))
 
     def _deltas(self, answer: Answer, call: Call, assembly: Assembly) -> Iterator[Piece | Done]:
         framing, reader = self._manner(answer)

@@ -1,4 +1,4 @@
-"""When a provider says that it may be asked again."""
+"""When a provider says that it may be asked again, and what is left of its limits until then."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from celery_lanes.llm.fields import mapping, mappings, string
+from celery_lanes.store.quota import Quota
 
+_NAME = "[a-z][a-z-]{0,50}"
 _REMAINING = re.compile(
-    r"(?:x-ratelimit-remaining(?P<openai>-[a-z-]+)?"
-    r"|anthropic-ratelimit-(?P<anthropic>[a-z-]+)-remaining)"
+    f"(?:x-ratelimit-remaining(?P<openai>-{_NAME})?"
+    f"|anthropic-ratelimit-(?P<anthropic>{_NAME})-remaining)"
 )
+_MOST = 2**52
 _DURATION = re.compile(
     r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
 )
@@ -36,25 +39,37 @@ def retry_after_s(headers: Mapping[str, str], payload: object = None) -> float |
     )
     found = next((seconds for seconds in asked if not math.isnan(seconds)), math.nan)
     if math.isnan(found):
-        found = max(_renewals(headers), default=math.nan)
+        renewals = (quota.resets_ms or 0 for quota in quotas_in(headers) if not quota.left)
+        found = max(renewals, default=0) / 1000
     return found if 0 < found < math.inf else None
 
 
-def _renewals(headers: Mapping[str, str]) -> list[float]:
-    """Give the seconds until each limit that is used up is renewed."""
-    found = []
-    for name, value in headers.items():
-        used_up = _REMAINING.fullmatch(name.lower())
-        if used_up and value.strip() == "0":
-            seconds = _until(headers.get(_reset_of(used_up), ""))
-            found += [] if math.isnan(seconds) else [seconds]
-    return found
+def quotas_in(headers: Mapping[str, str]) -> tuple[Quota, ...]:
+    """Read what is left of each limit; what is malformed or below 0 is passed by."""
+    found = ((_REMAINING.fullmatch(name.lower()), left) for name, left in headers.items())
+    quotas = (_quota(name, left, headers) for name, left in found if name)
+    return tuple(quota for quota in quotas if quota is not None)
 
 
-def _reset_of(remaining: re.Match[str]) -> str:
+def _quota(name: re.Match[str], remaining: str, headers: Mapping[str, str]) -> Quota | None:
+    left = _whole(_number(remaining))
+    if left is None:
+        return None
+    of, reset = (headers.get(_beside(name, what), "") for what in ("limit", "reset"))
+    short = name["anthropic"] or (name["openai"] or "").removeprefix("-") or "requests"
+    return Quota(short, left, _whole(_number(of)), _whole(_until(reset) * 1000))
+
+
+def _beside(remaining: re.Match[str], what: str) -> str:
+    """Name the header that says something else of the same limit."""
     if (limit := remaining["anthropic"]) is not None:
-        return f"anthropic-ratelimit-{limit}-reset"
-    return f"x-ratelimit-reset{remaining['openai'] or ''}"
+        return f"anthropic-ratelimit-{limit}-{what}"
+    return f"x-ratelimit-{what}{remaining['openai'] or ''}"
+
+
+def _whole(number: float) -> int | None:
+    """Round up, so that nothing is asked for too early; ``None`` of what is no sensible number."""
+    return math.ceil(number) if 0 <= number <= _MOST else None
 
 
 def _until(reset: str) -> float:

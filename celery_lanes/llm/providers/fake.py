@@ -87,7 +87,8 @@ class FakeProvider(Named):
         answer = self._answer(request)
         if isinstance(answer, ProviderError):
             raise answer
-        assembly = Assembly(request, finish_reason="stop")
+        quotas = answer.quotas if isinstance(answer, Reply) else ()
+        assembly = Assembly(request, finish_reason="stop", quotas=quotas)
         return Stream(_deltas(answer, assembly), assembly, close)
 
     def _answer(self, request: Request) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from celery_lanes.store.attempts import Outcome, Reason, Release
@@ -66,7 +67,7 @@ def _finish(ledger: Ledger, record: Record, cost: float | None) -> None:
         ledger.recharge(record, max(1.0, cost))
     ledger.queue.finish(record.charge)
     ledger.settle(record)
-    _count_done(ledger)
+    _count(ledger.done, ledger.now)
 
 
 def _move_on(ledger: Ledger, record: Record, end: Release) -> None:
@@ -78,6 +79,7 @@ def _move_on(ledger: Ledger, record: Record, end: Release) -> None:
         ledger.recharge(record, max(1.0, end.cost))
     record.call = replace(record.call, envelope=end.envelope)
     _give_up(ledger, record, Reason.MOVED)
+    _count(ledger.moved, ledger.now)
 
 
 def _return(ledger: Ledger, record: Record, end: Release) -> None:
@@ -145,8 +147,8 @@ def _note_success(ledger: Ledger, record: Record) -> None:
     )
 
 
-def _count_done(ledger: Ledger) -> None:
-    second = ledger.now // 1000
-    ledger.done[second] += 1
-    if len(ledger.done) > MINUTE_S:
-        del ledger.done[min(ledger.done)]
+def _count(seconds: Counter[int], now_ms: int) -> None:
+    """Count what happens in this second, and forget those of more than a minute ago."""
+    seconds[now_ms // 1000] += 1
+    if len(seconds) > MINUTE_S:
+        del seconds[min(seconds)]

@@ -19,6 +19,7 @@ from celery_lanes.store.live import Live
 from celery_lanes.store.memory.buckets import Buckets
 from celery_lanes.store.memory.record import Record
 from celery_lanes.store.memory.tickets import Tickets
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import LaneRules, Scope
 
 PROMOTE_AT_ONCE = 100
@@ -54,6 +55,7 @@ class Ledger:
     is_paused: bool = False
     live: Live = field(default_factory=Live)
     learned: Learned = field(default_factory=Learned)
+    quota: tuple[int, Quota] | None = None
     queue: Levels = field(default_factory=Levels)
     buckets: Buckets = field(default_factory=Buckets)
     records: dict[str, Record] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Ledger:
     forbidden: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[int, Record]] = field(default_factory=list)
     done: Counter[int] = field(default_factory=Counter)
+    moved: Counter[int] = field(default_factory=Counter)
     times_ms: deque[int] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
     timed_ms: int = 0
     acks_early: dict[str, bool] = field(default_factory=dict)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import DeadLetter, onward_of
-from celery_lanes.store.keys import quoted
+from celery_lanes.store.keys import EVERYBODY, quoted
 from celery_lanes.store.live import NOTHING, CallerStatus
 from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
+from celery_lanes.store.quota import KEPT_MS
 from celery_lanes.store.rules import Limit
 
 
@@ -17,6 +19,10 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
     """Count what is in a lane."""
     firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
     minute = ledger.now // 1000 - 59
+    told_ms, quota = ledger.quota or (0, None)
+    quota_age_ms = ledger.now - told_ms
+    if quota is None or not 0 <= quota_age_ms <= KEPT_MS:
+        quota, quota_age_ms = None, 0
     return Snapshot(
         lane=lane,
         max_concurrent=ledger.ceiling,
@@ -31,15 +37,29 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
         dead=len(ledger.dead),
         callers_waiting=len(firsts),
         oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
-        done_last_minute=sum(count for second, count in ledger.done.items() if second >= minute),
+        done_last_minute=_since(minute, ledger.done),
+        moved_last_minute=_since(minute, ledger.moved),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
         rate=ledger.live.limit(Limit.RATE, ledger.rules),
         tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
+        quota=quota,
+        quota_age_ms=quota_age_ms,
     )
 
 
-def status_of(ledger: Ledger, caller: str) -> CallerStatus:
-    """Say what holds for a caller."""
+def _since(minute: int, seconds: Mapping[int, int]) -> int:
+    return sum(count for second, count in seconds.items() if second >= minute)
+
+
+def callers_of(ledger: Ledger) -> list[CallerStatus]:
+    """Say what holds for callers that are named or steered, or that wait."""
+    firsts = (ledger.records[call] for _, _, call in ledger.queue.firsts)
+    waiting = {record.call.caller for record in firsts if record.account != EVERYBODY}
+    names = sorted({*ledger.live.names(ledger.rules), *waiting})
+    return [_status_of(ledger, caller) for caller in names]
+
+
+def _status_of(ledger: Ledger, caller: str) -> CallerStatus:
     holds, live = ledger.live.caller(caller, ledger.rules), ledger.live.callers.get(caller, NOTHING)
     return CallerStatus(
         caller=caller,

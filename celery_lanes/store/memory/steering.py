@@ -8,6 +8,7 @@ from celery_lanes.store.adapting import Learned
 from celery_lanes.store.keys import quoted
 from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import LaneRules
 
 
@@ -42,6 +43,13 @@ def note_overload(ledger: Ledger, record: Record, wait_ms: int) -> None:
     if is_adaptive:
         ledger.learned.note_overload(record.granted_at_ms, ledger.now, ledger.ceiling)
     ledger.learned.note_wait(wait_ms, ledger.now)
+
+
+def note_quota(ledger: Ledger, quota: Quota, wait_ms: int) -> None:
+    """Note what a provider that answered said of its limits, where the lane goes by it."""
+    if ledger.rules is not None and ledger.rules.adaptive:
+        ledger.quota = (ledger.now, quota)
+        ledger.learned.note_wait(wait_ms, ledger.now)
 
 
 def _apply(ledger: Ledger, caller: str) -> None:

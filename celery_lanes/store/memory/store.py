@@ -56,10 +56,11 @@ from celery_lanes.store.memory.leases import (
     trim,
 )
 from celery_lanes.store.memory.ledger import WAKE_AT_ONCE, Ledger
-from celery_lanes.store.memory.reading import letters_of, snapshot_of, status_of
-from celery_lanes.store.memory.steering import note_overload, set_rules, steer
+from celery_lanes.store.memory.reading import callers_of, letters_of, snapshot_of
+from celery_lanes.store.memory.steering import note_overload, note_quota, set_rules, steer
 from celery_lanes.store.memory.survey import survey
 from celery_lanes.store.memory.turn import Wish, forget_news, take_claim, take_turn
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import NOWHERE, Standing
 
@@ -282,14 +283,19 @@ class MemoryStore:
             ledger.recharge(record, max(1.0, cost))
             return True
 
-    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
-        """Note that a running call's provider was overloaded, once for each attempt."""
-        check_asked(wait_ms)
+    def report(
+        self, lane: str, *, call: str, token: str, wait_ms: int = 0, quota: Quota | None = None
+    ) -> bool:
+        """Note that a running call's provider was overloaded, or what it said of its limits."""
+        check_asked(wait_ms, quota)
         with self._open(lane) as ledger:
             record = ledger.records.get(call)
             if record is None or record.state is not State.RUNNING or record.token != token:
                 return False
-            note_overload(ledger, record, wait_ms)
+            if quota is None:
+                note_overload(ledger, record, wait_ms)
+            else:
+                note_quota(ledger, quota, wait_ms)
             return True
 
     def establish(self, lane: str, *, call: str, token: str) -> bool:
@@ -367,9 +373,9 @@ class MemoryStore:
             ledger.wake(_takers(ledger))
 
     def callers(self, lane: str) -> list[CallerStatus]:
-        """Read what holds for callers that are named or steered."""
+        """Read what holds for callers that are named or steered, or that wait."""
         with self._open(lane) as ledger:
-            return [status_of(ledger, caller) for caller in ledger.live.names(ledger.rules)]
+            return callers_of(ledger)
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

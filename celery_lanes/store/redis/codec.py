@@ -24,6 +24,7 @@ from celery_lanes.store.calls import (
 )
 from celery_lanes.store.keys import account_of, quoted
 from celery_lanes.store.live import CallerStatus
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.redis.line import Argument
 from celery_lanes.store.rules import Bucket, LaneRules, Policy, Preemption, Unlimited
 from celery_lanes.store.standing import Standing
@@ -191,7 +192,7 @@ def letter(died_ms: int, texts: list[bytes], *fields: Any) -> DeadLetter:
 
 def snapshot(lane: str, cap: int, paused: int, *facts: Any) -> Snapshot:
     """Read a reading of a lane."""
-    *counts, effective, provider_wait_ms, rate, tokens = facts
+    *counts, effective, provider_wait_ms, rate, tokens, quota, quota_age_ms = facts
     return Snapshot(
         lane=lane,
         max_concurrent=None if cap < 0 else cap,
@@ -200,8 +201,26 @@ def snapshot(lane: str, cap: int, paused: int, *facts: Any) -> Snapshot:
         paused=bool(paused),
         rate=_bucket(rate),
         tokens=_bucket(tokens),
+        quota=_quota(quota),
+        quota_age_ms=quota_age_ms,
         **dict(zip(_COUNTS, counts, strict=True)),
     )
+
+
+def quota_fields(quota: Quota | None) -> str:
+    """Write what a provider said of its limits; "" of nothing."""
+    if quota is None:
+        return ""
+    told = (quota.name, quota.left, quota.of, quota.resets_ms)
+    return " ".join("-" if field is None else str(field) for field in told)
+
+
+def _quota(packed: bytes) -> Quota | None:
+    if not packed:
+        return None
+    name, left, *rest = packed.decode().split()
+    of, resets_ms = (None if number == "-" else int(number) for number in rest)
+    return Quota(name, int(left), of, resets_ms)
 
 
 def standing(
@@ -246,6 +265,7 @@ _COUNTS = (
     "callers_waiting",
     "oldest_wait_ms",
     "done_last_minute",
+    "moved_last_minute",
     "workers",
     "established",
 )

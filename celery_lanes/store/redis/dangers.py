@@ -40,5 +40,6 @@ def _persistence(info: dict[str, Any], config: dict[str, str]) -> str | None:
     if info.get("aof_enabled") or config.get("save"):
         return None
     return (
-        "the store keeps nothing on disk (no appendonly, no save): what waits is lost at a restart"
+        "the store keeps nothing on disk: what waits is lost when it restarts; set appendonly yes,"
+        " or have it save"
     )

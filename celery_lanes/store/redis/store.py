@@ -34,6 +34,7 @@ from celery_lanes.store.checks import (
 )
 from celery_lanes.store.keys import Keys, account_of, checked_name, quoted, random_token
 from celery_lanes.store.live import MAX_LIVE_CALLERS, CallerStatus, too_many
+from celery_lanes.store.quota import Quota
 from celery_lanes.store.redis import codec, dangers
 from celery_lanes.store.redis.ear import RedisEar
 from celery_lanes.store.redis.line import Argument
@@ -226,16 +227,19 @@ class RedisStore:
         checked_name(lane, "the lane's name")
         return bool(self._wire.run("settle", lane, call, token, repr(cost)))
 
-    def report(self, lane: str, *, call: str, token: str, wait_ms: int = 0) -> bool:
-        """Note that a running call's provider was overloaded, once for each attempt."""
-        check_asked(wait_ms)
+    def report(
+        self, lane: str, *, call: str, token: str, wait_ms: int = 0, quota: Quota | None = None
+    ) -> bool:
+        """Note that a running call's provider was overloaded, or what it said of its limits."""
+        check_asked(wait_ms, quota)
         checked_name(lane, "the lane's name")
-        return bool(self._wire.run("report", lane, call, token, wait_ms))
+        said = codec.quota_fields(quota)
+        return bool(self._wire.run("report", lane, call, token, wait_ms, said))
 
     def establish(self, lane: str, *, call: str, token: str) -> bool:
         """Take a running call's slot, and leave it its lease."""
         checked_name(lane, "the lane's name")
-        return bool(self._wire.run_waking("establish", lane, call, token))
+        return bool(self._wire.run("establish", lane, call, token))
 
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""
@@ -280,7 +284,7 @@ class RedisStore:
         self._wire.run("limit", lane, Limit(limit).value, codec.bucket_field(bucket))
 
     def callers(self, lane: str) -> list[CallerStatus]:
-        """Read what holds for callers that are named or steered."""
+        """Read what holds for callers that are named or steered, or that wait."""
         checked_name(lane, "the lane's name")
         told = self._wire.run("callers", lane)
         statuses = [codec.caller_status(*fields, waiting=count) for *fields, count in told]

@@ -331,6 +331,12 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             id="threshold",
         ),
         pytest.param(
+            '[health]\non_all_benched = "fail"',
+            'expected health.on_all_benched to be "wait", "raise" or "force", got "fail" '
+            "(lanes.toml)",
+            id="all-benched",
+        ),
+        pytest.param(
             'enabled = "yes"',
             'expected enabled to be true or false, got "yes" (lanes.toml)',
             id="bool",

@@ -24,9 +24,10 @@ from celery_lanes.llm.ledger import Attempt
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
-from celery_lanes.llm.reply import Done, TextDelta
+from celery_lanes.llm.reply import Done, Reply, TextDelta, Usage
 from celery_lanes.llm.request import Request
 from celery_lanes.store.health import Benched, HealthConfig
+from celery_lanes.store.quota import Quota
 
 ASK = Request(model="?", messages=(Message(role="user", content="tell me hunter2"),))
 INFO = CallInfo(caller="ann", run_id="r1")
@@ -839,7 +840,7 @@ class Legs:
 
     def __init__(self, chains: Chains, *full: str) -> None:
         self.chains, self.full = chains, full
-        self.trip, self.refused = [], []
+        self.trip, self.refused, self.forewarned = [], [], []
         self.queue_s, self.on_hop = 3600, lambda: None
         self.usual_s = 300.0
         self._next = None
@@ -848,22 +849,26 @@ class Legs:
         self._next = (lane, journey)
         while True:
             lane, journey = self._next
-            leg = Leg(
-                lane=lane,
-                move=self.move,
-                wait=self.wait,
-                refused=self.refused.append,
-                left_s=left_s,
-                usual_s=self.usual_s,
-                queued_s=self.queue_s,
-                journey=journey and Journey.model_validate_json(journey),
-            )
+            leg = self.leg(lane, journey, left_s)
             self._lane = lane
             try:
                 return self.chains.registry.parse(spec).generate(ASK, info=INFO, leg=leg, **terms)
             except LegEndedError:
                 self.chains.now += self.queue_s
                 self.on_hop()
+
+    def leg(self, lane: str, journey=None, left_s: float = 300.0) -> Leg:
+        return Leg(
+            lane=lane,
+            move=self.move,
+            wait=self.wait,
+            refused=self.refused.append,
+            forewarned=self.forewarned.append,
+            left_s=left_s,
+            usual_s=self.usual_s,
+            queued_s=self.queue_s,
+            journey=journey and Journey.model_validate_json(journey),
+        )
 
     def move(self, target, journey):
         if target.lane in self.full:
@@ -1059,6 +1064,21 @@ def test_a_lone_target_that_is_busy_lets_its_lane_wait(legs):
     assert [event.attempt for event in trip.chains.told if event.kind == "attempt_failed"] == [1, 2]
 
 
+@WAYS
+def test_what_is_left_is_told_as_an_answer_begins_and_is_no_part_of_the_result(legs, way):
+    trip = legs()
+    usage = Usage(input_tokens=1, output_tokens=1)
+    used_up = (Quota("requests", 0, 60, 12_000),)
+    trip.chains.a.script(Reply(text="hi", usage=usage, model="x", quotas=used_up))
+    terms = {"leg": trip.leg("a"), "info": INFO}
+
+    reply = getattr(trip.chains, way)("a/x", **terms)
+
+    assert trip.forewarned == [used_up]
+    assert (reply.quotas, "quotas" in reply.model_dump_json()) == (used_up, False)
+    assert trip.refused == trip.trip == []
+
+
 def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):
     trip = legs()
     trip.chains.a.script(errors.RateLimited("slow", 429, 400.0))
@@ -1067,6 +1087,74 @@ def test_when_all_are_benched_the_call_alone_waits_for_the_first(legs):
 
     assert trip.ask("a/x,b/y").attempts[-1].target == "a/x"
     assert trip.trip == [("call", 400)]
+
+
+def bench(chains, spec="a/x,b/y"):
+    """Have the first two targets benched, the second for a shorter time."""
+    chains.a.script(errors.RateLimited("slow", 429, 400.0))
+    chains.b.script(errors.RateLimited("slow", 429, 300.0))
+    chains.fails(spec)
+
+
+def test_when_all_are_benched_a_call_may_ask_the_one_that_is_free_first_at_once(legs):
+    trip = legs(on_all_benched="force")
+    bench(trip.chains)
+
+    reply = trip.ask("a/x,b/y")
+
+    assert trip.trip == ["to b"]
+    assert targets(reply.attempts) == [("a/x", "Benched"), ("b/y", "Benched"), ("b/y", None)]
+
+
+def test_one_that_is_asked_although_it_is_benched_is_asked_once(legs):
+    trip = legs(on_all_benched="force")
+    bench(trip.chains)
+    trip.chains.b.script(errors.RateLimited("slow", 429, 300.0))
+
+    with pytest.raises(errors.ChainExhausted) as caught:
+        trip.ask("a/x,b/y")
+
+    asked = [("a/x", "Benched"), ("b/y", "Benched"), ("b/y", "RateLimited")]
+    assert (targets(caught.value.attempts), trip.trip) == (asked, ["to b"])
+
+
+@WAYS
+def test_without_lanes_too_the_one_that_is_free_first_may_be_asked(make, way):
+    chains = make(on_all_benched="force")
+    bench(chains)
+
+    assert getattr(chains, way)("a/x,b/y").attempts[-1].target == "b/y"
+
+
+def test_a_call_whose_time_is_up_forces_nobody(make):
+    chains = make(on_all_benched="force")
+    bench(chains)
+    chains.registry.register_observer(
+        lambda event: chains.sleep(100) if event.kind == "skip_benched" else None
+    )
+
+    error = chains.fails("a/x,b/y", timeout_s=150)
+
+    found = [attempt["error_class"] for attempt in error.attempts]
+    assert found == ["Benched", "Benched", "OutOfTime"]
+
+
+def test_a_call_may_fail_at_once_where_it_would_have_to_wait(legs):
+    trip = legs(on_all_benched="raise")
+    bench(trip.chains)
+    trip.chains.c.script(errors.RateLimited("slow", 429, 7.0))
+
+    with pytest.raises(errors.ChainExhausted) as caught:
+        trip.ask("a/x,b/y")
+    with pytest.raises(errors.RateLimited):
+        trip.ask("c/z", lane="c")
+
+    assert (caught.value.retry_after_s, trip.trip) == (300, [])
+
+
+def test_another_way_than_there_is_is_refused():
+    with pytest.raises(errors.ConfigError, match="on_all_benched to be wait, raise, force, got"):
+        ChainConfig(on_all_benched="hope")
 
 
 def test_a_lane_does_not_wait_for_the_provider_of_another(legs):

@@ -15,10 +15,12 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_lanes import errors
 from celery_lanes.llm.chains.effects import _EFFECTS, ChainConfig, Effect, effect_of
+from celery_lanes.llm.http.waits import quotas_in
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.request import Request
 from celery_lanes.store.health import HealthConfig
+from celery_lanes.store.quota import Quota, closed_ms, scarcest
 from tests.unit.test_errors import every_error
 
 ASK = Request(model="?", messages=(Message(role="user", content="hi"),))
@@ -615,6 +617,48 @@ def test_a_limit_may_renew_at_a_unix_time(unit):
 )
 def test_limits_that_say_nothing_useful_are_passed_by(headers):
     assert refused("openai", httpx.Response(429, headers=headers)).retry_after_s is None
+
+
+def test_what_is_left_of_each_limit_is_read_and_nonsense_passed_by():
+    soon = (datetime.now(timezone.utc) + timedelta(seconds=9)).isoformat()
+    headers = httpx.Headers(
+        {
+            "X-RateLimit-Remaining-Requests": "12",
+            "x-ratelimit-limit-requests": "60",
+            "x-ratelimit-reset-requests": "1.2s",
+            "x-ratelimit-remaining": "3",
+            "x-ratelimit-remaining-tokens": "unlimited",
+            "x-ratelimit-remaining-images": "-1",
+            "anthropic-ratelimit-input-tokens-remaining": "0",
+            "anthropic-ratelimit-input-tokens-reset": soon,
+            "anthropic-ratelimit-input-tokens-limit": "1e400",
+        }
+    )
+
+    requests, bare, tokens = quotas_in(headers)
+
+    assert requests == Quota("requests", 12, 60, 1200)
+    assert bare == Quota("requests", 3)
+    assert (tokens.name, tokens.left, tokens.of) == ("input-tokens", 0, None)
+    assert 5_000 < tokens.resets_ms <= 9_000
+
+
+@pytest.mark.parametrize(
+    ("quotas", "least", "wait_ms"),
+    [
+        ([Quota("requests", 12, 60), Quota("tokens", 9, 10)], "requests", 0),
+        ([Quota("requests", 12, 60, 99), Quota("tokens", 0, 10, 50)], "tokens", 50),
+        ([Quota("requests", 0, 60, 99), Quota("input-tokens", 0, 9, 50)], "requests", 99),
+        ([Quota("requests", 0)], "requests", 0),
+        ([Quota("requests", 5), Quota("tokens", 9, 10)], "tokens", 0),
+        ([Quota("images", 0, 9, 50), Quota("tokens", 1, 10)], "images", 0),  # most calls pass
+        ([], None, 0),
+    ],
+    ids=str,
+)
+def test_the_next_call_would_be_refused_until_what_is_used_up_is_whole(quotas, least, wait_ms):
+    assert getattr(scarcest(quotas), "name", None) == least
+    assert closed_ms(quotas) == wait_ms
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -133,6 +134,27 @@ def test_the_wait_for_a_slot_counts_to_the_time_of_a_chains_call(lanes):
         chain.generate(ASK, timeout_s=60)
 
     assert 0 < left[0] < 60 - 0.25
+
+
+def whole(chain):
+    return chain.generate(ASK)
+
+
+def streamed(chain):
+    *_, done = chain.stream(ASK)
+    return done.reply
+
+
+@pytest.mark.parametrize("ask", [whole, streamed])
+def test_the_ledger_tells_the_wait_for_a_slot_from_the_time_of_the_attempt(lanes, ask):
+    with lanes.slot(lane="a") as slot:
+        began_at = time.monotonic()
+        threading.Timer(0.3, slot.release).start()
+        (attempt,) = ask(lanes.chain("a/x")).attempts
+        took_s = time.monotonic() - began_at
+
+    assert attempt.queued_s > 0.25
+    assert attempt.queued_s + attempt.ran_s <= took_s
 
 
 def test_a_chain_that_gets_no_slot_in_its_time_ends(lanes):

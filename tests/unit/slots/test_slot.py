@@ -613,13 +613,21 @@ def test_where_lanes_are_switched_off_slots_are_free(make_lanes):
     assert counts(lanes) == (0, 0)
 
 
+@pytest.mark.parametrize("model", ["quick", "best", "quick,openai/y"])
+def test_an_alias_names_the_lane_of_its_first_model(make_lanes, model):
+    lanes = make_lanes(aliases={"quick": "ollama/x,openai/y", "best": "quick"})
+
+    with lanes.slot(model) as slot:
+        assert (slot.lane, counts(lanes)) == ("ollama", (1, 0))
+
+
 @pytest.mark.parametrize(
     ("wish", "complaint"),
     [
         ({}, "expected a model"),
         ({"model": "ollama/x", "lane": "ollama"}, "expected a model"),
-        ({"model": "ollama"}, "a lane has a name: slot"),
-        ({"model": 3}, "expected a model"),
+        ({"model": "ollama"}, "or an alias, got 'ollama'; a lane has a name: slot"),
+        ({"model": 3}, "expected model to be"),
         ({"lane": "olama"}, "did you mean ollama"),
         ({"model": "ollama/x", "max_wait": -1}, "expected max_wait to be a number of seconds"),
         ({"model": "ollama/x", "max_wait": "5s"}, "expected max_wait to be a number of seconds"),

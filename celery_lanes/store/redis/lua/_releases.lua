@@ -39,6 +39,7 @@ end
 -- It goes on in another lane; what it took of this one, it has been served.
 function outcomes.moved(r, cost, _, _, envelope)
   if cost then correct(r, math.max(1, cost)) end
+  lane.leaving = (lane.leaving or 0) + 1
   rewrite(r, envelope)
   finish_charge(r)
   to_closing(r, 'moved')
@@ -72,15 +73,18 @@ local function release(id, token, outcome, cost, wait, envelope)
   return (outcome == 'done' or outcome == 'failed') and 1 or 0
 end
 
--- Counts this second's ended calls; a second that is over goes into one of 60 fields.
+-- Counts this second's ended calls, and those that have just moved; a second that is over goes into one
+-- of 60 fields.
 local function count_ended(ended)
-  if ended == 0 then return end
+  if ended == 0 and not lane.leaving then return end
   local second = math.floor(now / 1000)
   if lane.second ~= second then
     if lane.second then
-      redis.call('HSET', meta, 'done:' .. lane.second % 60, string.format('%d %d', lane.second, lane.done))
+      local counts = string.format('%d %d %d', lane.second, lane.done, lane.moved or 0)
+      redis.call('HSET', meta, 'done:' .. lane.second % 60, counts)
     end
-    lane.second, lane.done = second, 0
+    lane.second, lane.done, lane.moved = second, 0, nil
   end
   lane.done = lane.done + ended
+  if lane.leaving then lane.moved, lane.leaving = (lane.moved or 0) + lane.leaving, nil end
 end

@@ -1,17 +1,21 @@
--- Reads what holds for the callers that the rules name or that something was set of. One consistent
--- reading.
+-- Reads what holds for the callers that the rules name, that something was set of, or that wait. One
+-- consistent reading.
 --
 -- FLAGS: no-writes
 -- KEYS: queue ring tags marks refill meta
 -- USES: ring fair buckets steering
 -- RETURNS: of each: {account, weight, bucket or '', weight, bucket and pause as set at run time or '',
 --   calls waiting}
--- COST: O(callers x log n)
+-- COST: O(callers x log n); of those who only wait 750 at most: who is next, last, or set aside
+
+local LOOKED_AT, EVERYBODY = 250, '*'
 
 load_lane()
-local given, steered, out = given_settings(), steered_settings(), {}
+local given, steered, told, out = given_settings(), steered_settings(), {}, {}
 
 local function tell(account)
+  if told[account] or account == EVERYBODY then return end
+  told[account] = true
   local own = steered.callers[account] or {}
   local weight, bucket = unpack(redis.call('HMGET', meta, 'weight:' .. account, 'rate:' .. account))
   local waiting = redis.call('ZLEXCOUNT', queue, '[' .. account .. ':', '(' .. account .. ';')
@@ -19,7 +23,13 @@ local function tell(account)
 end
 
 for _, account in ipairs(given.names) do tell(account) end
-for account in pairs(steered.callers) do
-  if not given.callers[account] then tell(account) end
+for account in pairs(steered.callers) do tell(account) end
+for _, verb in ipairs({ 'ZRANGE', 'ZREVRANGE' }) do
+  for _, name in ipairs(redis.call(verb, ring, 0, LOOKED_AT - 1)) do
+    tell(string.sub(name, lane.levels and 26 or 18))
+  end
+end
+for _, aside in ipairs(redis.call('ZRANGE', refill, 0, LOOKED_AT - 1)) do
+  tell(string.sub(aside, lane.levels and 5 or 1))
 end
 return out

@@ -4,21 +4,25 @@
 -- KEYS: calls queue ring refill delayed leases closing workers dead meta
 -- USES: ring
 -- RETURNS: {cap as set or -1, paused, running, waiting, delayed, closing, dead, callers waiting,
---   oldest wait in ms, done in the last minute, workers, running without a slot, cap in force or -1, ms that
---   the provider wants no calls, the lane's own buckets or ''}
+--   oldest wait in ms, done and moved in the last minute, workers, running without a slot, cap in force
+--   or -1, ms that the provider wants no calls, the lane's own buckets or '', what the provider said
+--   last of its limits or '', ms ago}
 -- COST: O(callers waiting x log n), at most 1,000 of them
 
-local LOOKED_AT = 250
+local LOOKED_AT, QUOTA_KEPT = 250, 60000
 
-load_lane()
+local told, quota = string.match(load_lane('quota') or '', '^(%d+) (.+)$')
+local age = told and now - told or 0
+if age < 0 or age > QUOTA_KEPT then quota, age = nil, 0 end
 
 local fields = {}
 for second = 0, 59 do fields[#fields + 1] = 'done:' .. second end
 local minute = math.floor(now / 1000) - 59
-local done = lane.second and lane.second >= minute and lane.done or 0
+local is_recent = lane.second and lane.second >= minute
+local done, moved = is_recent and lane.done or 0, is_recent and lane.moved or 0
 for _, entry in ipairs(redis.call('HMGET', meta, unpack(fields))) do
-  local at, count = string.match(entry or '', '^(%d+) (%d+)$')
-  if at and tonumber(at) >= minute then done = done + count end
+  local at, ended, left = string.match(entry or '', '^(%d+) (%d+) (%d+)$')
+  if at and tonumber(at) >= minute then done, moved = done + ended, moved + left end
 end
 
 -- The oldest first call of those callers who are next, at all levels and at the lowest, and of those
@@ -54,10 +58,13 @@ return {
   redis.call('ZCARD', ring) + redis.call('ZCARD', refill),
   now - oldest,
   done,
+  moved,
   redis.call('ZCOUNT', workers, now - rules.lease_ttl, '+inf'),
   lane.established or 0,
   cap or -1,
   provider_wait(),
   rules.rate or '',
   rules.tokens or '',
+  quota or '',
+  age,
 }
