@@ -39,6 +39,7 @@ from celery_lanes.chaos.stage import staged
 from celery_lanes.errors import ConfigError
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.proxy import Proxy
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ChaosOptions(cap=2, lease_ttl_s=5.0)
@@ -451,14 +452,15 @@ def test_a_workers_clock_jumps_under_it_and_calls_end_in_their_time(tmp_path):
     assert [struck.by_s for struck in havoc.journal] == [-HOUR_S - first_s]
 
 
-def _play(stage, until):
+def _play(stage, done):
     """Let the stage's processes work until something is the case."""
-    deadline = time.monotonic() + 40
-    while not until():
-        assert time.monotonic() < deadline
+
+    def is_so():
         stage.staff.tick(time.monotonic())
         stage.producer.tick()
-        time.sleep(0.05)
+        return done()
+
+    until(is_so, timeout_s=40)
 
 
 def _offsets_s(stage):

@@ -17,6 +17,7 @@ from celery_lanes.store.transcripts import Draft, Entry, Mark
 from celery_lanes.streams import reader as readers
 from celery_lanes.streams.events import Began, Cancelled, Failed, Finished, failed, to_json
 from celery_lanes.streams.reader import Reader
+from tests.waiting import pass_time
 
 USAGE = Usage(input_tokens=1, output_tokens=2)
 
@@ -201,7 +202,7 @@ def test_steps_are_taken_one_at_a_time_and_the_last_one_closes(call):
 
         def slow_step():
             at_work.append(len(at_work) + 1)
-            time.sleep(0.05)
+            pass_time(0.05, because="it outlasts those who wait for it")
             step()
             seen.append(at_work.pop())
 
