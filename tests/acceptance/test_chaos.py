@@ -496,15 +496,17 @@ def test_an_interrupted_run_leaves_no_process():
 @pytest.mark.crash
 @pytest.mark.timeout(400)
 @pytest.mark.alone
-def test_two_minutes_of_chaos_break_no_promise(tmp_path):
-    options = ["--minutes", "2", "--seed", "11", "--json", str(tmp_path / "report.json")]
+def test_a_minute_of_chaos_breaks_no_promise(tmp_path):
+    options = ["--minutes", "1", "--seed", "11", "--json", str(tmp_path / "report.json")]
     shown = subprocess.run(
         _chaos(*options), capture_output=True, text=True, timeout=380, check=False, cwd=ROOT
     )
 
+    assert shown.returncode == 0, shown.stdout + shown.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    assert (shown.returncode, report["breaches"]) == (0, []), shown.stdout
-    assert report["figures"]["faults"]["worker killed"] == 8
+    assert report["breaches"] == []
+    assert report["figures"]["faults"]["worker killed"] == 4
+    assert set(report["figures"]["faults"]) == {kind.value for kind in Kind}
     assert "All promises were kept." in shown.stdout
     assert "\x1b" not in shown.stdout
 
