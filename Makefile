@@ -8,6 +8,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
+# Some images set it; then each process that a test starts would compile all of our source anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -12,6 +11,7 @@ from redis.crc import key_slot
 
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
+from tests.waiting import until
 
 SLOTS = 16384
 DEADLINE_S = 20.0
@@ -71,7 +71,7 @@ class Cluster:
         """Let the last node meet the others, and wait until all agree who has what."""
         for other in self.nodes[:-1]:
             self.nodes[-1].tell("MEET", "127.0.0.1", other.port)
-        await_that(self.is_whole)
+        until(self.is_whole)
 
     @contextmanager
     def joined_by(self, newcomer: Node) -> Iterator[Node]:
@@ -87,14 +87,14 @@ class Cluster:
                 newcomer.kill()  # in peace, it might wait for somebody's replication
                 for node in self.nodes:
                     node.tell("FORGET", identity)
-        await_that(self.is_whole)
+        until(self.is_whole)
 
     def joined_as_replica(self, replica: Node, master: Node) -> None:
         """Let one more node follow a master, and wait until it has all."""
         self.nodes.append(replica)
         self.introduce()
         replica.tell("REPLICATE", master.id)
-        await_that(lambda: replica.client.info("replication")["master_link_status"] == "up")
+        until(lambda: replica.client.info("replication")["master_link_status"] == "up")
 
     def is_whole(self) -> bool:
         """Every node knows every other and serves; all agree on the owner of each slot."""
@@ -156,14 +156,6 @@ def cluster_of(masters: int, *options: str, program: str | None = None) -> Itera
 def slot_of(key: str) -> int:
     """Give the slot of a key."""
     return key_slot(key.encode())
-
-
-def await_that(is_so: Callable[[], object]) -> None:
-    """Wait for an event, with a deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def port_with_bus() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import redis as redis_py
 
 from celery_lanes.testing.embedded import EmbeddedValkey
-from tests.clusters import await_that
+from tests.waiting import until
 
 NAME = "lanes"
 DOWN_AFTER_MS = 1000  # less may be taken for dead on a busy machine
@@ -53,7 +53,7 @@ class Pair:
 
     def fail_over(self) -> None:
         """Let the replica take the master's place in peace, as an operator does."""
-        await_that(self._is_asked_to)
+        until(self._is_asked_to)
 
     def _is_asked_to(self) -> bool:
         if self.master_port == self.second.port:
@@ -91,10 +91,10 @@ def pair_of(*options: str, program: str | None = None) -> Iterator[Pair]:
         master = running.enter_context(EmbeddedValkey(*at_once, program=program))
         follows = ("--replicaof", "127.0.0.1", str(master.port))
         replica = running.enter_context(EmbeddedValkey(*at_once, *follows, program=program))
-        await_that(lambda: _has_a_replica(master))  # seen at its best, or again only after 10 s
+        until(lambda: _has_a_replica(master))  # seen at its best, or again only after 10 s
         sentinel = running.enter_context(Sentinel(master, program=program))
         pair = Pair(master, replica, sentinel)
-        await_that(pair.is_whole)
+        until(pair.is_whole)
         yield pair
         for server in [sentinel, replica, master]:
             server.kill()  # in peace, they would wait for each other

@@ -10,13 +10,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.waiting import until
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # /usr/sbin's would su to its own user
 START_DEADLINE_S = 60
@@ -174,11 +175,14 @@ def _rabbitmq_environment(directory: Path, port: int, epmd_port: int) -> dict[st
 
 
 def _await(is_ready: Callable[[], bool], server: Server) -> None:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while not is_ready():
-        if server.process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the server did not start:\n{server.log.read_text(errors='replace')}")
-        time.sleep(0.02)
+    def is_decided() -> bool:
+        return is_ready() or server.process.poll() is not None
+
+    def printed() -> str:
+        return server.log.read_text(errors="replace")
+
+    until(is_decided, timeout_s=START_DEADLINE_S, story=printed)
+    assert server.process.poll() is None, printed()
 
 
 def _answers_ping(port: int) -> bool:

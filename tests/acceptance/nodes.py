@@ -10,8 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,6 +21,7 @@ from typing_extensions import Self
 
 from celery_lanes.testing.embedded import EmbeddedValkey
 from tests import services
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 30
@@ -175,11 +174,11 @@ class WorkerProcess(ProcessContainer):
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        deadline, pause = time.monotonic() + START_DEADLINE_S, threading.Event()
-        while b" ready." not in self.logs()[self._log_start :]:
+        def is_ready() -> bool:
             assert self.is_running, f"{self.name} has ended:\n{self.logs().decode()}"
-            assert time.monotonic() < deadline, f"{self.name} hangs:\n{self.logs().decode()}"
-            pause.wait(0.02)
+            return b" ready." in self.logs()[self._log_start :]
+
+        until(is_ready, timeout_s=START_DEADLINE_S, story=lambda: self.logs().decode())
 
     def stop(self, timeout_s: float) -> None:
         self._process.terminate()

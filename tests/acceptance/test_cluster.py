@@ -6,10 +6,9 @@ and which call was asked for how often.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -20,6 +19,7 @@ from celery_lanes import CallInfo
 from celery_lanes.errors import BadRequest
 from celery_lanes.tasks import generate
 from celery_lanes.testing.llm_stub import Answer, LLMStub, Record
+from tests.waiting import until
 
 CAP = 3  # of each lane; two workers have two processes each
 LEASE_TTL_S = 3
@@ -136,14 +136,6 @@ def texts(calls: Iterable[AsyncResult], *, within_s: float) -> list[str]:
 def admitted(setup: CeleryTestSetup, model: str) -> int:
     lane = setup.app.lanes.store.snapshot(model.partition("/")[0])
     return lane.running + lane.waiting
-
-
-def until(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
-    """Wait for a state of the store."""
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        pause.wait(0.02)
 
 
 def cut_off(observer: LLMStub) -> list[Record]:

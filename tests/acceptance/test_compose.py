@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
 from tests.services import free_port, unavailable
+from tests.waiting import until
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,11 +90,14 @@ class Process:
             self._process.wait()
 
     def wait_for(self, text, timeout_s=40):
-        deadline = time.monotonic() + timeout_s
-        while text not in (printed := self._log.read_text(errors="replace")):
-            assert self._process.poll() is None, printed
-            assert time.monotonic() < deadline, printed
-            time.sleep(0.05)
+        def is_decided():
+            return text in self.printed() or self._process.poll() is not None
+
+        until(is_decided, timeout_s=timeout_s, story=self.printed)
+        assert text in self.printed()
+
+    def printed(self):
+        return self._log.read_text(errors="replace")
 
 
 def test_one_worker_for_each_of_its_lanes(compose):
@@ -154,7 +157,10 @@ def test_worker_and_beat_start_as_written_and_a_call_goes_through(start, servers
 
 @pytest.mark.parametrize("service", ["worker-anthropic-default", "worker-openai"])
 def test_the_other_workers_start_as_written(start, service):
-    start(service).wait_for("ready.")
+    worker = start(service)
+
+    worker.wait_for("ready.")
+    assert "Traceback" not in worker.printed()
 
 
 def test_flower_starts_as_written(start):
@@ -164,22 +170,24 @@ def test_flower_starts_as_written(start):
 
     start("flower", **{"--port=5555": f"--port={port} --address=127.0.0.1"})
 
-    assert _answers(f"http://127.0.0.1:{port}/healthcheck")
+    url = f"http://127.0.0.1:{port}/healthcheck"
+    until(lambda: _answers(url), timeout_s=40)
+    assert httpx.get(url).status_code == 200
 
 
-def _answers(url, timeout_s=40):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            return httpx.get(url).status_code == 200
-        time.sleep(0.1)
+def _answers(url):
+    with suppress(httpx.TransportError):
+        return bool(httpx.get(url))
     return False
 
 
 def _store_warnings(url, timeout_s=10):
-    store, deadline = open_store(url), time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    store, warnings = open_store(url), []
+
+    def is_up():
         with suppress(StoreUnavailable):
-            return store.warnings()
-        time.sleep(0.05)
-    raise TimeoutError(url)
+            warnings.append(store.warnings())
+        return warnings
+
+    until(is_up, timeout_s=timeout_s)
+    return warnings[0]

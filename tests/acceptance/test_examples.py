@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import Answer, LLMStub
 from celery_lanes.testing.workers import WorkerProcess
 from tests import services
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SAID = {
@@ -103,10 +103,10 @@ def test_people_who_ask_by_day_pass_the_nightly_batch_and_all_of_it_ends(fresh, 
         "examples.nightly_batch", ["lanes.ollama"], concurrency=3, env=env, cwd=ROOT
     ):
         with beat("examples.nightly_batch", env, tmp_path):
-            until(lambda: store.snapshot("ollama").waiting > 40)
+            patiently(lambda: store.snapshot("ollama").waiting > 40)
         said = run("nightly_batch", env)  # all of the batch was published before
         stub.service = 0.0
-        until(lambda: is_empty(store))
+        patiently(lambda: is_empty(store))
 
     batch = [record for record in stub.log if is_batch(record.prompt)]
     people = [record for record in stub.log if not is_batch(record.prompt)]
@@ -246,14 +246,14 @@ def is_empty(store):
     return not now.running + now.waiting + now.delayed + now.closing
 
 
-def until(is_so, timeout_s=60):
-    pause, deadline = threading.Event(), time.monotonic() + timeout_s
-    while True:
-        with suppress(StoreUnavailable):  # a machine that stalls for a second
-            if is_so():
-                return
-        assert time.monotonic() < deadline, "it did not come to pass"
-        pause.wait(0.05)
+def patiently(is_so):
+    """Wait for a state of a store that may be away for a second, as a machine may stall."""
+
+    def heard():
+        with suppress(StoreUnavailable):
+            return is_so()
+
+    until(heard, timeout_s=60)
 
 
 def is_batch(prompt):

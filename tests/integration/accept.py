@@ -10,7 +10,7 @@ from celery.exceptions import WorkerLostError
 from celery_lanes import CallInfo, call_context
 
 
-def accept(tasks: Any) -> None:
+def assert_accepted(tasks: Any) -> None:
     """Results, attribution, errors and silent ends are as users of plain Celery expect."""
     with call_context(caller="alice", run_id="r1"):
         results = [tasks.echo.delay("ollama/x", n) for n in range(30)]

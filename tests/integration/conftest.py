@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,8 @@ from celery import _state
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
 from celery_lanes.testing.workers import WorkerProcess
+from tests.integration.nursery import ForkedWorker
+from tests.waiting import until  # noqa: F401 # for the tests that ask here for all they need
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,7 +108,7 @@ class Shop:
         return f"{self.prefix}{lane}"
 
     def worker(self, *lanes: str, **options: Any) -> WorkerProcess:
-        """Start a worker for these lanes; it is stopped at the end of the test.
+        """Start a worker for these lanes; it is killed at the end of the test.
 
         ``conf`` is what Celery is configured there beside the shop's own ``conf``; the rest is
         ``WorkerProcess``'s.
@@ -114,19 +116,12 @@ class Shop:
         queues = [self.queue(lane) for lane in lanes or ("ollama",)]
         conf = {"SHOP_CONF": json.dumps({**self.conf, **options.pop("conf", {})})}
         options["env"] = {**options.get("env", {}), **self.env, **conf}
-        worker = WorkerProcess(
+        is_plain = options.get("pool") in {"gevent", "eventlet"} or "program" in options
+        worker = (WorkerProcess if is_plain else ForkedWorker)(
             "tests.integration.shop:app", [*queues, *options.pop("queues", ())], cwd=ROOT, **options
         )
         self._exits.callback(_stop, worker)
         return worker.start()
-
-
-def until(condition: Callable[[], bool], *, timeout_s: float = 15) -> None:
-    """Wait for a state of another process."""
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        pause.wait(0.02)
 
 
 @contextmanager
@@ -169,7 +164,11 @@ def _forget_shared_tasks(known: set[Any]) -> None:
 
 
 def _stop(worker: WorkerProcess) -> None:
-    worker.stop()
+    """Kill it: what a test says of a warm stop it has said by now, and that takes 2 s."""
+    if worker.exit_code is None:
+        with suppress(ProcessLookupError):  # it ends by itself just now
+            worker.signal_all(signal.SIGKILL)
+        worker.wait()
     if sys.exc_info()[0] or os.environ.get("SHOW_LOGS"):
         sys.stderr.write(worker.log())
 

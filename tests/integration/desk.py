@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-import time
 
 from tests.integration.shop import ask, lanes
+from tests.waiting import pass_time
 
 
 def crowd(url: str, processes: str, each: str, callers: str) -> None:
@@ -42,7 +42,7 @@ def keep() -> None:
             threading.Thread(target=lanes.slot("ollama/x").__enter__, daemon=True).start()
         print("holds", flush=True)  # noqa: T201
         while not slot.should_yield():
-            time.sleep(0.02)
+            pass_time(0.02, because="a holder of a slot asks now and then")
         print("lost", flush=True)  # noqa: T201
 
 

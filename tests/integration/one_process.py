@@ -16,7 +16,7 @@ def main(pool: str) -> None:
     from celery.contrib.testing.worker import start_worker
 
     from tests.integration import shop
-    from tests.integration.accept import accept
+    from tests.integration.accept import assert_accepted
 
     shop.app.amqp.queues.select([shop.lanes.settings.queue("ollama")])
     with start_worker(
@@ -26,7 +26,7 @@ def main(pool: str) -> None:
         perform_ping_check=False,
         shutdown_timeout=20,
     ):
-        accept(shop)
+        assert_accepted(shop)
 
 
 if __name__ == "__main__":

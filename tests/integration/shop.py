@@ -17,6 +17,7 @@ from celery.worker.request import Request as WorkerRequest
 from pydantic import BaseModel
 
 from celery_lanes import CallInfo, Lanes, Preempted, call_context
+from tests.waiting import pass_time
 
 logger = get_task_logger(__name__)
 app = Celery("shop", broker=os.environ.get("SHOP_BROKER"), backend=os.environ.get("SHOP_BACKEND"))
@@ -204,7 +205,7 @@ def by_slot(url: str, key: str = "") -> str:
 def sleep(model: str, seconds: float) -> str:
     """Sleep."""
     logger.info("begins to sleep")
-    time.sleep(seconds)
+    pass_time(seconds, because="so long its work takes")
     return "slept"
 
 
@@ -212,7 +213,7 @@ def sleep(model: str, seconds: float) -> str:
 def sleep_late(model: str, seconds: float) -> str:
     """Sleep, acknowledged late."""
     logger.info("begins to sleep")
-    time.sleep(seconds)
+    pass_time(seconds, because="so long its work takes")
     return "slept"
 
 
@@ -258,7 +259,7 @@ def die(model: str) -> None:
 @app.task(bind=True)
 def waited(self, model: str, seconds: float) -> float:
     """Sleep; say how long the call had waited."""
-    time.sleep(seconds)
+    pass_time(seconds, because="so long its work takes")
     return CallInfo.from_request(self.request).wait_s
 
 
@@ -348,7 +349,7 @@ def too_slow_once(self, model: str) -> int:
     """Take too long at the first attempt."""
     attempt = CallInfo.from_request(self.request).attempt
     if attempt == 1:
-        time.sleep(60)
+        pass_time(60, because="its time limit is 1 s")
     return attempt
 
 
@@ -383,7 +384,7 @@ def polite(self, model: str, seconds: float) -> int:
     app.backend.client.rpush("marks", "begun")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(0.01)
+        pass_time(0.01, because="it works in steps")
         if self.should_yield():
             raise Preempted
     return CallInfo.from_request(self.request).attempt
@@ -395,7 +396,7 @@ def saving(self, model: str) -> int:
     app.backend.client.rpush("marks", "begun")
     attempt = CallInfo.from_request(self.request).attempt
     try:
-        time.sleep(30 if attempt == 1 else 0)
+        pass_time(30 if attempt == 1 else 0, because="it is told to make room meanwhile")
     except Preempted:
         app.backend.client.rpush("marks", "saved")
         raise
@@ -411,5 +412,5 @@ def deaf(self, model: str, to: str) -> int:
     end = time.monotonic() + (30 if attempt == 1 else 0)
     while time.monotonic() < end:
         with suppress(unheard):
-            time.sleep(0.01)
+            pass_time(0.01, because="it works in steps")
     return attempt

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +22,7 @@ from celery_lanes.llm.target import Target
 from celery_lanes.testing.llm_dialects import DIALECTS, Asked, Dialect
 from celery_lanes.testing.llm_stub import Answer, LLMStub
 from celery_lanes.testing.memory import serving
+from tests.waiting import pass_time
 
 FAR_S = 30.0
 """A time-out that is not meant to strike; what must not wait for it ends long before."""
@@ -127,7 +127,7 @@ def test_a_reader_that_leaves_closes_the_connection(stub, target, events):
     def endless() -> Iterator[bytes]:
         yield from events[0]
         while True:
-            time.sleep(0.01)  # how fast it writes
+            pass_time(0.01, because="it writes so fast")
             yield b"\n"
 
     stub.script(Answer(events=endless()))
@@ -170,7 +170,7 @@ def test_a_stream_that_falls_silent_is_given_up(stub, target, events):
 def test_signs_of_life_without_a_word_are_silence(stub, target):
     def pings() -> Iterator[bytes]:
         while True:
-            time.sleep(0.02)  # how often it pings
+            pass_time(0.02, because="it pings so often")
             yield b"\n" if target.provider._wire.framing.__name__ == "ndjson" else b": ping\n\n"
 
     stub.script(Answer(events=pings()))
@@ -184,7 +184,7 @@ def test_signs_of_life_without_a_word_are_silence(stub, target):
 def test_a_stream_that_does_not_end_is_given_up_at_its_deadline(stub, target, events):
     def endless() -> Iterator[bytes]:
         while True:
-            time.sleep(0.02)  # how fast it writes
+            pass_time(0.02, because="it writes so fast")
             yield from events[0]
 
     stub.script(Answer(events=endless()))

@@ -62,3 +62,4 @@ def test_a_body_is_stopped_while_the_worker_has_lost_its_broker(taken_over, obse
         paused.signal_all(signal.SIGCONT)
 
         observer.wait_until(lambda: observer.inside == 1, timeout_s=STOPPED_WITHIN_S)
+        assert paused.exit_code is None  # the body, not the worker

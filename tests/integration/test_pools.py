@@ -13,7 +13,7 @@ from celery.concurrency import solo, thread
 from celery.worker import state
 
 from celery_lanes.worker.pools import pool_view
-from tests.integration.accept import accept
+from tests.integration.accept import assert_accepted
 from tests.integration.conftest import ROOT, until
 
 POOLS = ["prefork", "threads", "gevent", "solo"]
@@ -34,7 +34,7 @@ def test_lanes_work_on_every_pool_and_broker(make_shop, broker, pool, intake):
     shop = make_shop(broker, defaults=f'intake = "{intake}"')
     shop.worker(pool=pool, concurrency=1 if pool == "solo" else 4)
 
-    accept(shop.tasks)
+    assert_accepted(shop.tasks)
 
 
 @pytest.mark.parametrize("intake", ["store", "broker"])

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.waiting import pass_time
+
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 LANE = """[lanes.ollama]
@@ -66,7 +68,7 @@ def test_two_hundred_preemptions_hit_nobody_else_and_nobody_ends_twice(make_shop
         publish("vip", vips, lane_priority=10)
         seen = observer.served
         observer.wait_until(lambda n=seen: observer.served > n)
-        time.sleep(chance.random() * SHORT_S)  # the moment within a body's run is the point
+        pass_time(chance.random() * SHORT_S, because="the moment within a body's run is the point")
 
     assert {key: result.get(timeout=60) for key, result in {**lows, **vips}.items()} == {
         key: key for key in (*lows, *vips)

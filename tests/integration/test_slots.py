@@ -35,7 +35,9 @@ def desk() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield start
 
 
-def compete(make_shop, observer, desk, *, processes: int, each: int, calls: int, patience_s: float):
+def assert_they_share(
+    make_shop, observer, desk, *, processes: int, each: int, calls: int, patience_s: float
+):
     """Let processes with tickets, and a worker with calls, ask the observer on one lane.
 
     All of them wait before the first is served, so that it can be told whose turn it is.
@@ -66,10 +68,10 @@ def compete(make_shop, observer, desk, *, processes: int, each: int, calls: int,
     assert observer.served == processes * each + calls
     assert observer.highest <= cap  # a busy machine may not get so far
     until(lambda: (running(shop), waiting(shop)) == (0, 0))
-    check_turns(observer.log, cap)
+    assert_fair_and_in_order(observer.log, cap)
 
 
-def check_turns(log, cap: int) -> None:
+def assert_fair_and_in_order(log, cap: int) -> None:
     """Check shares and order by when the requests began, up to those that overlap."""
     began = [record.prompt.split() for record in sorted(log, key=lambda record: record.start_s)]
     asked = Counter(caller for caller, _, _ in began)
@@ -85,14 +87,14 @@ def check_turns(log, cap: int) -> None:
 
 
 def test_tickets_and_calls_share_a_lane(make_shop, observer, desk):
-    compete(make_shop, observer, desk, processes=4, each=20, calls=80, patience_s=60)
+    assert_they_share(make_shop, observer, desk, processes=4, each=20, calls=80, patience_s=60)
 
 
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_thousand_tickets_of_twenty_processes_beside_a_thousand_calls(make_shop, observer, desk):
-    compete(make_shop, observer, desk, processes=20, each=50, calls=1000, patience_s=300)
+    assert_they_share(make_shop, observer, desk, processes=20, each=50, calls=1000, patience_s=300)
 
 
 @pytest.mark.crash

@@ -11,6 +11,7 @@ import pytest
 
 from celery_lanes.testing.llm_stub import Answer
 from tests.integration.conftest import running, until, waiting
+from tests.waiting import pass_time
 
 MODEL = "ollama/small"
 END = [
@@ -43,11 +44,10 @@ def halting(*words, go_on=None):
 
 def counted(words, together):
     """Say the numbers up to ``words``, in some haste, when all are there."""
-    pause = threading.Event()
     together.wait(30)
     for number in range(words):
         yield said(f"{number} ")
-        pause.wait(0.02)
+        pass_time(0.02, because="it writes so fast")
     yield from END
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from celery_lanes.store.attempts import Closing, Grant, Outcome, Release, Turn
-from celery_lanes.store.base import Store
+from celery_lanes.store.base import Store, Wakeups
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
+from tests.waiting import pass_time
 
 DEADLINE_S = 10.0
 
@@ -35,7 +36,7 @@ class RealClock:
         return time.time_ns() // 1_000_000
 
     def sleep_ms(self, ms: float) -> None:
-        time.sleep(ms / 1000)
+        pass_time(ms / 1000, because="the clock is a real server's")
 
 
 class Driver:
@@ -116,6 +117,12 @@ class Driver:
         while not is_so():
             assert time.monotonic() < deadline, "it did not come to pass"
             self.clock.sleep_ms(step_ms)
+
+    def heard(self, ear: Wakeups) -> set[str]:
+        """Wait until an ear has heard something; say what."""
+        seen: set[str] = set()
+        self.until(lambda: seen.update(ear.drain()) or seen)
+        return seen
 
     def reap_until(self, is_so: Callable[[], object]) -> None:
         """Let leases expire, the way workers do: somebody reaps all the time."""

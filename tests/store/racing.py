@@ -18,6 +18,7 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.connect import open_store
 from celery_lanes.store.rules import LaneRules, Policy
 from tests.store.driving import DEADLINE_S
+from tests.waiting import pass_time
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ def insist(counters: Counters, verb: Callable[[], T]) -> T:
         except StoreUnavailable:  # noqa: PERF203 - once in a while
             counters.outage()
             assert time.monotonic() < deadline, "the store did not come back"
-            time.sleep(0.01)
+            pass_time(0.01, because="the store is away")
 
 
 def publish(race: Race) -> None:

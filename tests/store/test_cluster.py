@@ -14,9 +14,10 @@ from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store, open_transcripts
 from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
 from tests import services
-from tests.clusters import Cluster, Node, await_that, cluster_of, slot_of
+from tests.clusters import Cluster, Node, cluster_of, slot_of
 from tests.store.driving import Driver, RealClock
 from tests.store.racing import Race, publish, work
+from tests.waiting import until
 
 NAMES = ["a", "b", "c", "d", "ü", "chat"]
 WORKERS = 3
@@ -99,7 +100,7 @@ def test_worker_is_woken_by_every_node(cluster, prefix):
     for lane in lanes:
         lane.park()
 
-    await_that(lambda: heard.update(ear.drain()) or heard == set(NAMES))
+    until(lambda: heard.update(ear.drain()) or heard == set(NAMES))
     ear.close()
 
 
@@ -138,7 +139,7 @@ def test_cap_holds_and_nothing_is_lost_or_doubled_while_a_lane_moves(cluster, pr
     def half_way() -> None:
         """Stay until the workers have met with this state, too."""
         met = counters.outages
-        await_that(lambda: counters.outages > met + WORKERS or is_over.is_set())
+        until(lambda: counters.outages > met + WORKERS or is_over.is_set())
 
     is_over = threading.Event()
     with ThreadPoolExecutor(WORKERS + 1) as threads:
@@ -146,13 +147,13 @@ def test_cap_holds_and_nothing_is_lost_or_doubled_while_a_lane_moves(cluster, pr
         ends += [threads.submit(work, race, number) for number in range(WORKERS)]
         for end in ends:
             end.add_done_callback(lambda end: end.exception() and is_over.set())
-        await_that(lambda: counters.done > 0)
+        until(lambda: counters.done > 0)
         moves = 0
         while moves < MOVES and not is_over.is_set():
             cluster.move(slot, other_than(cluster, cluster.owner(slot)), half_way=half_way)
             moves += 1
             done = counters.done
-            await_that(lambda done=done: counters.done > done or is_over.is_set())
+            until(lambda done=done: counters.done > done or is_over.is_set())
         for end in ends:
             end.result()
 
@@ -183,7 +184,7 @@ def test_node_that_has_just_joined_may_take_a_lane(cluster, lane, prefix, progra
             cluster.move(slot, home)
 
     for verb in verbs:
-        await_that(lambda verb=verb: is_answered(verb))  # the first one meets with a dead node
+        until(lambda verb=verb: is_answered(verb))  # the first one meets with a dead node
     assert lane.counts == (0, 2, 0, 0)
     assert lane.store.lanes() == [lane.lane]
 
@@ -209,7 +210,7 @@ def test_node_that_dies_and_returns_is_only_an_outage(cluster, lane, prefix):
         lane.admit(lane.call(id="late"))
     node.start()
 
-    await_that(cluster.is_whole)
+    until(cluster.is_whole)
     assert lane.counts == (1, 2, 0, 0)
     assert lane.admit(lane.call(id="late")) == [Parked(2)]
     lane.release(grant)
@@ -226,7 +227,7 @@ def test_cluster_that_lacks_slots_is_store_unavailable(cluster, lane, prefix):
             lane.park()
     finally:
         owner.tell("ADDSLOTS", slot)
-        await_that(cluster.is_whole)
+        until(cluster.is_whole)
 
     assert lane.park()
     assert lane.counts == (0, 1, 0, 0)
@@ -253,8 +254,8 @@ def test_transcripts_are_spread_over_the_nodes_and_are_found_where_they_have_mov
     slot = slot_of(transcripts._keys.of_reply("a")[0])
     cluster.move(slot, other_than(cluster, cluster.owner(slot)))
     more = [Draft("a", Mark(), Entry(Mark(7, 2), 1, "moved"))]
-    await_that(lambda: transcripts.write(more) == [Heard()])
-    await_that(lambda: heard.extend(served(lambda: asked(follower)) or ()) or len(heard) > 1)
+    until(lambda: transcripts.write(more) == [Heard()])
+    until(lambda: heard.extend(served(lambda: asked(follower)) or ()) or len(heard) > 1)
     slots = {slot_of(transcripts._keys.of_reply(name)[0]) for name in names}
     follower.close()
     transcripts.disconnect()
@@ -275,12 +276,12 @@ def test_a_node_that_is_away_holds_up_its_own_transcripts_only(cluster, prefix):
     told = dict(zip(names, transcripts.write(drafts), strict=True))
     homes["a"].start()
     serve_in_part(cluster, "yes")
-    await_that(cluster.is_whole)
+    until(cluster.is_whole)
 
     lost = {name for name, heard in told.items() if isinstance(heard, StoreUnavailable)}
     assert lost == {name for name, home in homes.items() if home is homes["a"]}
     assert {told[name] for name in names if name not in lost} == {Heard()}
-    await_that(lambda: transcripts.write(drafts) == [Heard()] * len(names))
+    until(lambda: transcripts.write(drafts) == [Heard()] * len(names))
     transcripts.disconnect()
 
 

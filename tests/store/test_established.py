@@ -39,11 +39,10 @@ def test_an_idle_worker_is_woken_for_the_slot(lane, store):
     ear = store.listen("w2")
     lane.until(lambda: ear.drain() or True)
     lane.turn(1, worker="w2")
-    heard = set()
 
     establish(lane, first)
 
-    lane.until(lambda: heard.update(ear.drain()) or heard)
+    assert lane.heard(ear) == {lane.lane}
     ear.close()
 
 

@@ -165,6 +165,10 @@ class TwoHealths(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", ["functions", "scripts"])
 def test_memory_and_scripts_agree_step_by_step(kind):
+    assert_they_agree(kind)
+
+
+def assert_they_agree(kind):
     program = services.redis_program() if kind == "scripts" else None
     dialect = ClockedFunctions() if kind == "functions" else ClockedScripts()
     with EmbeddedValkey(program=program) as server:

@@ -86,7 +86,7 @@ def test_late_twin_does_not_wake_a_worker_from_its_waiting(lane):
     lane.turn(1, request=1)
     lane.park()
 
-    lane.until(lambda: ear.drain() == {lane.lane})
+    assert lane.heard(ear) == {lane.lane}
     ear.close()
 
 
@@ -98,7 +98,7 @@ def test_request_for_no_calls_leaves_a_worker_waiting_for_one(lane):
     lane.turn(0)
     lane.park()
 
-    lane.until(lambda: ear.drain() == {lane.lane})
+    assert lane.heard(ear) == {lane.lane}
     ear.close()
 
 

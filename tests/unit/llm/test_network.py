@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -25,6 +24,7 @@ from celery_lanes.llm.reply import Done, Reply
 from celery_lanes.llm.request import Request
 from celery_lanes.llm.stream import Stream
 from celery_lanes.store.health import HealthConfig
+from tests.waiting import pass_time
 
 ASK = Request(model="small", messages=(Message(role="user", content="hi"),))
 SECRET = "sk-very-secret"
@@ -84,7 +84,7 @@ def dripping(head: bytes, drop: bytes, pause_s: float = 0.02) -> Callable[[socke
         connection.sendall(head)
         while True:
             connection.sendall(drop)
-            time.sleep(pause_s)
+            pass_time(pause_s, because="it drips")
 
     return serve
 
@@ -201,7 +201,7 @@ def serve_streams(connection: socket.socket, *drops: bytes) -> None:
         read_request(connection)
         connection.sendall(CHUNKED + chunk(f"data: {json.dumps(delta)}\n\n"))
         connection.sendall(chunk("data: [DONE]\n\n"))
-        time.sleep(0.01)
+        pass_time(0.01, because="the last chunk comes late")
         for drop in drops:
             while not threading.Event().wait(0.001):
                 connection.sendall(drop)

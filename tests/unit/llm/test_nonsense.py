@@ -75,6 +75,11 @@ def outcomes(dsn: str, content: bytes, status: int) -> list[object]:
     return found
 
 
+def assert_can_be_kept(found: list[object]) -> None:
+    for reply in found:
+        assert Reply.model_validate_json(getattr(reply, "reply", reply).model_dump_json())
+
+
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(answer=answers(), status=st.sampled_from([200, 200, 400, 429, 500]), is_event=st.booleans())
 def test_any_json_ends_in_a_reply_or_an_error(answer, status, is_event):
@@ -83,8 +88,7 @@ def test_any_json_ends_in_a_reply_or_an_error(answer, status, is_event):
 
     found = outcomes(exchange.dsn, (f"data: {text}\n\n" if is_event else text).encode(), status)
 
-    for reply in found:
-        assert Reply.model_validate_json(getattr(reply, "reply", reply).model_dump_json())
+    assert_can_be_kept(found)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -97,7 +101,9 @@ def test_any_bytes_in_a_stream_end_in_a_reply_or_an_error(name, cut, put):
     exchange = EXCHANGES[name]
     at = int(cut * len(exchange.stream))
 
-    outcomes(exchange.dsn, exchange.stream[:at] + put + exchange.stream[at:], 200)
+    found = outcomes(exchange.dsn, exchange.stream[:at] + put + exchange.stream[at:], 200)
+
+    assert_can_be_kept(found)
 
 
 WHEN = st.from_regex(r"[0-9hmsTZ:.+ -]{0,20}", fullmatch=True) | st.text(max_size=20)

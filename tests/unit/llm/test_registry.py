@@ -233,14 +233,22 @@ def test_a_forked_child_has_connections_of_its_own(monkeypatch):
 
 
 def test_a_registry_reads_nothing_before_it_is_used():
-    class Untouchable(dict):
-        def __getitem__(self, _):
-            raise AssertionError
+    read = []
 
-        def get(self, *_):
-            raise AssertionError
+    class Watched(dict):
+        def __getitem__(self, name):
+            read.append(name)
+            return super().__getitem__(name)
 
-    Registry(Untouchable())
+        def get(self, name, default=None):
+            read.append(name)
+            return super().get(name, default)
+
+    registry = Registry(Watched({"LLM_M1": "openai://h"}))
+
+    assert read == []
+    assert registry.provider("m1").name == "m1"
+    assert "LLM_M1" in read
 
 
 def test_a_provider_can_be_registered_and_goes_before_all_others():

@@ -30,11 +30,14 @@ def test_requests_of_a_limited_model_hold_slots_of_the_lane(lanes):
 
     from celery_lanes.limiter import LaneLimiter
 
-    running = []
+    running, changed = [], asyncio.Condition()
 
     async def answer(messages, info) -> ModelResponse:
-        running.append(lanes.store.snapshot("ollama").running)
-        await asyncio.sleep(0.01)
+        async with changed:
+            running.append(lanes.store.snapshot("ollama").running)
+            changed.notify_all()
+            both = len(running) + len(running) % 2  # each has another one beside it
+            await changed.wait_for(lambda: len(running) >= both)
         return ModelResponse(parts=[TextPart("because")])
 
     limiter = LaneLimiter(lanes, "ollama/x", caller="alice")

@@ -19,6 +19,7 @@ from celery_lanes.errors import ConfigError, LaneBusy, LanesError, StoreUnavaila
 from celery_lanes.slots.holder import Holder
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.memory.store import MemoryStore
+from tests.waiting import pass_time, until
 
 DEADLINE_S = 10
 
@@ -44,13 +45,6 @@ def lanes(make_lanes) -> Lanes:
 def counts(lanes: Lanes) -> tuple[int, int]:
     now = lanes.store.snapshot("ollama")
     return now.running, now.waiting
-
-
-def until(is_so) -> None:
-    pause, deadline = threading.Event(), time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        pause.wait(0.005)
 
 
 def ends_of(store: MemoryStore) -> list[Release]:
@@ -174,7 +168,7 @@ def test_whose_and_how_urgent_it_is_as_given_or_as_the_context_says(lanes):
 
 def test_who_would_wait_too_long_is_refused_at_once(lanes):
     with lanes.slot("ollama/x"):
-        time.sleep(0.06)  # so long a call of this lane takes
+        pass_time(0.06, because="so long a call of this lane takes")
     with lanes.slot("ollama/x"):
         begun_at = time.monotonic()
         with (
@@ -362,7 +356,7 @@ def test_a_lease_may_last_for_longer_than_the_system_can_wait(make_lanes):
     lanes = make_lanes(lane={"lease_ttl": "100d"})
 
     with lanes.slot("ollama/x"):
-        threading.Event().wait(0.1)  # the thread goes to sleep
+        pass_time(0.1, because="the thread goes to sleep")
 
     assert counts(lanes) == (0, 0)
 
@@ -543,7 +537,7 @@ def test_an_answer_that_is_older_than_its_lease_is_not_trusted(lanes, monkeypatc
             claim = super().claim(lane, **said)
             if self.is_slow and claim.granted:
                 self.is_slow = False
-                time.sleep(1.1)  # a third of a lease
+                pass_time(1.1, because="it is a third of a lease")
                 with self._lock:
                     self._lanes[lane].leases[claim.granted[0][0]] = 0
                     self.reap(lane)

@@ -210,6 +210,7 @@ def test_a_lane_that_was_refused_a_turn_is_served_when_it_may_be_again(agent_of,
     agent._share("a").rests_until = 0.0
 
     work_until(agent, lambda: hands.started)
+    assert [attempt.lane for attempt in hands.started] == ["a"]
 
 
 def test_whatever_goes_wrong_in_a_round_the_thread_goes_on(agent_of, hands):
@@ -327,6 +328,7 @@ def busy_agent(agent_of, hands) -> Agent:
     store.admit("a", [arriving(f"parked-{number}") for number in range(3)], policy=Policy.FAIR)
     hands.room = 1
     work_until(agent, lambda: hands.started)
+    assert [attempt.lane for attempt in hands.started] == ["a"]
     hands.room = 0
     work(agent)
     agent._tick_at = float("inf")
@@ -346,6 +348,7 @@ def test_a_call_whose_job_has_vanished_from_the_pool_runs_again(agent_of, hands,
     agent = agent_of(store, "a")
     park(store, "a")
     work_until(agent, lambda: hands.started)
+    assert [attempt.lane for attempt in hands.started] == ["a"]
     job = hands.started[0].job = ApplyResult(cache, callback=None)
     work(agent)
     assert store.snapshot("a").running == 1
@@ -385,6 +388,7 @@ def test_a_call_whose_grant_came_late_is_not_started_but_given_back(agent_of, ha
 
     store.delay_s = 0.0
     work_until(agent, lambda: hands.started)
+    assert [attempt.lane for attempt in hands.started] == ["a"]
     assert [attempt.grant.attempt for attempt in hands.started] == [2]
 
 
@@ -401,6 +405,7 @@ def test_a_grant_is_as_old_as_the_first_request_for_it_whose_reply_was_lost(
     store.is_lost = False
 
     work_until(agent, lambda: hands.started)
+    assert [attempt.lane for attempt in hands.started] == ["a"]
     assert [attempt.grant.attempt for attempt in hands.started] == [2]
 
 
@@ -410,6 +415,7 @@ def test_a_lease_is_ours_for_a_while_after_its_grant_and_after_each_renewal(
     agent = agent_of(MemoryStore(), "a")
     park(agent._open_store(), "a")
     work_until(agent, lambda: hands.started)
+    assert [attempt.lane for attempt in hands.started] == ["a"]
     granted = hands.started[0].good_until
     assert seconds.now < granted < seconds.now + LEASE_S
 
@@ -436,6 +442,7 @@ def test_results_to_write_are_fetched_one_after_another_without_waiting_for_a_ti
 
     agent._hear()
     work_until(agent, lambda: store.snapshot("a").closing == 0)
+    assert store.snapshot("a").delayed == 0
 
 
 @pytest.mark.parametrize("leave", [Agent.shut, lambda agent: agent.open([])], ids=["shut", "gone"])
