@@ -20,6 +20,7 @@ from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
 from celery_lanes.llm.value import mistakes
+from celery_lanes.publish.options import OPTIONS, nearest
 from celery_lanes.streams.asking import asking
 from celery_lanes.streams.pump import Patience
 
@@ -36,6 +37,18 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 _OPTIONS = Request.model_fields.keys() - {"model", "messages", "output", "params"}
 
+_REQUIRED = {"model", "prompt"}
+
+_KNOWN = _OPTIONS | _REQUIRED | {
+    "timeout_s", "attempt_timeout_s", "stream", "first_token_s", "idle_s", "schema",
+}  # fmt: skip
+
+_OF_THE_CALL = {
+    *OPTIONS, "countdown", "eta", "expires", "ignore_result", "link", "link_error", "queue",
+    "soft_time_limit", "task_id", "time_limit",
+}  # fmt: skip
+"""What is said to ``apply_async``; ``priority`` and ``headers`` are some providers' own, too."""
+
 
 def estimate_cost(
     model: str,
@@ -48,6 +61,23 @@ def estimate_cost(
     return cost.estimate_cost(_request(model, prompt, max_tokens=max_tokens))
 
 
+def check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Refuse what the provider would be sent by mistake, before anything is published.
+
+    Raises ``BadRequest`` for the options of a publish, and what is nearly an option of a request.
+    """
+    further = keywords.keys() - _KNOWN
+    if misplaced := sorted(further & _OF_THE_CALL):
+        verb = "is an option" if len(misplaced) == 1 else "are options"
+        raise BadRequest(
+            f"{' and '.join(misplaced)} {verb} of the call, not of the request:"
+            f" generate.apply_async((model, prompt), {misplaced[0]}=...)"
+        )
+    for name in sorted(further):
+        if (meant := nearest(name, _KNOWN - _REQUIRED)) is not None:
+            raise BadRequest(f"no option {name!r}; did you mean {meant}?")
+
+
 @shared_task(  # type: ignore[untyped-decorator] # celery is not typed
     name="celery_lanes.generate",
     bind=True,
@@ -56,6 +86,7 @@ def estimate_cost(
     model_arg="model",
     asks_in_lanes=True,
     estimate_cost=staticmethod(estimate_cost),
+    check_keywords=staticmethod(check_keywords),
 )
 def generate(
     self: Any,
@@ -87,7 +118,8 @@ def generate(
             then. 120 s.
         idle_s: of a stream, how long a silence may be after that; ``StreamInterrupted``. 60 s.
         options: ``tools``, ``max_tokens`` and whatever else ``Request`` knows; ``schema``, the JSON
-            schema of the reply. All others are passed on to the provider.
+            schema of the reply. All others are passed on to the provider, but what is nearly one of
+            these, or an option of ``apply_async``, is refused where it is published.
 
     Returns the ``Reply`` as JSON (``{text, tool_calls, reasoning, usage: {input_tokens,
     output_tokens, ...}, model, finish_reason, request_id, attempts}``), with ``lane``, ``wait_s``
@@ -96,6 +128,7 @@ def generate(
     minutes each time, and up to 20 times. Raises ``ProviderError`` (``ChainExhausted`` if nobody of
     several answered), and ``ConfigError`` for an unknown provider.
     """
+    check_keywords(options)
     chain = _registry(self).parse(model)
     asked = _request(model, prompt, **options)
     info = CallInfo.from_request(self.request) or CallInfo()

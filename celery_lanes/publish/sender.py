@@ -31,6 +31,7 @@ from celery_lanes.priority import (
 )
 from celery_lanes.publish.admission import Admission, check_max_wait, meta_of
 from celery_lanes.publish.detours import ASKS_IN_LANES, Detours, Stop, stops_of
+from celery_lanes.publish.options import OPTIONS
 from celery_lanes.publish.producer import AdmittingProducer
 from celery_lanes.publish.router import MODEL_OPTION
 from celery_lanes.publish.submission import TELL
@@ -38,9 +39,6 @@ from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
-
-OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE, TELL)
-"""What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
 
 DELAYED_EXCHANGE = "celery_delayed_27"
 DELAY_LEVELS = 28
@@ -87,7 +85,7 @@ class Sender:
         options: dict[str, Any],
     ) -> Any:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
-        given = {key: options.pop(key, None) for key in OPTIONS}
+        given = {key: options.pop(key, None) for key in (*OPTIONS, TELL)}
         checked(given[PRIORITY], PRIORITY)
         checked_answer(given[PREEMPTIBLE], PREEMPTIBLE)
         check_max_wait(given["max_wait"])

@@ -67,6 +67,26 @@ def taken(app: Celery, lane: str) -> list[Grant]:
     return list(store.next(lane, worker="w", request=1, want=9).grants)
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("caler", "caller"),
+        ("preemptable", "preemptible"),
+        ("maxwait", "max_wait"),
+        ("steam", "stream"),
+    ],
+)
+def test_what_is_nearly_an_option_is_refused_before_anything_is_published(app, said, meant):
+    with pytest.raises(TypeError, match=f"no option '{said}'; did you mean {meant}"):
+        app.tasks["ask"].apply_async(("ollama/x",), **{said: 1})
+
+    assert app.lanes.store.lanes() == []
+    app.tasks["ask"].apply_async(
+        ("ollama/x",), priority=3, expiration=9, tenant="a property of its own"
+    )
+    assert len(taken(app, "ollama")) == 1
+
+
 # -- a call that would wait too long
 
 
