@@ -14,6 +14,7 @@ from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.position import Position, find_position
 from celery_lanes.publish.submission import Submission, call, submit
+from celery_lanes.results import write_revoked
 from celery_lanes.slots.office import Office
 from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
@@ -139,6 +140,9 @@ class Calls(Parts):
     def cancel(self, task: Any) -> dict[str, int]:
         """Cancel a task that waits: it never runs, and its result becomes ``REVOKED``.
 
+        A worker of the lane writes that, with what hangs on the call, such as a chord's part; where
+        none is up, the result is written here, and the rest when one comes.
+
         Takes a task id or a result; gives the lanes in which it waited, with how many calls.
         Raises ``AlreadyStarted`` if it runs, ``NotQueued`` if it waits nowhere. If its message is
         still in the broker, on its way to a lane with broker intake that the settings name or that
@@ -149,6 +153,7 @@ class Calls(Parts):
     def cancel_caller(self, caller: str, *, anonymous: bool = False) -> dict[str, int]:
         """Cancel all that waits of a caller; gives how many calls in which lanes.
 
+        Their results are written by the lane's workers, when there are any.
         What comes or goes meanwhile, or is still in the broker, may stay. ``ValueError`` for "",
         which is whoever has not said who it is, and may be a name that got lost on its way here:
         ``anonymous=True`` means it.
@@ -162,7 +167,7 @@ class Calls(Parts):
 
     def cancellation(self) -> Cancellation:
         """Begin to cancel several."""
-        return Cancellation(self.settings, self.store)
+        return Cancellation(self.settings, self.store, partial(write_revoked, self.app))
 
     def stream(
         self, result: Any, *, after: str | None = None, timeout: float | None = None

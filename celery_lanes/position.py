@@ -132,13 +132,20 @@ def _busy(standing: Standing) -> str:
     return "the only slot is busy" if slots == 1 else f"all {slots} slots are busy"
 
 
+def _closing(standing: Standing) -> str:
+    what = "its result is being written, or it moves on"
+    if not standing.workers:
+        what = "no worker serves the lane, to write its result and what hangs on it"
+    return f"it neither waits nor runs here any more; {what}"
+
+
 def _calls(count: int) -> str:
     return "1 call" if count == 1 else f"{count} calls"
 
 
 _WHY: dict[Hold, Callable[[Standing], str]] = {
     Hold.RUNNING: lambda _: "it runs",
-    Hold.CLOSING: lambda _: "it runs here no more; its result is being written, or it moves on",
+    Hold.CLOSING: _closing,
     Hold.DELAYED: lambda s: f"it is due in {rounded(s.due_in_ms / 1000)}",
     Hold.PAUSED: lambda _: "the lane is paused",
     Hold.CALLER_PAUSED: lambda _: "its caller is paused",

@@ -168,7 +168,17 @@ WORDS = [
         "a slot is free for it; it starts as soon as a worker has room",
     ),
     ({"state": State.RUNNING}, "it runs"),
-    ({"state": State.CLOSING}, "it runs here no more; its result is being written, or it moves on"),
+    (
+        {"state": State.CLOSING},
+        "it neither waits nor runs here any more; its result is being written, or it moves on",
+    ),
+    (
+        {"state": State.CLOSING, "workers": 0},
+        (
+            "it neither waits nor runs here any more; no worker serves the lane, to write its"
+            " result and what hangs on it"
+        ),
+    ),
     ({"due_in_ms": 65_000}, "it is due in 1m 5s; it is next; it starts in about 1m 5s"),
     ({"paused": True}, "the lane is paused; it is next"),
     ({"workers": 0}, "no worker serves the lane; it is next"),
