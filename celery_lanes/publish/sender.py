@@ -34,6 +34,7 @@ from celery_lanes.publish.detours import ASKS_IN_LANES, Detours, Stop, stops_of
 from celery_lanes.publish.options import OPTIONS
 from celery_lanes.publish.producer import AdmittingProducer
 from celery_lanes.publish.router import MODEL_OPTION
+from celery_lanes.publish.strangers import Strangers
 from celery_lanes.publish.submission import TELL
 from celery_lanes.worker.intake import LaneQueueConsumer
 
@@ -75,6 +76,7 @@ class Sender:
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
+        self._strangers = Strangers(lanes)
 
     def send(
         self,
@@ -91,6 +93,8 @@ class Sender:
         check_max_wait(given["max_wait"])
         lane = self._lane(options.get("queue") or _delayed_to(options))
         given[MODEL_OPTION] = options.pop(MODEL_OPTION, None)
+        if lane is not None:
+            self._strangers.meet(lane, given[MODEL_OPTION])
         of_lane = self._of_lane(lane, name, message, options, given) if lane else {}
         headers = dict(options.get("headers") or {})
         carried, caller, run_id = headers.get(HEADER), given["caller"], given["run_id"]
