@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from celery import shared_task
 from pydantic import ValidationError
 
-from celery_lanes.callinfo import CallInfo
+from celery_lanes.callinfo import CallInfo, held_by
 from celery_lanes.errors import BadRequest
 from celery_lanes.journeys.leg import left_s
 from celery_lanes.llm import cost
@@ -23,6 +25,8 @@ from celery_lanes.llm.value import mistakes
 from celery_lanes.publish.options import OPTIONS, nearest
 from celery_lanes.streams.asking import asking
 from celery_lanes.streams.pump import Patience
+
+logger = logging.getLogger(__name__)
 
 FIRST_TOKEN_S = 120.0
 """How long a stream's first piece may take."""
@@ -129,6 +133,7 @@ def generate(
     several answered), and ``ConfigError`` for an unknown provider.
     """
     check_keywords(options)
+    _warn_outside_lanes(self)
     chain = _registry(self).parse(model)
     asked = _request(model, prompt, **options)
     info = CallInfo.from_request(self.request) or CallInfo()
@@ -148,6 +153,24 @@ def generate(
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
+
+
+def _warn_outside_lanes(task: Any) -> None:
+    """Say once that a direct call goes by every cap, unless a task that holds a slot makes it."""
+    lanes = getattr(task.app, "lanes", None)
+    if lanes is None or not (task.request.called_directly and lanes.settings.enabled):
+        return
+    around = task.app.current_worker_task
+    if around is None or held_by(around.request) is None:
+        _say_it_is_outside()
+
+
+@cache
+def _say_it_is_outside() -> None:
+    logger.warning(
+        "celery_lanes: generate(...) is called directly, so it runs here and in no lane, under no"
+        " cap; for a task: generate.delay(...), for a call here: lanes.chain(...).generate(...)"
+    )
 
 
 def _leg(task: Any) -> Leg | None:

@@ -184,6 +184,19 @@ def test_aliases_of_the_settings_are_the_registrys():
     assert str(lanes.registry.parse("quick")[0]) == "fake/x"
 
 
+def test_a_direct_call_is_warned_of_once_for_no_cap_holds_it(generate, caplog):
+    tasks._say_it_is_outside.cache_clear()
+    generate.apply(("m1/small", "hi")).get()
+    assert caplog.messages == []
+
+    for _ in range(2):
+        assert generate("m1/small", "hi")["text"]
+
+    (line,) = caplog.messages
+    assert "in no lane" in line
+    assert "generate.delay(...)" in line
+
+
 def test_an_app_without_lanes_generates_as_well(generate):
     del generate.app.lanes
 
