@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from celery_lanes.cancellation import Cancellation
-from celery_lanes.errors import NotQueued
+from celery_lanes.errors import AlreadyStarted, NotQueued
 from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.once import once
@@ -180,7 +179,8 @@ class Calls(Parts):
                 print(event.text, end="")
 
         The last event always comes, also if the call is cancelled, fails, or loses its worker: then
-        within some 2 s of its result. A call that runs again begins with the event ``restart``.
+        within some 2 s of its result. A call that runs again begins with the event ``restart``. Of
+        one without ``stream=True`` the text comes at once, when it has ended.
 
         Args:
             result: an ``AsyncResult`` or a task id.
@@ -199,20 +199,26 @@ class Calls(Parts):
             timeout_s=timeout,
         )
 
-    def stop(self, result: Any, *, drain: bool = False) -> None:
+    def stop(self, result: Any, *, drain: bool = False) -> bool:
         """Have a call with ``stream=True`` end, on every pool; if it waits, it is cancelled.
 
         Its provider is cut off within a second; the result is a ``Reply`` of what had come, with
         ``finish_reason`` "cancelled". With ``drain``, readers are told so at once, and the provider
-        is read to the end all the same, for the result and its true cost.
+        is read to the end all the same, for the result and its true cost. Gives whether a lane has
+        the call: not if it has ended, or was never published. One without ``stream=True`` runs on.
         """
-        self._stop(str(getattr(result, "id", result)), "drain" if drain else "abort")
+        return self._stop(str(getattr(result, "id", result)), "drain" if drain else "abort")
 
-    def _stop(self, task_id: str, how: Stop) -> None:
+    def _stop(self, task_id: str, how: Stop) -> bool:
         self.transcripts.stop(task_id, how)
-        with suppress(NotQueued):  # it runs, then, and has been told
+        try:
             self.cancel(task_id)
-            self.transcripts.stop(task_id, "")  # it may be published again
+        except AlreadyStarted:  # it runs, then, and has been told
+            return True
+        except NotQueued:  # so has one that runs in no lane
+            return False
+        self.transcripts.stop(task_id, "")  # it may be published again
+        return True
 
     def press(self) -> Press:
         """Give what prints this process's streamed replies."""
