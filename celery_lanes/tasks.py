@@ -13,7 +13,7 @@ from celery import shared_task
 from pydantic import ValidationError
 
 from celery_lanes.callinfo import CallInfo, held_by
-from celery_lanes.errors import BadRequest
+from celery_lanes.errors import BadRequest, ConfigError, ProviderError
 from celery_lanes.journeys.leg import left_s
 from celery_lanes.llm import cost
 from celery_lanes.llm.chains.journey import Leg
@@ -87,6 +87,7 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
     bind=True,
     acks_late=True,
     reject_on_worker_lost=True,
+    throws=(ProviderError, ConfigError),  # one line in the worker's log, without a traceback
     model_arg="model",
     asks_in_lanes=True,
     estimate_cost=staticmethod(estimate_cost),

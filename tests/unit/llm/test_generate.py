@@ -415,7 +415,7 @@ def test_no_refusal_of_an_argument_quotes_the_prompt(generate):
     with pytest.raises(errors.BadRequest) as caught:
         generate.apply(("m1/small", [{"role": "usr", "content": "hunter2"}])).get()
 
-    assert "hunter2" not in repr(caught.value)
+    assert "hunter2" not in repr(caught.value.args)
 
 
 @pytest.mark.parametrize(
@@ -476,6 +476,17 @@ def test_what_a_provider_knows_and_nobody_else_is_sent_to_it(generate):
 
     body = json.loads(generate.sent[0].content)
     assert (body["top_a"], body["min_tokens"], body["priority"]) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", [("m1/small", 7), ("nobody/small", "hi")], ids=["prompt", "name"])
+def test_a_mistake_of_the_caller_is_one_line_in_the_workers_log(generate, caplog, wrong):
+    caplog.set_level("INFO", "celery.app.trace")
+
+    error = generate.apply(wrong).result
+
+    (line,) = [record for record in caplog.records if record.name == "celery.app.trace"]
+    assert (line.levelname, line.exc_info) == ("INFO", None)
+    assert line.getMessage().endswith(f"raised expected: {type(error).__name__}({str(error)!r})")
 
 
 @pytest.mark.parametrize("model", ["", "gpt-5-mini", "m1/", None])
