@@ -11,6 +11,8 @@ from celery_lanes.errors import NotQueued
 from celery_lanes.store.base import Store
 from celery_lanes.store.standing import Hold, Standing
 
+AT_ANY_MOMENT_S = 0.05
+
 LOOKS = 2
 """A call that moves while its lanes are gone through may be in none of them at the first look."""
 
@@ -87,6 +89,8 @@ def position_of(standing: Standing) -> Position:
 
 def in_about(eta_s: tuple[float, float]) -> str:
     """Write a range of seconds as people read it: in about 4.2s, in about 12s to 3m 20s."""
+    if eta_s[1] < AT_ANY_MOMENT_S:
+        return "at any moment"
     low, high = map(rounded, eta_s)
     return f"in about {low}" if low == high else f"in about {low} to {high}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celery_lanes.errors import ConfigError
+from celery_lanes.errors import ConfigError, StoreUnavailable
 
 
 @click.command(name="chaos")
@@ -59,3 +59,5 @@ def chaos(ctx: click.Context, /, **options: Any) -> None:
         ctx.exit(run_chaos(ChaosOptions(**options)))
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
+    except StoreUnavailable as error:  # there is no server to start
+        raise click.ClickException(str(error)) from error

@@ -76,7 +76,7 @@ class Sender:
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._strangers = Strangers(lanes)
+        self._strangers = Strangers(lambda: lanes.settings)
 
     def send(
         self,

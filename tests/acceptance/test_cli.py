@@ -22,12 +22,14 @@ from celery_lanes.cli import callers, main, status
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli.status import to_json
 from celery_lanes.config.durations import rounded
+from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
 from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
+from celery_lanes.testing import embedded
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]
@@ -391,7 +393,7 @@ def test_cancel_takes_a_waiting_call_off_its_lane(shell):
 
     shown = shell("cancel", "a")
 
-    assert shown.output == "ollama: cancelled 1 call of a\n"
+    assert shown.output == "ollama: cancelled a\n"
     assert shell.store.snapshot("ollama").waiting == 1
 
 
@@ -430,6 +432,19 @@ def test_cancel_wants_a_task_id_or_a_caller(shell, words):
 
     assert shown.exit_code == 2
     assert "expected a TASK_ID, --caller NAME, or --anonymous" in shown.stderr
+
+
+def test_cancel_of_a_call_that_runs_says_what_ends_it(shell, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["celery", "-A", "shop", "lanes", "cancel", "a"])
+    shell.store.configure("ollama", LaneRules(max_concurrent=1))
+    park(shell, "ollama", "a")
+    shell.store.next("ollama", worker="w", request=1, want=1)
+
+    shown = shell("cancel", "a")
+
+    assert shown.exit_code == 1
+    assert "celery -A shop lanes stop a;" in shown.stderr
+    assert "celery -A shop control terminate SIGTERM a" in shown.stderr
 
 
 def test_cancel_of_what_does_not_wait_is_refused(shell):
@@ -680,6 +695,17 @@ def test_check_finds_calls_that_wait_for_nobody(shell):
     )
 
 
+def test_check_finds_rules_that_lead_to_a_lane_without_a_table(valkey):
+    rules = [{"match": m, "lane": lane} for m, lane in (("a/*", "ollma"), ("b/*", "foreman-1"))]
+    shell = make_shell(valkey.url(2), rules=rules)
+
+    shown = shell("check", "--timeout", "0.1")
+
+    assert 'rule 1 (match = "a/*") leads to lane ollma, which has no table' in shown.output
+    assert "did you mean ollama?" in shown.output
+    assert "rule 2" not in shown.output
+
+
 def test_check_with_warnings_alone_passes_unless_strict(shell):
     assert shell("check", "--timeout", "0.1").exit_code == 0
     assert shell("check", "--timeout", "0.1", "--strict").exit_code == 1
@@ -714,11 +740,24 @@ def test_celery_finds_the_commands_by_their_entry_point(valkey, tmp_path):
     assert json.loads(shown.stdout) == []
 
 
-def test_the_script_of_its_own_says_its_version():
-    shown = CliRunner().invoke(main, ["version"])
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_the_script_of_its_own_says_its_version(word):
+    shown = CliRunner().invoke(main, [word])
 
     assert shown.exit_code == 0
     assert shown.output[0].isdigit()
+
+
+@pytest.mark.parametrize("command", ["demo", "chaos"])
+def test_without_a_server_to_start_there_is_one_line(command, monkeypatch):
+    def nothing():
+        raise StoreUnavailable("no server found: pip install it")
+
+    monkeypatch.setattr(embedded, "find_program", nothing)
+
+    shown = CliRunner().invoke(main, [command])
+
+    assert (shown.exit_code, shown.stderr) == (1, "Error: no server found: pip install it\n")
 
 
 def _environment():

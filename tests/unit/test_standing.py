@@ -6,7 +6,7 @@ from math import sqrt
 
 import pytest
 
-from celery_lanes.position import position_of
+from celery_lanes.position import in_about, position_of
 from celery_lanes.store.calls import State
 from celery_lanes.store.standing import Hold, Standing
 
@@ -197,3 +197,8 @@ def test_the_reason_is_told_in_one_line(facts, words):
 def test_a_place_counts_from_one_and_is_none_for_what_runs():
     assert position_of(reading(own_ahead=2, others_ahead=3)).place == 6
     assert position_of(reading(state=State.RUNNING)).place == 0
+
+
+def test_what_starts_now_starts_at_any_moment():
+    assert in_about((0.0, 0.04)) == "at any moment"
+    assert in_about((0.0, 4.2)) == "in about 0.0s to 4.2s"
