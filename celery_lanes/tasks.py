@@ -74,7 +74,7 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
     if misplaced := sorted(further & _OF_THE_CALL):
         verb = "is an option" if len(misplaced) == 1 else "are options"
         raise BadRequest(
-            f"{' and '.join(misplaced)} {verb} of the call, not of the request:"
+            f"{_listed(misplaced)} {verb} of the call, not of the request:"
             f" generate.apply_async((model, prompt), {misplaced[0]}=...)"
         )
     for name in sorted(further):
@@ -172,6 +172,10 @@ def _say_it_is_outside() -> None:
         "celery_lanes: generate(...) is called directly, so it runs here and in no lane, under no"
         " cap; for a task: generate.delay(...), for a call here: lanes.chain(...).generate(...)"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _leg(task: Any) -> Leg | None:

@@ -445,6 +445,11 @@ def test_no_refusal_of_an_argument_quotes_the_prompt(generate):
             r"caller is an option of the call.*apply_async\(.*, caller=\.\.\.",
         ),
         ("hi", {"max_wait": 3, "lane": "gpu"}, "lane and max_wait are options of the call"),
+        (
+            "hi",
+            {"caller": "", "max_wait": 3, "lane": "gpu"},
+            "caller, lane and max_wait are options",
+        ),
         ("hi", {"countdown": 5}, "countdown is an option of the call"),
     ],
 )

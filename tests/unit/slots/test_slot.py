@@ -23,6 +23,7 @@ from celery_lanes.errors import (
     StoreUnavailable,
     WaitCancelled,
 )
+from celery_lanes.slots import slot as slot_module
 from celery_lanes.slots.holder import Holder
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.connect import open_store
@@ -443,6 +444,27 @@ def test_who_asks_when_the_store_has_gone_is_told_whatever_its_patience(lanes, a
 async def _held(slot) -> None:
     async with slot:
         pytest.fail("it was let in")
+
+
+def test_a_longest_wait_holds_while_the_store_hangs(lanes, away, monkeypatch):
+    monkeypatch.setattr(slot_module, "MARGIN_S", 0.1)
+    goes_on, listen = threading.Event(), away.listen
+
+    def hang(worker):
+        goes_on.wait(3 * DEADLINE_S)
+        return listen(worker)
+
+    monkeypatch.setattr(away, "listen", hang)
+    in_thread = Waiter(lanes.slot("ollama/x", max_wait=0.1))
+
+    with pytest.raises(StoreUnavailable, match=r"no answer for ollama within 0\.2 s"):
+        asyncio.run(asyncio.wait_for(_held(lanes.slot("ollama/x", max_wait=0.1)), DEADLINE_S))
+    assert in_thread.has_it.wait(DEADLINE_S)
+    assert isinstance(in_thread.error, StoreUnavailable)
+
+    goes_on.set()
+    with lanes.slot("ollama/x"):  # what was given up has gone
+        assert away.snapshot("ollama").running == 1
 
 
 def test_a_store_that_cannot_be_opened_is_told_to_who_asks(make_lanes, monkeypatch):
