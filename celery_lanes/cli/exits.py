@@ -44,7 +44,7 @@ class LanesGroup(click.Group):
         try:
             return super().invoke(ctx)
         except StoreUnavailable as error:
-            raise CommandFailed(f"{error}{_CHECK}", STORE_AWAY) from error
+            raise CommandFailed(f"{str(error).rstrip('.')}{_CHECK}", STORE_AWAY) from error
         except LanesError as error:
             code = USAGE if isinstance(error, ConfigError) else REFUSED
             raise CommandFailed(str(error), code) from error

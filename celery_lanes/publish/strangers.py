@@ -59,7 +59,7 @@ def _what(settings: Settings, lane: str, model: str | None) -> str:
             " which is named in no settings"
         )
     meant = _meant(settings, lane)
-    hint = f"; did you mean {meant}?" if meant else ""
+    hint = f" (did you mean {meant}?)" if meant else ""
     return f"lane {lane!r} is named in no settings{hint}"
 
 

@@ -184,7 +184,7 @@ def test_route_asks_whether_another_provider_was_meant(shell):
     shown = shell("route", "ollama/x,ollam/x")
 
     assert "then   ollam/x: lane ollam, queue lanes.ollam\n" in shown.output
-    assert "note   lane 'ollam' is named in no settings; did you mean ollama?\n" in shown.output
+    assert "note   lane 'ollam' is named in no settings (did you mean ollama?)\n" in shown.output
 
 
 def test_route_of_a_task_that_names_its_lane(shell):

@@ -94,7 +94,7 @@ def test_what_is_nearly_an_option_is_refused_before_anything_is_published(app, s
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("ollam/x", "lane 'ollam' is named in no settings; did you mean ollama?; its calls wait"),
+        ("ollam/x", "lane 'ollam' is named in no settings (did you mean ollama?); its calls wait"),
         ("acme/x", "lane 'acme' is named in no settings; its calls wait"),
         ("llama3", "'llama3' is no provider/model, and no alias here, so its lane is default"),
     ],
