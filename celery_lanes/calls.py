@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from celery_lanes.cancellation import Cancellation
-from celery_lanes.errors import NotQueued
+from celery_lanes.errors import AlreadyStarted, NotQueued
 from celery_lanes.lane import Lane, checked_lane
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.position import Position, find_position
 from celery_lanes.publish.submission import Submission, call, submit
+from celery_lanes.results import write_revoked
 from celery_lanes.slots.office import Office
 from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
@@ -139,6 +139,9 @@ class Calls(Parts):
     def cancel(self, task: Any) -> dict[str, int]:
         """Cancel a task that waits: it never runs, and its result becomes ``REVOKED``.
 
+        A worker of the lane writes that, with what hangs on the call, such as a chord's part; where
+        none is up, the result is written here, and the rest when one comes.
+
         Takes a task id or a result; gives the lanes in which it waited, with how many calls.
         Raises ``AlreadyStarted`` if it runs, ``NotQueued`` if it waits nowhere. If its message is
         still in the broker, on its way to a lane with broker intake that the settings name or that
@@ -149,6 +152,7 @@ class Calls(Parts):
     def cancel_caller(self, caller: str, *, anonymous: bool = False) -> dict[str, int]:
         """Cancel all that waits of a caller; gives how many calls in which lanes.
 
+        Their results are written by the lane's workers, when there are any.
         What comes or goes meanwhile, or is still in the broker, may stay. ``ValueError`` for "",
         which is whoever has not said who it is, and may be a name that got lost on its way here:
         ``anonymous=True`` means it.
@@ -162,7 +166,7 @@ class Calls(Parts):
 
     def cancellation(self) -> Cancellation:
         """Begin to cancel several."""
-        return Cancellation(self.settings, self.store)
+        return Cancellation(self.settings, self.store, partial(write_revoked, self.app))
 
     def stream(
         self, result: Any, *, after: str | None = None, timeout: float | None = None
@@ -175,7 +179,8 @@ class Calls(Parts):
                 print(event.text, end="")
 
         The last event always comes, also if the call is cancelled, fails, or loses its worker: then
-        within some 2 s of its result. A call that runs again begins with the event ``restart``.
+        within some 2 s of its result. A call that runs again begins with the event ``restart``. Of
+        one without ``stream=True`` the text comes at once, when it has ended.
 
         Args:
             result: an ``AsyncResult`` or a task id.
@@ -194,20 +199,26 @@ class Calls(Parts):
             timeout_s=timeout,
         )
 
-    def stop(self, result: Any, *, drain: bool = False) -> None:
+    def stop(self, result: Any, *, drain: bool = False) -> bool:
         """Have a call with ``stream=True`` end, on every pool; if it waits, it is cancelled.
 
         Its provider is cut off within a second; the result is a ``Reply`` of what had come, with
         ``finish_reason`` "cancelled". With ``drain``, readers are told so at once, and the provider
-        is read to the end all the same, for the result and its true cost.
+        is read to the end all the same, for the result and its true cost. Gives whether a lane has
+        the call: not if it has ended, or was never published. One without ``stream=True`` runs on.
         """
-        self._stop(str(getattr(result, "id", result)), "drain" if drain else "abort")
+        return self._stop(str(getattr(result, "id", result)), "drain" if drain else "abort")
 
-    def _stop(self, task_id: str, how: Stop) -> None:
+    def _stop(self, task_id: str, how: Stop) -> bool:
         self.transcripts.stop(task_id, how)
-        with suppress(NotQueued):  # it runs, then, and has been told
+        try:
             self.cancel(task_id)
-            self.transcripts.stop(task_id, "")  # it may be published again
+        except AlreadyStarted:  # it runs, then, and has been told
+            return True
+        except NotQueued:  # so has one that runs in no lane
+            return False
+        self.transcripts.stop(task_id, "")  # it may be published again
+        return True
 
     def press(self) -> Press:
         """Give what prints this process's streamed replies."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from celery.worker.state import REVOKE_EXPIRES
@@ -13,11 +14,17 @@ from celery_lanes.store.base import Store
 
 
 class Cancellation:
-    """What one request to cancel does; it reads once which lanes are in use."""
+    """What one request to cancel does; it reads once which lanes are in use.
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    ``write``: writes at once that a task is revoked, where there is no worker to do it.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, write: Callable[[str], None] | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
+        self._write = write
 
     def cancel(self, task_id: str) -> dict[str, int]:
         """Cancel what waits of a task; count the calls by lane.
@@ -28,6 +35,8 @@ class Cancellation:
         for _ in range(LOOKS):
             found = {lane: self._cancel(lane, task_id) for lane in self._lanes}
             if cancelled := {lane: count for lane, count in found.items() if count}:
+                if None not in found.values():  # else it runs, too, or moves on
+                    self._tell(task_id, cancelled)
                 return cancelled
             if None in found.values():
                 raise AlreadyStarted(
@@ -56,6 +65,14 @@ class Cancellation:
             return None
         except NotQueued:
             return 0
+
+    def _tell(self, task_id: str, lanes: Iterable[str]) -> None:
+        """Let who waits for the result know, if no worker does that at once.
+
+        One that comes later finds what was written here to be a closing's, and does the rest of it.
+        """
+        if self._write is not None and not any(self._store.snapshot(n).workers for n in lanes):
+            self._write(task_id)
 
     def _forbid(self, task_id: str) -> None:
         for lane in self._lanes:

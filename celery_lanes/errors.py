@@ -47,6 +47,10 @@ class LanesError(Exception):
         """Give the first argument, or what the class says of itself."""
         return str(self.args[0]) if self.args and self.args[0] else _first_line(type(self))
 
+    def __repr__(self) -> str:
+        """Give the class and the message, as they stand in logs; ``args`` have the rest."""
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class ConfigError(LanesError, ValueError):
     """The configuration is not valid; correct the setting that the message names."""

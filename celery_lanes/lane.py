@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection
-from fnmatch import fnmatchcase
 
 from celery_lanes.config import durations
 from celery_lanes.config.settings import Settings
@@ -119,13 +118,10 @@ def checked_lane(name: str, settings: Settings, store: Callable[[], Store]) -> s
 
     The store is asked only for a lane that the settings do not name.
     """
-    if any(fnmatchcase(name, family) for family in settings.families):
+    if settings.names(name):
         settings.lane(name)  # refuses what cannot be a name
         return name
-    named = {*settings.lanes, *(rule.lane for rule in settings.rules)}
-    if name in named:
-        return name
-    known = sorted({*named, *store().lanes()})
+    known = sorted({*settings.named_lanes, *store().lanes()})
     if name not in known:
         raise ConfigError(f"there is no lane {name!r}; {_hint(name, known)}")
     return name

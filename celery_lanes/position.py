@@ -11,6 +11,8 @@ from celery_lanes.errors import NotQueued
 from celery_lanes.store.base import Store
 from celery_lanes.store.standing import Hold, Standing
 
+AT_ANY_MOMENT_S = 0.05
+
 LOOKS = 2
 """A call that moves while its lanes are gone through may be in none of them at the first look."""
 
@@ -87,6 +89,8 @@ def position_of(standing: Standing) -> Position:
 
 def in_about(eta_s: tuple[float, float]) -> str:
     """Write a range of seconds as people read it: in about 4.2s, in about 12s to 3m 20s."""
+    if eta_s[1] < AT_ANY_MOMENT_S:
+        return "at any moment"
     low, high = map(rounded, eta_s)
     return f"in about {low}" if low == high else f"in about {low} to {high}"
 
@@ -132,13 +136,20 @@ def _busy(standing: Standing) -> str:
     return "the only slot is busy" if slots == 1 else f"all {slots} slots are busy"
 
 
+def _closing(standing: Standing) -> str:
+    what = "its result is being written, or it moves on"
+    if not standing.workers:
+        what = "no worker serves the lane, to write its result and what hangs on it"
+    return f"it neither waits nor runs here any more; {what}"
+
+
 def _calls(count: int) -> str:
     return "1 call" if count == 1 else f"{count} calls"
 
 
 _WHY: dict[Hold, Callable[[Standing], str]] = {
     Hold.RUNNING: lambda _: "it runs",
-    Hold.CLOSING: lambda _: "it runs here no more; its result is being written, or it moves on",
+    Hold.CLOSING: _closing,
     Hold.DELAYED: lambda s: f"it is due in {rounded(s.due_in_ms / 1000)}",
     Hold.PAUSED: lambda _: "the lane is paused",
     Hold.CALLER_PAUSED: lambda _: "its caller is paused",

@@ -8,9 +8,19 @@ message and args.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from celery import states
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
+
 from celery_lanes.callinfo import HEADER, CallInfo
+
+logger = logging.getLogger(__name__)
+
+CANCELLED = "cancelled"
+"""What a revoked result says; a closing knows its own by it."""
 
 
 class AttributedBackend:
@@ -51,6 +61,26 @@ class AttributedBackend:
         reduce: Any = super().__reduce__
         make, (_, *rest) = reduce(*arguments, **options)
         return make, (type(self).__mro__[2], *rest)
+
+
+def write_revoked(app: Any, task_id: str) -> None:
+    """Write that a call will never run, unless it has ended; the rest is left to a worker.
+
+    That is its chord part and its attribution: only its message tells of them. On ``rpc://`` it
+    names the reader, too, so there all is a worker's.
+    """
+    backend = app.backend
+    if isinstance(backend, (DisabledBackend, RPCBackend)):
+        return
+    try:
+        if backend.get_state(task_id) not in states.READY_STATES:
+            backend.mark_as_revoked(task_id, CANCELLED)
+    except Exception as error:  # noqa: BLE001 # a result backend may raise anything; it is cancelled
+        logger.warning(
+            "celery_lanes: %s is cancelled; a worker will have to write its result: %r",
+            task_id,
+            error,
+        )
 
 
 def attribute_results(app: Any) -> None:

@@ -8,6 +8,7 @@ from celery import Task
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.priority import checked
+from celery_lanes.publish.options import GOES_ON, check_options
 from celery_lanes.worker.body import lease_of, running
 
 
@@ -26,7 +27,15 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
         return body is not None and body.is_asked
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Publish; ``stream=True`` is for the body, wherever it is said (``.set``, a canvas)."""
+        """Publish; ``stream=True`` is for the body, wherever it is said (``.set``, a canvas).
+
+        Raises ``TypeError`` for what is nearly an option of ours, and what the task's own
+        ``check_keywords`` raises, unless a canvas goes on in a worker.
+        """
+        if GOES_ON not in options:
+            check_options(options)
+            if (check := getattr(self, "check_keywords", None)) is not None:
+                check(kwargs or {})
         if (stream := options.pop("stream", None)) is not None:
             kwargs = {**(kwargs or {}), "stream": stream}
         return super().apply_async(args, kwargs, *rest, **options)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from celery import shared_task
 from pydantic import ValidationError
 
-from celery_lanes.callinfo import CallInfo
-from celery_lanes.errors import BadRequest
+from celery_lanes.callinfo import CallInfo, held_by
+from celery_lanes.errors import BadRequest, ConfigError, ProviderError
 from celery_lanes.journeys.leg import left_s
 from celery_lanes.llm import cost
 from celery_lanes.llm.chains.journey import Leg
@@ -20,8 +22,11 @@ from celery_lanes.llm.registry import Registry
 from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
 from celery_lanes.llm.value import mistakes
+from celery_lanes.publish.options import OPTIONS, nearest
 from celery_lanes.streams.asking import asking
 from celery_lanes.streams.pump import Patience
+
+logger = logging.getLogger(__name__)
 
 FIRST_TOKEN_S = 120.0
 """How long a stream's first piece may take."""
@@ -36,6 +41,18 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 _OPTIONS = Request.model_fields.keys() - {"model", "messages", "output", "params"}
 
+_REQUIRED = {"model", "prompt"}
+
+_KNOWN = _OPTIONS | _REQUIRED | {
+    "timeout_s", "attempt_timeout_s", "stream", "first_token_s", "idle_s", "schema",
+}  # fmt: skip
+
+_OF_THE_CALL = {
+    *OPTIONS, "countdown", "eta", "expires", "ignore_result", "link", "link_error", "queue",
+    "soft_time_limit", "task_id", "time_limit",
+}  # fmt: skip
+"""What is said to ``apply_async``; ``priority`` and ``headers`` are some providers' own, too."""
+
 
 def estimate_cost(
     model: str,
@@ -48,14 +65,33 @@ def estimate_cost(
     return cost.estimate_cost(_request(model, prompt, max_tokens=max_tokens))
 
 
+def check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Refuse what the provider would be sent by mistake, before anything is published.
+
+    Raises ``BadRequest`` for the options of a publish, and what is nearly an option of a request.
+    """
+    further = keywords.keys() - _KNOWN
+    if misplaced := sorted(further & _OF_THE_CALL):
+        verb = "is an option" if len(misplaced) == 1 else "are options"
+        raise BadRequest(
+            f"{_listed(misplaced)} {verb} of the call, not of the request:"
+            f" generate.apply_async((model, prompt), {misplaced[0]}=...)"
+        )
+    for name in sorted(further):
+        if (meant := nearest(name, _KNOWN - _REQUIRED)) is not None:
+            raise BadRequest(f"no option {name!r}; did you mean {meant}?")
+
+
 @shared_task(  # type: ignore[untyped-decorator] # celery is not typed
     name="celery_lanes.generate",
     bind=True,
     acks_late=True,
     reject_on_worker_lost=True,
+    throws=(ProviderError, ConfigError),  # one line in the worker's log, without a traceback
     model_arg="model",
     asks_in_lanes=True,
     estimate_cost=staticmethod(estimate_cost),
+    check_keywords=staticmethod(check_keywords),
 )
 def generate(
     self: Any,
@@ -87,7 +123,8 @@ def generate(
             then. 120 s.
         idle_s: of a stream, how long a silence may be after that; ``StreamInterrupted``. 60 s.
         options: ``tools``, ``max_tokens`` and whatever else ``Request`` knows; ``schema``, the JSON
-            schema of the reply. All others are passed on to the provider.
+            schema of the reply. All others are passed on to the provider, but what is nearly one of
+            these, or an option of ``apply_async``, is refused where it is published.
 
     Returns the ``Reply`` as JSON (``{text, tool_calls, reasoning, usage: {input_tokens,
     output_tokens, ...}, model, finish_reason, request_id, attempts}``), with ``lane``, ``wait_s``
@@ -96,6 +133,8 @@ def generate(
     minutes each time, and up to 20 times. Raises ``ProviderError`` (``ChainExhausted`` if nobody of
     several answered), and ``ConfigError`` for an unknown provider.
     """
+    check_keywords(options)
+    _warn_outside_lanes(self)
     chain = _registry(self).parse(model)
     asked = _request(model, prompt, **options)
     info = CallInfo.from_request(self.request) or CallInfo()
@@ -115,6 +154,28 @@ def generate(
     run_s = time.monotonic() - began_at
     _settle(self, cost.real_cost(reply.usage))
     return _result(reply, info, run_s)
+
+
+def _warn_outside_lanes(task: Any) -> None:
+    """Say once that a direct call goes by every cap, unless a task that holds a slot makes it."""
+    lanes = getattr(task.app, "lanes", None)
+    if lanes is None or not (task.request.called_directly and lanes.settings.enabled):
+        return
+    around = task.app.current_worker_task
+    if around is None or held_by(around.request) is None:
+        _say_it_is_outside()
+
+
+@cache
+def _say_it_is_outside() -> None:
+    logger.warning(
+        "celery_lanes: generate(...) is called directly, so it runs here and in no lane, under no"
+        " cap; for a task: generate.delay(...), for a call here: lanes.chain(...).generate(...)"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _leg(task: Any) -> Leg | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
@@ -12,6 +13,7 @@ from celery_lanes.cli.served import check_served
 from celery_lanes.config.durations import written
 from celery_lanes.errors import ConfigError, StoreUnavailable
 from celery_lanes.priority import priority_of
+from celery_lanes.publish.options import nearest
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -27,9 +29,23 @@ def check_app(lanes: Lanes, *, timeout_s: float = 1.0) -> list[Finding]:
         return [error(line) for line in str(refused).splitlines()]
     if not lanes.settings.enabled:
         return [warning("lanes are off (enabled = false): every call goes straight to the broker")]
-    findings = [*_guarded(check_store, lanes), *check_tasks(lanes)]
+    findings = [*check_rules(lanes), *_guarded(check_store, lanes), *check_tasks(lanes)]
     served = _guarded(lambda lanes: check_served(lanes, timeout_s=timeout_s), lanes)
     return [*findings, *(finding for finding in served if finding not in findings)]
+
+
+def check_rules(lanes: Lanes) -> Iterator[Finding]:
+    """Look for rules that lead to a lane without a table; it has the settings of [defaults]."""
+    settings = lanes.settings
+    tables = [*settings.lanes, *settings.families]
+    for position, rule in enumerate(settings.rules, 1):
+        if not any(fnmatchcase(rule.lane, table) for table in tables):
+            meant = nearest(rule.lane, settings.lanes)
+            hint = f"; did you mean {meant}?" if meant else ""
+            yield warning(
+                f'rule {position} (match = "{rule.match}") leads to lane {rule.lane}, which has no'
+                f" table [lanes.{rule.lane}], so it has the settings of [defaults]{hint}"
+            )
 
 
 def check_store(lanes: Lanes) -> Iterator[Finding]:

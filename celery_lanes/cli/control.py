@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from celery_lanes.cli.command import celery_command
 from celery_lanes.cli.exits import REFUSED, CommandFailed
-from celery_lanes.errors import NotQueued
+from celery_lanes.errors import AlreadyStarted
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -56,25 +56,44 @@ def resume(lanes: Lanes, lane: str) -> str:
 def cancel(lanes: Lanes, task_id: str) -> str:
     """Cancel what waits under a task id, in whichever lanes it is."""
     try:
-        return _cancelled(lanes.cancel(task_id), task_id)
-    except NotQueued as error:
+        found = lanes.cancel(task_id)
+    except AlreadyStarted as error:
+        raise CommandFailed(f"{error}; {_how_to_end(task_id)}", REFUSED) from error
+    return "\n".join(f"{lane}: cancelled {task_id}{_times(n)}" for lane, n in found.items())
+
+
+def stop(lanes: Lanes, task_id: str, *, drain: bool) -> str:
+    """Have a call end that streams; one that waits is cancelled."""
+    if not lanes.stop(task_id, drain=drain):
         raise CommandFailed(
-            f"{error}; a running one is stopped by:"
-            f" celery -A ... control revoke --terminate {task_id}",
+            f"{task_id} is in no lane: it has ended, was never published, or is in the broker",
             REFUSED,
-        ) from error
+        )
+    return (
+        f"{task_id}: told to end; a call without stream=True does not hear it:"
+        f" {celery_command()} control terminate SIGTERM {task_id}"
+    )
 
 
 def cancel_caller(lanes: Lanes, caller: str) -> str:
     """Cancel all that waits of a caller, "" for the calls without one."""
     found = lanes.cancel_caller(caller, anonymous=not caller)
     if found:
-        return _cancelled(found, caller or "no caller")
+        whose = caller or "no caller"
+        return "\n".join(f"{lane}: cancelled {_calls(n)} of {whose}" for lane, n in found.items())
     return f"nothing {f'of {caller!r}' if caller else 'without a caller'} waits in any lane"
 
 
-def _cancelled(found: Mapping[str, int], whose: str) -> str:
-    return "\n".join(f"{lane}: cancelled {_calls(n)} of {whose}" for lane, n in found.items())
+def _how_to_end(task_id: str) -> str:
+    celery = celery_command()
+    return (
+        f"one that streams is ended by: {celery} lanes stop {task_id}; any, on prefork and gevent,"
+        f" by: {celery} control terminate SIGTERM {task_id}"
+    )
+
+
+def _times(count: int) -> str:
+    return "" if count == 1 else f" ({_calls(count)} of it)"
 
 
 def _calls(count: int) -> str:

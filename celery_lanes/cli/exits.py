@@ -12,6 +12,8 @@ REFUSED = 1
 USAGE = 2
 STORE_AWAY = 3
 
+_CHECK = "; look at its server, and at [store] url (or $CELERY_LANES_STORE_URL)"
+
 EXIT_CODES = """\b
 Exit codes:
   0  done
@@ -41,11 +43,8 @@ class LanesGroup(click.Group):
         """Run the command that was named."""
         try:
             return super().invoke(ctx)
+        except StoreUnavailable as error:
+            raise CommandFailed(f"{str(error).rstrip('.')}{_CHECK}", STORE_AWAY) from error
         except LanesError as error:
-            raise CommandFailed(str(error), _code_of(error)) from error
-
-
-def _code_of(error: LanesError) -> int:
-    if isinstance(error, StoreUnavailable):
-        return STORE_AWAY
-    return USAGE if isinstance(error, ConfigError) else REFUSED
+            code = USAGE if isinstance(error, ConfigError) else REFUSED
+            raise CommandFailed(str(error), code) from error

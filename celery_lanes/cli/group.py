@@ -13,6 +13,7 @@ from celery_lanes.cli.steering import (
     pause_command,
     resume_command,
     set_command,
+    stop_command,
 )
 from celery_lanes.cli.views import (
     callers_command,
@@ -33,6 +34,7 @@ COMMANDS = (
     route_command,
     set_command,
     status_command,
+    stop_command,
     where_command,
 )
 

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from celery_lanes.cli.command import celery_command
 from celery_lanes.cli.exits import REFUSED, CommandFailed
 from celery_lanes.config.durations import rounded
 from celery_lanes.store.health import Condition
@@ -18,6 +19,7 @@ from celery_lanes.store.health import Condition
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
 
+_COLUMNS = ("target", "state", "failures", "cooldown", "left")
 _STYLES = {"benched": "bold red", "tried": "yellow", "due": "yellow", "failing": ""}
 
 
@@ -29,9 +31,8 @@ def read(lanes: Lanes) -> list[Condition]:
 def clear(lanes: Lanes, name: str) -> str:
     """Forget the failures of a target, or of a provider, and end its bench."""
     if not lanes.health.clear(name):
-        raise CommandFailed(
-            f"nothing is known of {name!r}; see: celery -A ... lanes health", REFUSED
-        )
+        seen = f"{celery_command()} lanes health"
+        raise CommandFailed(f"nothing is known of {name!r}; see: {seen}", REFUSED)
     return f"{name}: forgotten, and to be asked again"
 
 
@@ -42,20 +43,23 @@ def to_json(conditions: Sequence[Condition]) -> str:
 
 
 def table(conditions: Sequence[Condition]) -> Table:
-    """Draw one row for each target or provider."""
+    """Draw one row for each target or provider; a column only if there is anything in it."""
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
-    for name in ("target", "state", "failures", "cooldown", "left"):
+    rows = list(map(_cells, conditions))
+    shown = [name for name in _COLUMNS if any(row[name] for row in rows)]
+    for name in shown:
         drawn.add_column(name, justify="left" if name in {"target", "state"} else "right")
-    for known in conditions:
-        drawn.add_row(*_cells(known))
+    for row in rows:
+        drawn.add_row(*(row[name] or "-" for name in shown))
     return drawn
 
 
-def _cells(known: Condition) -> tuple[Text, ...]:
-    return (
-        Text(known.name if "/" in known.name else f"{known.name}/*"),
-        Text(known.state, style=_STYLES[known.state]),
-        Text(str(known.failures or "-")),
-        Text(rounded(known.cooldown_s) if known.cooldown_s else "-"),
-        Text(rounded(known.left_s) if known.left_s else "-"),
-    )
+def _cells(known: Condition) -> dict[str, Text | str]:
+    """Write the row; failures are counted anew from a bench on."""
+    return {
+        "target": Text(known.name if "/" in known.name else f"{known.name}/*"),
+        "state": Text(known.state, style=_STYLES[known.state]),
+        "failures": str(known.failures or ""),
+        "cooldown": rounded(known.cooldown_s) if known.cooldown_s else "",
+        "left": rounded(known.left_s) if known.left_s else "",
+    }

@@ -7,9 +7,11 @@ from importlib.metadata import version
 import click
 
 from celery_lanes.cli.chaos import chaos
+from celery_lanes.errors import StoreUnavailable
 
 
 @click.group()
+@click.version_option(package_name="celery-lanes", message="%(version)s")
 def main() -> None:
     """Lanes for LLM calls under Celery; the lanes of an app: celery -A shop lanes."""
 
@@ -41,7 +43,10 @@ def _demo(ctx: click.Context, calls: int, cap: int, service_ms: int, workers: in
     from celery_lanes.demo import DemoOptions, run_demo  # noqa: PLC0415 # every celery command loads this
 
     options = DemoOptions(calls=calls, cap=cap, service_ms=service_ms, workers=workers)
-    ctx.exit(run_demo(options))
+    try:
+        ctx.exit(run_demo(options))
+    except StoreUnavailable as error:  # there is no server to start
+        raise click.ClickException(str(error)) from error
 
 
 main.add_command(chaos)

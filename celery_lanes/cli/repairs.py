@@ -23,10 +23,10 @@ from celery_lanes.store.memory.leases import DEAD_LETTERS
 def dead_command(
     ctx: click.Context, /, lane: str, limit: int, task_id: str | None, *, as_json: bool
 ) -> None:
-    """Show the calls of LANE that were given up after max_leases lost leases.
+    """Show the calls of LANE that were given up; try them again.
 
-    The youngest 1,000 are kept, for 7 days. A call that is tried again may run a second time: what
-    took its workers down may have come after its work was done.
+    They have lost max_leases leases. The youngest 1,000 are kept, for 7 days. A call that is tried
+    again may run a second time: what took its workers down may have come after its work was done.
     """
     found = lanes_of(ctx)
     if task_id is not None:
@@ -49,9 +49,10 @@ def _show_dead(ctx: click.Context, lane: str, letters: Sequence[DeadLetter]) -> 
 @click.option("--clear", "name", metavar="TARGET", help="End its bench, and forget its failures.")
 @click.pass_context
 def health_command(ctx: click.Context, /, name: str | None, *, as_json: bool) -> None:
-    """Show the LLM targets that have failed of late, and those that are benched.
+    """Show the LLM targets that have failed of late.
 
-    TARGET is provider/model, or a provider: what all its models share, such as a used-up quota.
+    Those that are benched, too. TARGET is provider/model, or a provider: what all its models share,
+    such as a used-up quota.
     """
     found = lanes_of(ctx)
     if name is not None:

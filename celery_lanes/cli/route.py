@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from celery_lanes.cli.exits import USAGE, CommandFailed
+from celery_lanes.config.settings import DEFAULT_LANE
+from celery_lanes.errors import SpecError
+from celery_lanes.publish.options import nearest
+from celery_lanes.publish.strangers import oddness
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -33,14 +38,39 @@ def route_of(lanes: Lanes, model: str, task_name: str | None = None) -> Route | 
     return Route(routed.lane, lanes.settings.queue(routed.lane), reason)
 
 
-def unrouted(model: str, task_name: str | None) -> str:
+def notes(lanes: Lanes, model: str, route: Route) -> Iterator[str]:
+    """Say where the models after the first are asked, and what is odd about any of the lanes."""
+    first, *others = _legs(lanes, model) or [model]
+    for leg in others:
+        lane = lanes.settings.lane_for(leg).lane
+        yield f"then   {leg}: lane {lane}, queue {lanes.settings.queue(lane)}"
+    places = {route.lane: first, **{lanes.settings.lane_for(leg).lane: leg for leg in others}}
+    for lane, leg in places.items():
+        if odd := oddness(lanes.settings, lane, leg):
+            yield f"note   {odd}"
+
+
+def unrouted(lanes: Lanes, model: str, task_name: str | None) -> str:
     """Say why no lane serves a call, and what would have one."""
     if task_name is None:
-        return f"{model!r} is no provider/model, and no alias in [aliases]: it has no lane"
+        close = nearest(model, lanes.settings.aliases, alike=0.6)
+        hint = f"; did you mean {close}?" if close else ""
+        return (
+            f"{model!r} is no provider/model, and no alias in [aliases], so it has no lane; a task"
+            f" with a model_arg, such as generate, takes it to lane {DEFAULT_LANE}{hint}"
+        )
     return (
         f"a call of {task_name} with {model!r} has no lane: {task_name} needs a lane of its own,"
         ' @app.task(lane="..."), or an argument with a model, @app.task(model_arg="...")'
     )
+
+
+def _legs(lanes: Lanes, spec: str) -> list[str]:
+    """List the models of a spec; a task alone with its lane may take what is none."""
+    try:
+        return ["/".join(name) for name in lanes.registry.names(spec)]
+    except SpecError:
+        return []
 
 
 class _AnyTask:

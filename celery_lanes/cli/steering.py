@@ -14,7 +14,7 @@ from celery_lanes.cli.params import Rate, Slots, Weight
 
 @click.command(name="set")
 @click.argument("lane")
-@click.option("--max", "slots", metavar="N|default", type=Slots(),
+@click.option("--max", "--max-concurrent", "slots", metavar="N|default", type=Slots(),
               help="Calls at once, cluster-wide.")  # fmt: skip
 @click.option("--rate", metavar="RATE|none|default", type=Rate(),
               help='Limit in calls, such as "60/m".')  # fmt: skip
@@ -105,3 +105,15 @@ def cancel_command(
         click.echo(control.cancel(lanes_of(ctx), task_id))
     else:
         click.echo(control.cancel_caller(lanes_of(ctx), caller or ""))
+
+
+@click.command(name="stop")
+@click.argument("task_id")
+@click.option("--drain", is_flag=True, help="Tell its readers, but let the provider end.")
+@click.pass_context
+def stop_command(ctx: click.Context, /, task_id: str, *, drain: bool) -> None:
+    """End a call with stream=True; one that waits is cancelled.
+
+    Its provider is cut off, and its result is what had come, on every pool.
+    """
+    click.echo(control.stop(lanes_of(ctx), task_id, drain=drain))

@@ -51,7 +51,7 @@ def callers_command(ctx: click.Context, /, lane: str, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_context
 def where_command(ctx: click.Context, /, task_id: str, *, as_json: bool) -> None:
-    """Say where a call stands in its lane, when it starts, and why it waits."""
+    """Say where a call stands, when it starts, why it waits."""
     position = lanes_of(ctx).position(task_id)
     click.echo(where.to_json(position) if as_json else "\n".join(where.lines(position)))
 
@@ -61,11 +61,17 @@ def where_command(ctx: click.Context, /, task_id: str, *, as_json: bool) -> None
 @click.option("--task", metavar="NAME", help="For a call of this task; it may name its lane.")
 @click.pass_context
 def route_command(ctx: click.Context, /, model: str, task: str | None) -> None:
-    """Say which lane serves MODEL (provider/model), and by which rule."""
-    found = route.route_of(lanes_of(ctx), model, task)
+    """Say which lane serves MODEL (provider/model), and by which rule.
+
+    Of several ("a/x,b/y", or an alias) also where it is asked next, if nobody answers there.
+    """
+    lanes = lanes_of(ctx)
+    found = route.route_of(lanes, model, task)
     if found is None:
-        raise CommandFailed(route.unrouted(model, task), REFUSED)
+        raise CommandFailed(route.unrouted(lanes, model, task), REFUSED)
     click.echo(f"lane   {found.lane}\nqueue  {found.queue}\nby     {found.reason}")
+    for note in route.notes(lanes, model, found):
+        click.echo(note)
 
 
 @click.command(name="check")

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from celery_lanes.position import Position, in_about
+from celery_lanes.store.standing import Hold
+
+_WHEN = {
+    Hold.PAUSED: "when the lane is resumed",
+    Hold.CALLER_PAUSED: "when its caller is resumed",
+    Hold.NO_WORKER: "when a worker serves the lane",
+}
 
 
 def to_json(position: Position) -> str:
@@ -22,6 +29,12 @@ def lines(position: Position) -> Iterator[str]:
         least = "at least " if position.is_at_least else ""
         yield f"place   {least}{position.place}"
         yield f"ahead   {position.own_ahead} own, {position.others_ahead} of other callers"
-        yield f"starts  {in_about(position.eta_s) if position.eta_s else 'nobody can tell'}"
+        yield f"starts  {_when(position)}"
     why = position.explanation.removeprefix(f"{position.lane}: ")
     yield f"why     {why.partition('; ')[0] if position.place else why}"
+
+
+def _when(position: Position) -> str:
+    if position.eta_s:
+        return in_about(position.eta_s)
+    return _WHEN.get(position.reason, "nobody can tell")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -76,9 +76,13 @@ class Settings(Table):
         rules: which models go to which lane; the first that matches counts.
         callers: their shares and rates.
         aliases: names for specs, for ``generate`` and ``lanes.registry``.
+        unknown_lanes: what a publish does into a lane that is named nowhere here.
     """
 
     enabled: bool = Field(default=True, description="true or false")
+    unknown_lanes: Literal["accept", "warn", "refuse"] = Field(
+        default="warn", description='"accept", "warn" or "refuse"'
+    )
     store: StoreSettings = StoreSettings()
     health: HealthSettings = HealthSettings()
     defaults: LaneSettings = LaneSettings()
@@ -142,6 +146,15 @@ class Settings(Table):
         if match.rule is not None:
             return match.rule.match.partition("/")[0].strip("*?") != ""
         return match.lane in self.lanes or any(fnmatchcase(match.lane, f) for f in self.families)
+
+    def names(self, lane: str) -> bool:
+        """Tell whether a table, also by a glob, or a rule names a lane."""
+        return lane in self.named_lanes or any(fnmatchcase(lane, f) for f in self.families)
+
+    @cached_property
+    def named_lanes(self) -> frozenset[str]:
+        """The lanes of tables and rules, without those of globs."""
+        return frozenset({*self.lanes, *(rule.lane for rule in self.rules)})
 
     def queue(self, lane: str) -> str:
         """Name the Celery queue of a lane."""

@@ -127,6 +127,16 @@ class Request(Value):
         return tuple(m for m in self.messages if m.role not in {"system", "developer"})
 
 
+def checked_request(given: object) -> Request:
+    """Take what is to be asked. Raises ``TypeError``, before anybody is, for what is no request."""
+    if isinstance(given, Request):
+        return given
+    raise TypeError(
+        f"expected a celery_lanes.llm.Request, got {type(given).__name__}: Request(model=...,"
+        ' messages=[Message(role="user", content="...")])'
+    )
+
+
 def _without_wrapping(given: Any) -> Any:
     """Take ``{"type": "function", "function": {...}}`` for what is within."""
     if isinstance(given, Mapping) and given.keys() == {"type", "function"}:

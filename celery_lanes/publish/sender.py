@@ -31,16 +31,15 @@ from celery_lanes.priority import (
 )
 from celery_lanes.publish.admission import Admission, check_max_wait, meta_of
 from celery_lanes.publish.detours import ASKS_IN_LANES, Detours, Stop, stops_of
+from celery_lanes.publish.options import OPTIONS
 from celery_lanes.publish.producer import AdmittingProducer
 from celery_lanes.publish.router import MODEL_OPTION
+from celery_lanes.publish.strangers import Strangers
 from celery_lanes.publish.submission import TELL
 from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
-
-OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE, TELL)
-"""What ``apply_async(...)`` takes for us; Celery would make message properties of them."""
 
 DELAYED_EXCHANGE = "celery_delayed_27"
 DELAY_LEVELS = 28
@@ -77,6 +76,7 @@ class Sender:
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
+        self._strangers = Strangers(lambda: lanes.settings)
 
     def send(
         self,
@@ -87,12 +87,14 @@ class Sender:
         options: dict[str, Any],
     ) -> Any:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
-        given = {key: options.pop(key, None) for key in OPTIONS}
+        given = {key: options.pop(key, None) for key in (*OPTIONS, TELL)}
         checked(given[PRIORITY], PRIORITY)
         checked_answer(given[PREEMPTIBLE], PREEMPTIBLE)
         check_max_wait(given["max_wait"])
         lane = self._lane(options.get("queue") or _delayed_to(options))
         given[MODEL_OPTION] = options.pop(MODEL_OPTION, None)
+        if lane is not None:
+            self._strangers.meet(lane, given[MODEL_OPTION])
         of_lane = self._of_lane(lane, name, message, options, given) if lane else {}
         headers = dict(options.get("headers") or {})
         carried, caller, run_id = headers.get(HEADER), given["caller"], given["run_id"]

@@ -137,11 +137,17 @@ class Desk:
         try:
             self._work(store, now)
         except StoreError as error:
-            self._turn_away(error)
+            self.turn_away(error)
             if isinstance(error, StoreUnavailable):
                 raise
             logger.exception("celery_lanes: %s was refused its turn; again in 1 s", self.lane)
             self._rests_until = time.monotonic() + TICK_S
+
+    def turn_away(self, error: Exception) -> None:
+        """Have those raise of whom the store has not been told yet."""
+        arrivals, self._arrivals = self._arrivals, []
+        for ticket in arrivals:
+            ticket.fail(error)
 
     def _work(self, store: Store, now: float) -> None:
         if now >= self._tick_at:
@@ -151,12 +157,6 @@ class Desk:
         self._withdraw(store)
         self._admit(store)
         self._claim_all(store)
-
-    def _turn_away(self, error: StoreError) -> None:
-        """Have those raise of whom the store has not been told yet."""
-        arrivals, self._arrivals = self._arrivals, []
-        for ticket in arrivals:
-            ticket.fail(error)
 
     def _admit(self, store: Store) -> None:
         """Let all in who are equally patient, at once."""

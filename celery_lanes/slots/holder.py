@@ -152,6 +152,15 @@ class Holder:
             desk.look_at_clock(now, is_away=self._is_away)
 
     def _connected(self) -> Store:
+        """Give the store; who has asked for a slot is told why, if there is none."""
+        try:
+            return self._connect()
+        except Exception as error:
+            for desk in self._desks.values():
+                desk.turn_away(error)
+            raise
+
+    def _connect(self) -> Store:
         if self._store is None:
             self._store = self._open_store()
         if self._ears is None:

@@ -12,7 +12,7 @@ from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.chains.queueing import note_queued
 from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
-from celery_lanes.llm.request import Request
+from celery_lanes.llm.request import Request, checked_request
 from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 from celery_lanes.slots.slot import Slot
@@ -103,7 +103,7 @@ class LaneProvider:
         """Hold a slot; give what holds it, the slot, and how much time is left then."""
         began_at = time.monotonic()
         with ExitStack() as held:
-            if (slot := self._take(request.model, timeout_s)) is not None:
+            if (slot := self._take(checked_request(request).model, timeout_s)) is not None:
                 try:
                     held.enter_context(slot)
                 finally:

@@ -12,10 +12,13 @@ from typing import Protocol
 
 from typing_extensions import Self
 
-from celery_lanes.errors import LanesError
+from celery_lanes.errors import LanesError, StoreUnavailable
 from celery_lanes.slots.ticket import Ticket
 from celery_lanes.store.attempts import Outcome
-from celery_lanes.store.checks import check_real_cost
+from celery_lanes.store.checks import MAX_TIME_MS, check_real_cost
+
+MARGIN_S = 2.0
+"""How much later than ``max_wait`` the holder may say what becomes of a wait."""
 
 RELEASE_PATIENCE_S = 1.0
 """How long the end of a block waits for the store to hear of it: its process may end next."""
@@ -84,15 +87,18 @@ class Slot:
         """Wait for the slot.
 
         Raises ``LaneBusy`` if it would wait, or has waited, longer than ``max_wait``;
-        ``WaitCancelled``; ``StoreUnavailable`` if the store is away to begin with.
+        ``WaitCancelled``; ``StoreUnavailable`` if the store is away to begin with, or gives no
+        answer for 2 s after ``max_wait``.
         """
         keeper = self._begin()
         try:
             keeper.want(self._ticket)
-            self._ticket.granted.result()
+            self._ticket.granted.result(self._longest_s)
             self._is_held = True
-        except BaseException:
+        except BaseException as error:
             keeper.give_up(self._ticket)
+            if isinstance(error, EndedTimeoutError):
+                raise self._unheard from None
             raise
         return self
 
@@ -112,10 +118,13 @@ class Slot:
         keeper = self._begin()
         try:
             keeper.want(self._ticket)
-            await asyncio.wrap_future(self._ticket.granted)
+            granted = asyncio.wrap_future(self._ticket.granted)
+            await asyncio.wait_for(granted, self._longest_s)
             self._is_held = True
-        except BaseException:
+        except BaseException as error:
             keeper.give_up(self._ticket)
+            if isinstance(error, asyncio.TimeoutError):
+                raise self._unheard from None
             raise
         return self
 
@@ -131,6 +140,18 @@ class Slot:
             with suppress(asyncio.TimeoutError):
                 ended = asyncio.wrap_future(self._ticket.ended)
                 await asyncio.wait_for(ended, RELEASE_PATIENCE_S)
+
+    @property
+    def _longest_s(self) -> float | None:
+        wait_s = self._ticket.max_wait_s
+        return None if wait_s is None else min(wait_s + MARGIN_S, MAX_TIME_MS / 1000)
+
+    @property
+    def _unheard(self) -> StoreUnavailable:
+        """Say that nobody has decided in time: whoever does hangs in a question to the store."""
+        return StoreUnavailable(
+            f"the lane store gave no answer for {self.lane} within {self._longest_s:g} s"
+        )
 
     def _begin(self) -> Keeper:
         if self._keeper is not None:

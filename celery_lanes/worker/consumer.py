@@ -54,7 +54,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
     def on_ready(self) -> None:
         """Begin to ask for calls: the loop is about to run."""
         super().on_ready()
-        self.controller.lanes.open(self.app.amqp.queues.consume_from)
+        self.controller.lanes.open_first(self.app.amqp.queues.consume_from)
         if self._is_holding:
             self._hold_or_go_on()
 

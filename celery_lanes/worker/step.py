@@ -22,6 +22,7 @@ from celery_lanes.worker.body import listen, running, watch
 from celery_lanes.worker.closing import write_result
 from celery_lanes.worker.consumer import lane_consumer
 from celery_lanes.worker.dispatch import Dispatcher
+from celery_lanes.worker.hints import hint_at_queues
 from celery_lanes.worker.pools import pool_view, refuse_unknown_pool
 from celery_lanes.worker.postman import HubPostman, PumpPostman
 from celery_lanes.worker.receipts import Receipts
@@ -83,6 +84,7 @@ class WorkerLanes:
         self._lanes = lanes
         self.agent = Agent(open_store=lanes.open_store, source=lanes, hands=self)
         self._served: set[str] = set()
+        self._has_opened = False
 
     def start(self) -> None:
         """Begin; the consumer opens the lanes when it is ready."""
@@ -106,6 +108,15 @@ class WorkerLanes:
         lanes = (self._lanes.settings.lane_of_queue(queue) for queue in queues)
         self._served = {lane for lane in lanes if lane}
         self.agent.open(self._served)
+
+    def open_first(self, queues: Iterable[str]) -> None:
+        """Serve these lanes, and say at the worker's start which may have been meant instead."""
+        given = list(queues)
+        if not self._has_opened:
+            default = self._lanes.app.conf.task_default_queue
+            hint_at_queues(self._lanes.settings, given, default)
+        self._has_opened = True
+        self.open(given)
 
     @property
     def redelivery_ms(self) -> int:

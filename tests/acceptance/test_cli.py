@@ -10,6 +10,7 @@ import sys
 import uuid
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
@@ -22,12 +23,14 @@ from celery_lanes.cli import callers, main, status
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli.status import to_json
 from celery_lanes.config.durations import rounded
+from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
 from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
+from celery_lanes.testing import embedded
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +176,15 @@ def test_route_of_an_alias_names_its_first_model(shell):
 
     assert "lane   ollama\n" in shown.output
     assert "alias of ollama/llama3.1:8b; rule 2 of 2" in shown.output
+    assert "then   openai/gpt: lane openai, queue lanes.openai\n" in shown.output
+    assert "note   lane 'openai' is named in no settings\n" in shown.output
+
+
+def test_route_asks_whether_another_provider_was_meant(shell):
+    shown = shell("route", "ollama/x,ollam/x")
+
+    assert "then   ollam/x: lane ollam, queue lanes.ollam\n" in shown.output
+    assert "note   lane 'ollam' is named in no settings (did you mean ollama?)\n" in shown.output
 
 
 def test_route_of_a_task_that_names_its_lane(shell):
@@ -190,7 +202,8 @@ def test_route_of_what_no_lane_serves_is_refused(shell):
 
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert (
-        "'llama3' is no provider/model, and no alias in [aliases]: it has no lane" in shown.stderr
+        "'llama3' is no provider/model, and no alias in [aliases], so it has no lane; a task with"
+        " a model_arg, such as generate, takes it to lane default" in shown.stderr
     )
 
 
@@ -235,7 +248,7 @@ def test_no_state_is_lost_on_a_narrow_terminal(shell, columns):
 def test_set_changes_the_cap_and_default_takes_it_back(shell):
     changed = shell("set", "ollama", "--max", "7")
     cap = shell.store.snapshot("ollama").max_concurrent
-    back = shell("set", "ollama", "--max", "default")
+    back = shell("set", "ollama", "--max-concurrent", "default")
 
     assert changed.output == "ollama: at most 7 at once (configured: 3)\n"
     assert cap == 7
@@ -358,6 +371,7 @@ def test_pause_and_resume(shell):
     park(shell, "ollama", "a")
 
     paused = shell("pause", "ollama")
+    assert "starts  when the lane is resumed\n" in shell("where", "a").output
     is_paused = shell.store.snapshot("ollama").paused
     table = shell("status").output
     resumed = shell("resume", "ollama")
@@ -391,7 +405,7 @@ def test_cancel_takes_a_waiting_call_off_its_lane(shell):
 
     shown = shell("cancel", "a")
 
-    assert shown.output == "ollama: cancelled 1 call of a\n"
+    assert shown.output == "ollama: cancelled a\n"
     assert shell.store.snapshot("ollama").waiting == 1
 
 
@@ -430,6 +444,29 @@ def test_cancel_wants_a_task_id_or_a_caller(shell, words):
 
     assert shown.exit_code == 2
     assert "expected a TASK_ID, --caller NAME, or --anonymous" in shown.stderr
+
+
+def test_cancel_of_a_call_that_runs_says_what_ends_it(shell, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["celery", "-A", "shop", "lanes", "cancel", "a"])
+    shell.store.configure("ollama", LaneRules(max_concurrent=1))
+    park(shell, "ollama", "a")
+    shell.store.next("ollama", worker="w", request=1, want=1)
+
+    shown = shell("cancel", "a")
+
+    assert shown.exit_code == 1
+    assert "celery -A shop lanes stop a;" in shown.stderr
+    assert "celery -A shop control terminate SIGTERM a" in shown.stderr
+
+
+def test_stop_ends_a_call_and_refuses_what_no_lane_has(shell):
+    park(shell, "ollama", "a")
+
+    shown = shell("stop", "a")
+
+    assert (shown.exit_code, shell.store.snapshot("ollama").waiting) == (0, 0)
+    assert "a: told to end" in shown.output
+    assert shell("stop", "nope").exit_code == 1
 
 
 def test_cancel_of_what_does_not_wait_is_refused(shell):
@@ -508,6 +545,9 @@ def test_health_shows_what_is_benched_and_ends_it_by_hand(shell):
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if "/" in line}
     assert rows["ollama/llama3.1:8b"] == ["failing", "1", "-", "-"]
     assert rows["openai/*"][:3] == ["benched", "-", "5h"]
+    shell("health", "--clear", "ollama/llama3.1:8b")
+    assert "failures" not in shell("health").output
+    health.report(health.enter("ollama/llama3.1:8b", probe_s=60), "count")
     (_, openai) = json.loads(shell("health", "--json").output)
     assert (openai["name"], openai["state"], openai["cooldown_s"]) == ("openai", "benched", 18000)
 
@@ -606,6 +646,7 @@ def test_a_store_that_is_away_is_one_line_and_exit_code_3(words):
 
     assert (shown.exit_code, shown.stdout) == (3, "")
     assert shown.stderr.startswith("celery lanes: ")
+    assert "; look at its server, and at [store] url" in shown.stderr
     assert shown.stderr.count("\n") == 1
 
 
@@ -680,6 +721,32 @@ def test_check_finds_calls_that_wait_for_nobody(shell):
     )
 
 
+def test_check_finds_rules_that_lead_to_a_lane_without_a_table(valkey):
+    rules = [{"match": m, "lane": lane} for m, lane in (("a/*", "ollma"), ("b/*", "foreman-1"))]
+    shell = make_shell(valkey.url(2), rules=rules)
+
+    shown = shell("check", "--timeout", "0.1")
+
+    assert 'rule 1 (match = "a/*") leads to lane ollma, which has no table' in shown.output
+    assert "did you mean ollama?" in shown.output
+    assert "rule 2" not in shown.output
+
+
+def test_check_names_the_lanes_without_a_worker_in_one_line(valkey, monkeypatch):
+    lanes = {name: {} for name in "abcde"}
+    shell = make_shell(valkey.url(2), lanes=lanes, rules=[])
+    answers = {"w1": [{"name": "celery"}, {"name": "lanes.a"}]}
+    inspect = SimpleNamespace(active_queues=lambda: answers)
+    monkeypatch.setattr(shell.app.control, "inspect", lambda **_: inspect)
+    monkeypatch.setattr(sys, "argv", ["celery", "-A", "shop", "lanes", "check"])
+
+    shown = shell("check").output
+
+    (line,) = [line for line in shown.splitlines() if "worker" in line]
+    assert "4 lanes have no worker, and nothing waits in them: b, c, d, e" in line
+    assert line.endswith("to serve them: celery -A shop worker -Q lanes.b,lanes.c,lanes.d,...")
+
+
 def test_check_with_warnings_alone_passes_unless_strict(shell):
     assert shell("check", "--timeout", "0.1").exit_code == 0
     assert shell("check", "--timeout", "0.1", "--strict").exit_code == 1
@@ -690,6 +757,13 @@ def test_check_finds_a_store_that_is_away_once():
 
     assert shown.exit_code == 1
     assert shown.output.count("the lane store cannot be reached") == 1
+
+
+@pytest.mark.parametrize("group", [lanes_group, main], ids=["lanes", "celery-lanes"])
+def test_no_line_of_the_help_is_cut(group):
+    shown = CliRunner().invoke(group, ["--help"]).output
+
+    assert "...\n" not in shown.replace("[ARGS]...\n", "")
 
 
 def test_the_help_lists_the_exit_codes(shell):
@@ -714,11 +788,24 @@ def test_celery_finds_the_commands_by_their_entry_point(valkey, tmp_path):
     assert json.loads(shown.stdout) == []
 
 
-def test_the_script_of_its_own_says_its_version():
-    shown = CliRunner().invoke(main, ["version"])
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_the_script_of_its_own_says_its_version(word):
+    shown = CliRunner().invoke(main, [word])
 
     assert shown.exit_code == 0
     assert shown.output[0].isdigit()
+
+
+@pytest.mark.parametrize("command", ["demo", "chaos"])
+def test_without_a_server_to_start_there_is_one_line(command, monkeypatch):
+    def nothing():
+        raise StoreUnavailable("no server found: pip install it")
+
+    monkeypatch.setattr(embedded, "find_program", nothing)
+
+    shown = CliRunner().invoke(main, [command])
+
+    assert (shown.exit_code, shown.stderr) == (1, "Error: no server found: pip install it\n")
 
 
 def _environment():

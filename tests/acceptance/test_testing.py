@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 from celery import Celery
+from kombu.transport.virtual.base import Transport
 
 from celery_lanes import Lanes, Settings
 from celery_lanes.errors import ConfigError
@@ -48,6 +50,32 @@ def test_serving_refuses_what_is_not_in_memory(broker, store):
 
     with pytest.raises(ConfigError, match="memory://"), serving(app):
         pass
+
+
+def test_a_worker_ends_when_its_test_does_and_has_served_what_the_settings_name(monkeypatch):
+    url, waits, drain = f"memory://{uuid.uuid4().hex}", [], Transport.drain_events
+    rules = [{"match": "gpu/*", "lane": "imagine"}]
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    Lanes(app, Settings.parse({"store": {"url": url}, "lanes": {"ollama": {}}, "rules": rules}))
+
+    @app.task(shared=False)
+    def ask(model):
+        return model
+
+    def noted(self, connection, timeout=None):
+        try:
+            drain(self, connection, timeout)
+        except TimeoutError:
+            waits.append(timeout)
+            raise
+
+    monkeypatch.setattr(Transport, "drain_events", noted)
+    with serving(app):
+        for model in ("ollama/x", "gpu/x", "default/x"):
+            assert ask.delay(model).get(timeout=5) == model
+        waits.clear()
+
+    assert len(waits) < 2  # Celery waits for the time it was in, and then once more
 
 
 def test_a_test_that_fails_leaves_no_calls_to_the_next():

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from celery.exceptions import TaskRevokedError
+from celery import chord
+from celery.exceptions import ChordError, TaskRevokedError
 from celery.exceptions import TimeoutError as GaveUp
 
 from celery_lanes import CallInfo
@@ -41,16 +42,22 @@ def by_celerys_command(shop, result):
     "revoke", [by_the_result, by_a_list_of_ids, by_terminate, by_celerys_command]
 )
 def test_a_call_that_is_revoked_with_no_worker_up_never_runs(shop, observer, revoke):
-    result = shop.tasks.ask.delay("ollama/x", observer.url, "hi")
+    ask = shop.tasks.ask.s("ollama/x", observer.url, "hi").set(caller="ann")
+    body = chord([ask], shop.tasks.total.s()).apply_async()
+    (result,) = body.parent.results
     until(lambda: waiting(shop) == 1)
 
     revoke(shop, result)
     assert waiting(shop) == 0
-    shop.worker()
-
     with pytest.raises(TaskRevokedError, match="cancelled"):
         result.get(timeout=15)
-    assert result.state == "REVOKED"
+    assert body.state == "PENDING"
+    shop.worker()
+
+    with pytest.raises(ChordError, match="cancelled"):
+        shop.tasks.app.AsyncResult(body.id).get(timeout=15)
+    again = shop.tasks.app.AsyncResult(result.id)
+    assert (again.state, CallInfo.from_error(again.result).caller) == ("REVOKED", "ann")
     assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
     assert observer.served == 0
 

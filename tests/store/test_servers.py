@@ -310,7 +310,7 @@ def test_secrets_of_a_url_are_in_no_message(url):
         store.snapshot("a")
     except StoreError as error:
         while error is not None:
-            texts += [str(error), repr(error)]
+            texts += [str(error), repr(error.args)]
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
     assert texts

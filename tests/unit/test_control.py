@@ -9,6 +9,7 @@ import uuid
 import pytest
 from celery import Celery
 from celery.app.control import Control
+from celery.exceptions import TaskRevokedError
 
 from celery_lanes import Lanes, Settings
 from celery_lanes.control import LaneControl
@@ -60,6 +61,42 @@ def test_ids_and_stamps_need_not_be_text(app):
     app.control.revoke_by_stamped_headers({"caller": 5})
 
     assert waiting(app) == 0
+
+
+def test_where_no_worker_is_up_who_cancels_writes_the_result(app):
+    park(app, "1", "2")
+
+    app.control.revoke("1")
+    app.lanes.cancel("2")
+
+    for task_id in ("1", "2"):
+        with pytest.raises(TaskRevokedError, match="cancelled"):
+            app.AsyncResult(task_id).get(timeout=0)
+        assert app.lanes.position(task_id).reason is Hold.CLOSING  # a worker will do the rest
+
+
+def test_what_has_a_result_keeps_it_and_a_worker_that_is_up_writes_its_own(app):
+    park(app, "ended", "served")
+    app.backend.mark_as_done("ended", 7)
+    app.lanes.cancel("ended")
+    app.lanes.store.configure("a", LaneRules(max_concurrent=1))
+    app.lanes.store.next("a", worker="w", request=1, want=0)
+
+    app.lanes.cancel("served")
+
+    assert app.AsyncResult("ended").get(timeout=0) == 7
+    assert app.AsyncResult("served").state == "PENDING"
+
+
+def test_a_result_that_cannot_be_written_leaves_the_call_cancelled(app, monkeypatch, caplog):
+    def away(*_, **__):
+        raise ConnectionError("the backend is away")
+
+    park(app, "1")
+    monkeypatch.setattr(app.backend, "get_state", away)
+
+    assert app.lanes.cancel("1") == {"a": 1}
+    assert "1 is cancelled; a worker will have to write its result" in caplog.text
 
 
 @pytest.mark.parametrize("destination", [[], None])

@@ -22,6 +22,9 @@ SHOWN = {
         "test_every_way_in_is_routed_attributed_and_run_once",
         "test_beat_publishes_into_the_lane_in_its_entrys_name",
     ],
+    "an option that `apply_async` does not know": [
+        "test_what_is_nearly_an_option_is_refused_before_anything_is_published",
+    ],
     "a chord with a failed or a lost part": [
         "test_a_chord_with_a_failed_and_with_a_lost_part_fails_as_in_plain_celery",
     ],

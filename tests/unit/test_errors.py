@@ -42,6 +42,11 @@ def test_a_busy_lane_keeps_place_wait_and_excess_in_its_args():
     assert (rebuilt.position, rebuilt.eta_s, rebuilt.retry_after_s) == (3, 30.0, 17.5)
 
 
+def test_in_a_log_an_error_is_its_class_and_its_message():
+    assert repr(RateLimited("slow down", 429, 7.5, "req_7")) == "RateLimited('slow down')"
+    assert repr(StoreUnavailable()).startswith("StoreUnavailable('The lane store cannot be reached")
+
+
 def test_a_provider_error_without_an_answer_has_no_status():
     error = ProviderError("no answer")
 

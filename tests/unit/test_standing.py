@@ -6,7 +6,7 @@ from math import sqrt
 
 import pytest
 
-from celery_lanes.position import position_of
+from celery_lanes.position import in_about, position_of
 from celery_lanes.store.calls import State
 from celery_lanes.store.standing import Hold, Standing
 
@@ -168,7 +168,17 @@ WORDS = [
         "a slot is free for it; it starts as soon as a worker has room",
     ),
     ({"state": State.RUNNING}, "it runs"),
-    ({"state": State.CLOSING}, "it runs here no more; its result is being written, or it moves on"),
+    (
+        {"state": State.CLOSING},
+        "it neither waits nor runs here any more; its result is being written, or it moves on",
+    ),
+    (
+        {"state": State.CLOSING, "workers": 0},
+        (
+            "it neither waits nor runs here any more; no worker serves the lane, to write its"
+            " result and what hangs on it"
+        ),
+    ),
     ({"due_in_ms": 65_000}, "it is due in 1m 5s; it is next; it starts in about 1m 5s"),
     ({"paused": True}, "the lane is paused; it is next"),
     ({"workers": 0}, "no worker serves the lane; it is next"),
@@ -187,3 +197,8 @@ def test_the_reason_is_told_in_one_line(facts, words):
 def test_a_place_counts_from_one_and_is_none_for_what_runs():
     assert position_of(reading(own_ahead=2, others_ahead=3)).place == 6
     assert position_of(reading(state=State.RUNNING)).place == 0
+
+
+def test_what_starts_now_starts_at_any_moment():
+    assert in_about((0.0, 0.04)) == "at any moment"
+    assert in_about((0.0, 4.2)) == "in about 0.0s to 4.2s"

@@ -19,7 +19,7 @@ from celery_lanes.llm.chains.plan import Plan, Terms, Trial
 from celery_lanes.llm.http.hangup import hangup_here
 from celery_lanes.llm.provider import IDLE_S, Provider
 from celery_lanes.llm.reply import Done, Piece, Reply
-from celery_lanes.llm.request import Request
+from celery_lanes.llm.request import Request, checked_request
 from celery_lanes.llm.spec import canonical
 from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
@@ -101,10 +101,10 @@ class Chain(Sequence[Target]):
 
         Raises ``ChainExhausted`` with a reason for each target (of a lone one that was asked, its
         own error); at once what would fail everywhere, such as ``BadRequest``. All of them have
-        ``attempts`` and a ``CallInfo``.
+        ``attempts`` and a ``CallInfo``. ``TypeError`` for what is no ``Request``.
         """
         terms = _terms(idempotency_key, info, timeout_s, attempt_timeout_s, observer, leg)
-        failover = Failover(self._plan, request, terms)
+        failover = Failover(self._plan, checked_request(request), terms)
 
         def ask(target: Target, left_s: float) -> Reply:
             return target.generate(request, timeout_s=left_s, idempotency_key=_key(target, terms))
@@ -131,7 +131,7 @@ class Chain(Sequence[Target]):
         ``StreamInterrupted``: what came has been read. ``idle_s`` bounds each silence.
         """
         terms = _terms(idempotency_key, info, timeout_s, attempt_timeout_s, observer, leg)
-        failover = Failover(self._plan, request, terms)
+        failover = Failover(self._plan, checked_request(request), terms)
 
         def ask(target: Target, left_s: float) -> _Begun:
             stream = target.stream(

@@ -29,6 +29,7 @@ OnAllBenched = Literal["wait", "raise", "force"]
 """What a call does whose targets are all benched or busy; see ``ChainConfig``."""
 
 _UNKNOWN = Effect("retry", "count")
+_A_BUG = Effect("fail", "none")
 _GIVEN_UP = Effect("stop", "none")
 _GIVEN_UP_BY_GATEWAYS = {408, 502, 504}
 
@@ -49,6 +50,14 @@ _EFFECTS: Mapping[type[BaseException], Effect] = {
     errors.Preempted: _GIVEN_UP,
     errors.WaitCancelled: _GIVEN_UP,  # the caller's wait for a slot: no provider had part in it
     SoftTimeLimitExceeded: _GIVEN_UP,
+    # Python's own complaints about code, ours or the user's: no provider had part in it
+    AssertionError: _A_BUG,
+    AttributeError: _A_BUG,
+    ImportError: _A_BUG,
+    LookupError: _A_BUG,
+    NameError: _A_BUG,
+    NotImplementedError: _A_BUG,
+    TypeError: _A_BUG,
     Exception: _UNKNOWN,
 }
 

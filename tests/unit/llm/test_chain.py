@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -209,6 +210,31 @@ def test_what_would_fail_everywhere_fails_at_once(make, error):
         is None
     )
     assert stubborn.ask().attempts[-1].target == "b/y"
+
+
+@WAYS
+def test_a_bug_is_raised_as_it_is_and_benches_nobody(chains, way):
+    bug = TypeError("a bug in code of one's own")
+
+    def broken(_):
+        raise bug
+
+    for _ in range(3):
+        chains.a.script(broken)
+        with pytest.raises(TypeError) as caught:
+            getattr(chains, way)()
+        assert caught.value is bug
+
+    assert (chains.registry.health.conditions(), chains.b.requests) == ([], [])
+
+
+@WAYS
+def test_what_is_no_request_is_refused_before_anybody_is_asked(chains, way, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ASK", "hi")
+
+    with pytest.raises(TypeError, match=r"expected a celery_lanes.llm.Request, got str"):
+        getattr(chains, way)()
+    assert (chains.told, chains.registry.health.conditions()) == ([], [])
 
 
 def test_a_classifier_of_ones_own_decides(make):

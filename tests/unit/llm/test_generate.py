@@ -184,6 +184,19 @@ def test_aliases_of_the_settings_are_the_registrys():
     assert str(lanes.registry.parse("quick")[0]) == "fake/x"
 
 
+def test_a_direct_call_is_warned_of_once_for_no_cap_holds_it(generate, caplog):
+    tasks._say_it_is_outside.cache_clear()
+    generate.apply(("m1/small", "hi")).get()
+    assert caplog.messages == []
+
+    for _ in range(2):
+        assert generate("m1/small", "hi")["text"]
+
+    (line,) = caplog.messages
+    assert "in no lane" in line
+    assert "generate.delay(...)" in line
+
+
 def test_an_app_without_lanes_generates_as_well(generate):
     del generate.app.lanes
 
@@ -402,7 +415,7 @@ def test_no_refusal_of_an_argument_quotes_the_prompt(generate):
     with pytest.raises(errors.BadRequest) as caught:
         generate.apply(("m1/small", [{"role": "usr", "content": "hunter2"}])).get()
 
-    assert "hunter2" not in repr(caught.value)
+    assert "hunter2" not in repr(caught.value.args)
 
 
 @pytest.mark.parametrize(
@@ -424,6 +437,20 @@ def test_no_refusal_of_an_argument_quotes_the_prompt(generate):
         ("hi", {"timeout_s": "9"}, "timeout_s"),
         ("hi", {"timeout_s": True}, "timeout_s"),
         ("hi", {"attempt_timeout_s": 0}, "attempt_timeout_s"),
+        ("hi", {"max_token": 9}, "no option 'max_token'; did you mean max_tokens"),
+        ("hi", {"timeout": 9}, "did you mean timeout_s"),
+        (
+            "hi",
+            {"caller": "ann"},
+            r"caller is an option of the call.*apply_async\(.*, caller=\.\.\.",
+        ),
+        ("hi", {"max_wait": 3, "lane": "gpu"}, "lane and max_wait are options of the call"),
+        (
+            "hi",
+            {"caller": "", "max_wait": 3, "lane": "gpu"},
+            "caller, lane and max_wait are options",
+        ),
+        ("hi", {"countdown": 5}, "countdown is an option of the call"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_anything_is_sent(generate, prompt, options, said):
@@ -432,6 +459,39 @@ def test_a_wrong_argument_is_refused_before_anything_is_sent(generate, prompt, o
     with pytest.raises(errors.BadRequest, match=said):
         result.get()
     assert generate.sent == []
+
+
+def test_a_misplaced_option_is_refused_before_anything_is_published(generate):
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        lanes = RealLanes(app, Settings.parse({"store": {"url": "memory://misplaced"}}))
+        task = app.tasks["celery_lanes.generate"]
+        for options in ({"caller": "ann"}, {"max_token": 9}):
+            with pytest.raises(errors.BadRequest):
+                task.delay("m1/small", "hi", **options)
+            with pytest.raises(errors.BadRequest):
+                task.s("m1/small", "hi", **options).apply_async()
+        assert lanes.store.lanes() == []
+
+        task.s("m1/small", "hi", caller="ann").apply_async(parent_id="a canvas goes on in a worker")
+        assert lanes.store.snapshot("m1").waiting == 1
+
+
+def test_what_a_provider_knows_and_nobody_else_is_sent_to_it(generate):
+    generate.apply(("m1/small", "hi"), {"top_a": 1, "min_tokens": 2, "priority": 3}).get()
+
+    body = json.loads(generate.sent[0].content)
+    assert (body["top_a"], body["min_tokens"], body["priority"]) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", [("m1/small", 7), ("nobody/small", "hi")], ids=["prompt", "name"])
+def test_a_mistake_of_the_caller_is_one_line_in_the_workers_log(generate, caplog, wrong):
+    caplog.set_level("INFO", "celery.app.trace")
+
+    error = generate.apply(wrong).result
+
+    (line,) = [record for record in caplog.records if record.name == "celery.app.trace"]
+    assert (line.levelname, line.exc_info) == ("INFO", None)
+    assert line.getMessage().endswith(f"raised expected: {type(error).__name__}({str(error)!r})")
 
 
 @pytest.mark.parametrize("model", ["", "gpt-5-mini", "m1/", None])

@@ -22,6 +22,7 @@ from celery_lanes.store.attempts import Grant, Release
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules
 
+RULES = [{"match": "gpu/*", "lane": "imagine"}]
 AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -65,6 +66,76 @@ def taken(app: Celery, lane: str) -> list[Grant]:
     store = app.lanes.store
     store.configure(lane, LaneRules(max_concurrent=9))
     return list(store.next(lane, worker="w", request=1, want=9).grants)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("caler", "caller"),
+        ("preemptable", "preemptible"),
+        ("maxwait", "max_wait"),
+        ("steam", "stream"),
+    ],
+)
+def test_what_is_nearly_an_option_is_refused_before_anything_is_published(app, said, meant):
+    with pytest.raises(TypeError, match=f"no option '{said}'; did you mean {meant}"):
+        app.tasks["ask"].apply_async(("ollama/x",), **{said: 1})
+
+    assert app.lanes.store.lanes() == []
+    app.tasks["ask"].apply_async(
+        ("ollama/x",), priority=3, expiration=9, tenant="a property of its own"
+    )
+    assert len(taken(app, "ollama")) == 1
+
+
+# -- a lane that nobody may serve
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("ollam/x", "lane 'ollam' is named in no settings (did you mean ollama?); its calls wait"),
+        ("acme/x", "lane 'acme' is named in no settings; its calls wait"),
+        ("llama3", "'llama3' is no provider/model, and no alias here, so its lane is default"),
+    ],
+)
+def test_a_lane_that_no_settings_name_is_warned_of_once(caplog, model, said):
+    app = app_of("strange", lanes={"ollama": {}, "glob*": {}}, rules=RULES)
+    app.tasks["ask"].model_arg = "model"
+    for _ in range(2):
+        for known in ("ollama/x", "glob-7/x", "gpu/x"):
+            app.tasks["ask"].delay(known)
+        app.tasks["ask"].delay(model)
+
+    (line,) = caplog.messages
+    assert said in line
+    assert line.endswith(
+        f"celery worker -Q lanes.{model.partition('/')[0].replace('llama3', 'default')}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "is_odd"), [("acme/x", False), ("openai/x", False), ("opnai/x", True)]
+)
+def test_where_no_lane_is_named_only_what_looks_mistyped_is_warned_of(app, caplog, model, is_odd):
+    app.tasks["ask"].delay(model)
+
+    assert bool(caplog.messages) == is_odd
+
+
+def test_unknown_lanes_may_be_accepted_or_refused(caplog):
+    willing = app_of("willing", lanes={"ollama": {}}, unknown_lanes="accept")
+    strict = app_of("strict", lanes={"ollama": {}}, unknown_lanes="refuse")
+
+    willing.tasks["ask"].delay("ollam/x")
+    strict.tasks["ask"].delay("ollama/x")
+    for _ in range(2):
+        with pytest.raises(
+            ConfigError, match=r"did you mean ollama.*, and unknown lanes are refused"
+        ):
+            strict.tasks["ask"].delay("ollam/x")
+
+    assert (caplog.messages, strict.lanes.store.lanes()) == ([], ["ollama"])
 
 
 # -- a call that would wait too long

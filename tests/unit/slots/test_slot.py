@@ -15,9 +15,18 @@ from celery import Celery
 from celery_lanes import call_context
 from celery_lanes.app import Lanes
 from celery_lanes.config.settings import Settings
-from celery_lanes.errors import ConfigError, LaneBusy, LanesError, StoreUnavailable, WaitCancelled
+from celery_lanes.errors import (
+    ConfigError,
+    LaneBusy,
+    LanesError,
+    StoreError,
+    StoreUnavailable,
+    WaitCancelled,
+)
+from celery_lanes.slots import slot as slot_module
 from celery_lanes.slots.holder import Holder
 from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.connect import open_store
 from celery_lanes.store.memory.store import MemoryStore
 from tests.waiting import pass_time, until
 
@@ -377,9 +386,16 @@ class Away(MemoryStore):
     is_away = False
 
     def _open(self, lane):
+        self._answer()
+        return super()._open(lane)
+
+    def listen(self, worker):
+        self._answer()
+        return super().listen(worker)
+
+    def _answer(self):
         if self.is_away:
             raise StoreUnavailable
-        return super()._open(lane)
 
 
 @pytest.fixture
@@ -398,6 +414,62 @@ def test_without_the_store_there_is_no_slot(lanes, away):
     away.is_away = False
     with lanes.slot("ollama/x"):
         assert away.snapshot("ollama").running == 1
+
+
+def test_who_asks_when_the_store_has_gone_is_told_whatever_its_patience(lanes, away):
+    with lanes.slot("ollama/x"):
+        waiter = Waiter(lanes.slot("ollama/x"))
+        until(lambda: away.snapshot("ollama").waiting == 1)
+        away.is_away = True
+        late = [Waiter(lanes.slot("ollama/x", max_wait=wait)) for wait in (None, 0, 600)]
+
+        for one in late:
+            assert one.has_it.wait(DEADLINE_S)
+            assert isinstance(one.error, StoreUnavailable)
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(asyncio.wait_for(_held(lanes.slot("ollama/x", max_wait=600)), DEADLINE_S))
+        assert not waiter.has_it.is_set()
+        away.is_away = False
+
+    assert waiter.has_it.wait(DEADLINE_S)
+    waiter.go()
+
+
+async def _held(slot) -> None:
+    async with slot:
+        pytest.fail("it was let in")
+
+
+def test_a_longest_wait_holds_while_the_store_hangs(lanes, away, monkeypatch):
+    monkeypatch.setattr(slot_module, "MARGIN_S", 0.1)
+    goes_on, listen = threading.Event(), away.listen
+
+    def hang(worker):
+        goes_on.wait(3 * DEADLINE_S)
+        return listen(worker)
+
+    monkeypatch.setattr(away, "listen", hang)
+    in_thread = Waiter(lanes.slot("ollama/x", max_wait=0.1))
+
+    with pytest.raises(StoreUnavailable, match=r"no answer for ollama within 0\.2 s"):
+        asyncio.run(asyncio.wait_for(_held(lanes.slot("ollama/x", max_wait=0.1)), DEADLINE_S))
+    assert in_thread.has_it.wait(DEADLINE_S)
+    assert isinstance(in_thread.error, StoreUnavailable)
+
+    goes_on.set()
+    with lanes.slot("ollama/x"):  # what was given up has gone
+        assert away.snapshot("ollama").running == 1
+
+
+def test_a_store_that_cannot_be_opened_is_told_to_who_asks(make_lanes, monkeypatch):
+    lanes = make_lanes()
+    monkeypatch.setattr(lanes, "open_store", lambda: open_store("nowhere://"))
+
+    waiter = Waiter(lanes.slot("ollama/x", max_wait=600))
+
+    assert waiter.has_it.wait(DEADLINE_S)
+    assert isinstance(waiter.error, StoreError)
+    assert "nowhere" in str(waiter.error)
 
 
 def test_who_waits_waits_on_while_the_store_is_away(lanes, away):

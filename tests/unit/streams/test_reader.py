@@ -9,12 +9,14 @@ import time
 from contextlib import suppress
 
 import pytest
+from celery import Celery
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.llm.reply import TextDelta, Usage
+from celery_lanes.llm.reply import Reply, TextDelta, Usage
 from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.store.transcripts import Draft, Entry, Mark
 from celery_lanes.streams import reader as readers
+from celery_lanes.streams.ending import ending_of
 from celery_lanes.streams.events import Began, Cancelled, Failed, Finished, failed, to_json
 from celery_lanes.streams.reader import Reader
 
@@ -33,7 +35,7 @@ class Call:
 
     def __init__(self):
         self.transcripts = MemoryTranscripts()
-        self.ending = None
+        self.ending = ()
         self.stops = []
         self.runs = 0
 
@@ -125,7 +127,7 @@ def test_a_call_that_begins_again_voids_what_came(call, read):
 )
 def test_an_end_that_nobody_wrote_is_told_by_the_result(call, read, ending):
     call.run(["a"])
-    call.ending = ending
+    call.ending = (ending,)
 
     events = read(call.reader())
 
@@ -136,16 +138,32 @@ def test_an_end_that_nobody_wrote_is_told_by_the_result(call, read, ending):
 @WAYS
 def test_a_reply_whose_last_words_are_missing_has_a_gap(call, read):
     call.run(["a"])
-    call.ending = Finished(usage=USAGE)
+    call.ending = (Finished(usage=USAGE),)
 
     assert told(read(call.reader())) == ["start", "a", "gap", "done"]
-    assert told(read(Reader("t2", call.transcripts, Finished, print))) == ["gap", "done"]
+
+
+@WAYS
+def test_a_call_that_was_published_without_stream_is_read_from_its_result(call, read):
+    reply = Reply(text="all of it", usage=USAGE, model="m")
+    with Celery(broker="memory://", backend="cache+memory://", set_as_current=False) as app:
+        for task_id, result in (("t1", reply.model_dump(mode="json")), ("t2", "another task's")):
+            app.backend.mark_as_done(task_id, result)
+        call.ending, of_another = ending_of(app, "t1"), ending_of(app, "t2")
+        assert ending_of(app, "t3") == ()
+
+    whole = read(call.reader())
+
+    assert told(whole) == ["all of it", "done"]
+    assert whole[-1].what.usage == USAGE
+    assert told(read(call.reader(after=whole[0].id))) == ["gap", "done"]
+    assert told(read(Reader("t2", call.transcripts, lambda: of_another, print))) == ["gap", "done"]
 
 
 def test_who_comes_back_after_the_end_is_told_it_again(call):
     call.run(["a", Finished(usage=USAGE)])
     *_, last = call.reader()
-    call.ending = Finished()
+    call.ending = (Finished(),)
 
     assert list(call.reader(after=last.id)) == [last]
 
@@ -237,7 +255,7 @@ def test_a_store_that_stays_away_ends_it_by_the_result_or_as_an_error(call, read
 
     with pytest.raises(StoreUnavailable):
         read(call.reader())
-    call.ending = Failed(error_class="ValueError")
+    call.ending = (Failed(error_class="ValueError"),)
 
     assert told(read(call.reader())) == ["error"]
 

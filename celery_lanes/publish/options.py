@@ -1,0 +1,39 @@
+"""What ``apply_async(...)`` takes for us, and what was probably meant to be one of these."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from celery_lanes.priority import PREEMPTIBLE, PRIORITY
+
+OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE)
+"""Celery would make message properties of them."""
+
+GOES_ON = "parent_id"
+"""Celery says it when a canvas goes on in a worker: what is raised then leaves a result pending."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what is nearly one of ours: Celery takes any name, and tells nobody.
+
+    Raises ``TypeError``, as Python does for an unknown keyword.
+    """
+    for name in options:
+        if (meant := _meant(name)) is not None:
+            raise TypeError(f"apply_async has no option {name!r}; did you mean {meant}?")
+
+
+def nearest(name: str, known: Iterable[str], *, alike: float = 0.85) -> str | None:
+    """Give what a name is a misspelling of, if of any; ``alike``: 1 is the same name."""
+    return next(iter(difflib.get_close_matches(name, known, 1, alike)), None)
+
+
+@lru_cache(maxsize=1000)
+def _meant(name: str) -> str | None:
+    return None if name in _KNOWN else nearest(name, _KNOWN)
+
+
+_KNOWN = frozenset((*OPTIONS, "stream"))
