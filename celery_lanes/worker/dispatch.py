@@ -109,7 +109,9 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
+        request.on_success = partial(self._succeed, attempt, ref(request))
         request.on_failure = partial(self._fail, attempt, ref(request))
+        attempt.is_early = self._settings.is_early(attempt.lane, request.task)
         if (semaphore := self._semaphore) is None:
             self._execute(request, attempt)
         elif semaphore.value > 0:
@@ -210,6 +212,19 @@ class Dispatcher:
             attempt.is_stopped = True
             self._kill(attempt.request, signal)
 
+    def _succeed(self, attempt: Attempt, refer: Any, result: Any, **options: Any) -> Any:
+        """Take the place of ``Request.on_success``, for which a killed greenlet is a success.
+
+        Other results are the tracer's: the body has come to an end, which is written and stands,
+        though the worker was about to stop it.
+        """
+        request = refer()
+        if not _is_killed(result):
+            attempt.is_stopped = attempt.is_stopped and not isinstance(result, tuple)
+            return type(request).on_success(request, result, **options)
+        attempt.is_silent = not request._already_revoked
+        return state.task_ready(request)
+
     def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
         """Take the place of ``Request.on_failure``: a body whose call goes on has not failed."""
         request, error = refer(), getattr(info.exception, "exc", info.exception)
@@ -272,6 +287,11 @@ def _are_time_limits(limits: Any) -> bool:
         return False
     given = [seconds for seconds in (hard, soft) if seconds]
     return all(isinstance(s, (int, float)) and abs(s) <= MAX_LIMIT_S for s in given)
+
+
+def _is_killed(result: Any) -> bool:
+    """Tell the result that Celery's gevent pool makes of a killed greenlet; tracers say 0 or 1."""
+    return isinstance(result, tuple) and result[0] is False
 
 
 def _give_back(attempt: Attempt) -> None:
