@@ -112,12 +112,13 @@ class Dispatcher:
         request.on_success = partial(self._succeed, attempt, ref(request))
         request.on_failure = partial(self._fail, attempt, ref(request))
         attempt.is_early = self._settings.is_early(attempt.lane, request.task)
-        if (semaphore := self._semaphore) is None:
+        semaphore = self._semaphore
+        if (self._pool.free() if semaphore is None else semaphore.value) <= 0:
+            _give_back(attempt)  # a plain task was faster; behind it we would hold the slot idle
+        elif semaphore is None:
             self._execute(request, attempt)
-        elif semaphore.value > 0:
+        else:
             semaphore.acquire(self._execute, request, attempt)
-        else:  # a plain task was faster; in the semaphore's queue we would hold the slot idle
-            _give_back(attempt)
 
     def stop(self, attempt: Attempt) -> None:
         """Stop a body whose lease is gone; it writes no result, for the call is another's now."""

@@ -80,6 +80,24 @@ class Stage:
         attempt.request.cancel(self.pool)
 
 
+@pytest.mark.parametrize(
+    ("pool", "make_event"),
+    [(green.TaskPool, GreenEvent), (thread.TaskPool, threading.Event)],
+    ids=["gevent", "threads"],
+)
+def test_a_call_that_comes_after_a_plain_task_into_the_last_place_goes_back(app, pool, make_event):
+    """Behind it, it would hold its slot without running; and gevent's dispatcher would wait."""
+    stage, may_end = Stage(app, pool(1)), make_event()
+    stage.pool.apply_async(may_end.wait, callback=id)
+
+    attempt = stage.start(sleeper(app)[0])
+    ended = list(stage.ended)
+    may_end.set()
+    stage.pool.stop()
+
+    assert (attempt.outcome, ended) == (Outcome.BACK, [attempt])
+
+
 # -- gevent, whose pool gives the result of a body that ended well for a killed greenlet
 
 
