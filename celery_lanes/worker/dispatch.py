@@ -23,10 +23,11 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import is_served
-from celery_lanes.journeys.journey import GRANTED, Parting, granted_at
+from celery_lanes.journeys.journey import GRANTED, granted_at
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
-from celery_lanes.worker.closing import has_own_result, write_silent_end
+from celery_lanes.worker.closing import has_own_result
+from celery_lanes.worker.endings import fail, succeed, write_end
 from celery_lanes.worker.pools import PoolView
 from celery_lanes.worker.view import receiver
 
@@ -109,8 +110,8 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
-        request.on_success = partial(self._succeed, attempt, ref(request))
-        request.on_failure = partial(self._fail, attempt, ref(request))
+        request.on_success = partial(succeed, attempt, ref(request))
+        request.on_failure = partial(fail, attempt, ref(request))
         attempt.is_early = self._settings.is_early(attempt.lane, request.task)
         semaphore = self._semaphore
         if (self._pool.free() if semaphore is None else semaphore.value) <= 0:
@@ -192,7 +193,7 @@ class Dispatcher:
         is_silent = attempt.is_silent or request in state.active_requests
         if request is not None and is_silent and not goes_back:
             state.task_ready(request)  # nobody told it of the end, or its own part of that failed
-            write_silent_end(request)
+            write_end(attempt)
 
     def _end_stopped(self, attempt: Attempt) -> None:
         """Kill the process that has been sent a call; the attempt ends when the pool notices.
@@ -212,28 +213,6 @@ class Dispatcher:
         if self.is_cold and not attempt.has_ended:
             attempt.is_stopped = True
             self._kill(attempt.request, signal)
-
-    def _succeed(self, attempt: Attempt, refer: Any, result: Any, **options: Any) -> Any:
-        """Take the place of ``Request.on_success``, for which a killed greenlet is a success.
-
-        Other results are the tracer's: the body has come to an end, which is written and stands,
-        though the worker was about to stop it.
-        """
-        request = refer()
-        if not _is_killed(result):
-            attempt.is_stopped = attempt.is_stopped and not isinstance(result, tuple)
-            return type(request).on_success(request, result, **options)
-        attempt.is_silent = not request._already_revoked
-        return state.task_ready(request)
-
-    def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
-        """Take the place of ``Request.on_failure``: a body whose call goes on has not failed."""
-        request, error = refer(), getattr(info.exception, "exc", info.exception)
-        if not isinstance(error, Parting) or request._already_revoked:
-            return type(request).on_failure(request, info, *args, **options)
-        attempt.parting = error
-        logger.info("celery_lanes: %s has not ended: %s", request.id, error)
-        return state.task_ready(request)
 
     def _kill(self, request: Any, signal: Any = None) -> None:
         try:
@@ -288,11 +267,6 @@ def _are_time_limits(limits: Any) -> bool:
         return False
     given = [seconds for seconds in (hard, soft) if seconds]
     return all(isinstance(s, (int, float)) and abs(s) <= MAX_LIMIT_S for s in given)
-
-
-def _is_killed(result: Any) -> bool:
-    """Tell the result that Celery's gevent pool makes of a killed greenlet; tracers say 0 or 1."""
-    return isinstance(result, tuple) and result[0] is False
 
 
 def _give_back(attempt: Attempt) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gevent
 import pytest
@@ -161,6 +162,19 @@ def test_a_greenlet_that_somebody_else_has_killed_is_a_failure_that_says_so(stag
 
     assert attempt.outcome is Outcome.FAILED
     assert "without a result" in str(stage.result.result)
+
+
+def test_an_end_that_the_result_backend_cannot_be_told_of_is_a_lost_one(stage, monkeypatch):
+    """Settled, its result would be pending for ever."""
+    task, begun = sleeper(stage.app, **LATE)
+    attempt = stage.start(task)
+    assert begun.wait(5)
+    monkeypatch.setattr(task.backend, "get_state", Mock(side_effect=ConnectionError))
+
+    stage.pool.terminate_job(attempt.request.worker_pid)
+    stage.pool.stop()
+
+    assert (attempt.outcome, attempt.release().outcome) == (Outcome.LOST, Outcome.LOST)
 
 
 def test_a_body_that_ends_well_though_it_was_killed_keeps_its_end(stage):
