@@ -9,7 +9,7 @@ from celery.utils.log import get_logger
 
 from celery_lanes.errors import LaneNotConfigured, StoreError, StoreUnavailable
 from celery_lanes.journeys.journey import destination
-from celery_lanes.store.attempts import Closing, Reason, Turn
+from celery_lanes.store.attempts import Reason, Turn
 from celery_lanes.store.base import Store
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.hands import Hands, LaneSource
@@ -19,6 +19,7 @@ from celery_lanes.worker.share import Ask, LaneShare, Move
 logger = get_logger(__name__)
 
 LOST_AFTER_S = 5.0
+MOVE_AGAIN_S = 1.0
 
 
 class Owner(Protocol):
@@ -58,7 +59,7 @@ class Conversation:
         sent_at = time.monotonic()
         for call in store.renew(share.lane, worker=self._incarnation, held=held).lost:
             share.closings.pop(call, None)
-            if (attempt := share.attempts.pop(call, None)) is not None:
+            if (attempt := share.lose(call)) is not None:
                 logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
                 self._hands.stop_body(attempt)
         share.trust_leases(sent_at)
@@ -123,17 +124,19 @@ class Conversation:
                 self._hands.close(share.lane, closing)
 
     def _finish_moves(self, store: Store, share: LaneShare) -> None:
-        while share.moves:
-            closing = share.moves[0].closing
+        for move in share.due_moves:
             try:
-                if self._is_ours(store, share, share.moves[0]):
-                    self._finish_move(store, share, closing)
+                is_over = not self._is_ours(store, share, move) or self._finish_move(
+                    store, share, move
+                )
             except StoreUnavailable:
                 raise
             except StoreError:
-                logger.exception("celery_lanes: %s cannot be moved now", closing.call)
-                share.closings.pop(closing.call, None)  # its lease lapses: another will try
-            share.moves.pop(0)
+                logger.exception("celery_lanes: %s cannot be moved now", move.closing.call)
+                share.closings.pop(move.closing.call, None)  # its lease lapses: another will try
+                is_over = True
+            if is_over:
+                share.moves.remove(move)
 
     def _is_ours(self, store: Store, share: LaneShare, move: Move) -> bool:
         """Make sure that no other worker has the closing: it may have finished the move long ago.
@@ -146,16 +149,28 @@ class Conversation:
             move.proven_at = now
         return share.closings.get(move.closing.call) is move.closing
 
-    def _finish_move(self, store: Store, share: LaneShare, closing: Closing) -> None:
-        """Let the next lane have a call, then let go of it here; each may be done again."""
+    def _finish_move(self, store: Store, share: LaneShare, move: Move) -> bool:
+        """Let the next lane have a call, then let go of it here; each may be done again.
+
+        False if it has to wait for the next lane, whose node may be away; this one goes on.
+        """
+        closing = move.closing
         try:
             lane, call = destination(closing)
             policy, scope = self._source.policy(lane), self._source.scope(lane)
         except MALFORMED:
             logger.exception("celery_lanes: nobody can read where %s goes", closing.call)
             self._hands.close(share.lane, closing)
-            return
-        store.admit(lane, [call], policy=policy, scope=scope)
+            return True
+        began = time.monotonic()
+        try:
+            store.admit(lane, [call], policy=policy, scope=scope)
+        except StoreUnavailable as error:
+            logger.warning("celery_lanes: %s waits to move to %s: %s", closing.call, lane, error)
+            now = time.monotonic()
+            move.rests_until = now + MOVE_AGAIN_S + 3 * (now - began)
+            return False
         if store.close(share.lane, call=closing.call, token=closing.token):
             store.confirm(lane, call.id)
         share.closings.pop(closing.call, None)
+        return True

@@ -185,14 +185,14 @@ class WorkerLanes:
         """Make room, if the pool may grow."""
         self.postman.deliver(self._view.grow)
 
-    def hold_intake(self, *, is_held: bool) -> None:
-        """Stop or go on consuming the lanes' queues."""
-        self.postman.deliver(partial(self._hold_intake, is_held=is_held))
+    def hold_intake(self, lanes: frozenset[str]) -> None:
+        """Consume the queues of just these lanes no more."""
+        self.postman.deliver(self._hold_intake, lanes)
 
-    def _hold_intake(self, *, is_held: bool) -> None:
+    def _hold_intake(self, lanes: frozenset[str]) -> None:
         consumer = self._worker.consumer
         if consumer is not None:
-            consumer.hold_lane_queues(is_held=is_held)
+            consumer.hold_lane_queues(lanes)
 
     def _dispatch(self, attempt: Attempt) -> None:
         if attempt.lane not in self._served and attempt.claim():
