@@ -90,6 +90,11 @@ class Agent:
         finally:
             self._mail.post(self._ended, attempt)
 
+    def holds(self, lane: str, closing: Closing) -> bool:
+        """Whether a result is still ours to write: its order may have lain about for long."""
+        share = self._shares.get(lane)
+        return share is not None and share.closings.get(closing.call) is closing
+
     def closed(self, lane: str, closing: Closing) -> None:
         """Settle a call whose result has been written."""
         self._mail.post(self._written, lane, closing)
@@ -139,7 +144,8 @@ class Agent:
         self._share(lane).written.append(closing)
 
     def _forgotten(self, lane: str, closing: Closing) -> None:
-        self._share(lane).closings.pop(closing.call, None)
+        if self.holds(lane, closing):
+            del self._share(lane).closings[closing.call]
 
     def _stop(self, deadline: float) -> None:
         self._is_stopping = True

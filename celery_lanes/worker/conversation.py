@@ -54,9 +54,9 @@ class Conversation:
         if share.is_served and not share.is_configured:
             self._configure(store, share)
         share.settle_the_vanished(LOST_AFTER_S)
-        if not (held := share.held()):
-            return
         sent_at = time.monotonic()
+        if not (held := share.held()) and sent_at >= share.named_until:
+            return
         for call in store.renew(share.lane, worker=self._incarnation, held=held).lost:
             share.closings.pop(call, None)
             if (attempt := share.lose(call)) is not None:

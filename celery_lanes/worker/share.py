@@ -13,6 +13,8 @@ from celery_lanes.worker.batch import fitting
 
 MAX_CLOSINGS = 4
 MAX_RELEASES = 200
+LET_GO_WITHIN_S = 8.0
+"""The store takes back what we have not named for 5 s, if we name anything, be it nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class LaneShare:
         due_at: ask again at this monotonic time.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
+        named_until: until then also a renewal of nothing says something: what we have let go.
         rests_until: no turn before this monotonic time, for the store has refused one, or was away.
     """
 
@@ -70,6 +73,7 @@ class LaneShare:
     served_at: int = 0
     tended_at: float = 0.0
     rests_until: float = 0.0
+    named_until: float = 0.0
     patience_s: float = 10.0
     attempts: dict[str, Attempt] = field(default_factory=dict)
     closings: dict[str, Closing] = field(default_factory=dict)
@@ -151,7 +155,10 @@ class LaneShare:
     def shut(self) -> None:
         """Write no more results, which others may; what moves goes on, for we can do it at once."""
         moving = {move.closing.call for move in self.moves}
-        self.closings = {call: c for call, c in self.closings.items() if call in moving}
+        kept = {call: c for call, c in self.closings.items() if call in moving}
+        if len(kept) < len(self.closings):
+            self.named_until = time.monotonic() + LET_GO_WITHIN_S
+        self.closings = kept
 
     def wake(self) -> None:
         """Note that the store may have something for us."""

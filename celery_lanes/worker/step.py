@@ -201,6 +201,8 @@ class WorkerLanes:
         self.agent.nudge()  # its place in the pool is known only now
 
     def _close(self, lane: str, closing: Closing) -> None:
+        if not self.agent.holds(lane, closing):
+            return  # while the loop was away, another worker has had it
         try:
             write_result(self._worker, closing)
         except Exception:

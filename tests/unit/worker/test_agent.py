@@ -16,6 +16,7 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.worker import arrivals, conversation
+from celery_lanes.worker import share as shares
 from celery_lanes.worker.agent import Agent
 
 PATIENCE_S = 10.0
@@ -458,7 +459,8 @@ def arrivals_clock(monkeypatch) -> Seconds:
 @pytest.fixture
 def seconds(monkeypatch) -> Seconds:
     seconds = Seconds()
-    monkeypatch.setattr(conversation, "time", seconds)
+    for module in (conversation, shares):
+        monkeypatch.setattr(module, "time", seconds)
     return seconds
 
 
@@ -550,6 +552,32 @@ def test_a_worker_that_leaves_a_lane_asks_for_no_more_results_to_write(agent_of,
     work(agent, 20, is_tick=False)
 
     assert store.heard["next", "a"] <= 1
+
+
+def test_a_result_that_a_worker_has_let_go_is_anothers_in_seconds_and_never_again_its_own(
+    agent_of, hands, seconds
+):
+    """As when its broker goes away: its loop has the order still, and would write it in the end."""
+    store, orders = MemoryStore(lambda: round(seconds.now * 1000)), []
+    hands.close = lambda _lane, closing: orders.append(closing)
+    worker = agent_of(store, "a")
+    work(worker)
+    call = Call(id="c", task_id="t", task="x", due_ms=2**50)
+    store.admit("a", [call], policy=Policy.FAIR)
+    store.cancel("a", "t")
+    worker._work(heard=True)
+    assert worker.holds("a", orders[0])
+
+    worker.shut()
+    for _ in range(7):
+        work(worker, 1)
+        seconds.now += 1
+    assert not worker.holds("a", orders[0])
+    other = agent_of(store, "a")
+    work(other)
+
+    assert [order.call for order in orders] == ["c", "c"]
+    assert other.holds("a", orders[1])
 
 
 def test_a_wake_up_for_a_lane_that_is_not_ours_any_more_goes_to_another_worker(agent_of):
