@@ -91,7 +91,7 @@ class WorkerLanes:
         worker = self._worker
         self.postman = HubPostman() if worker.hub is not None else PumpPostman()
         self.receipts = Receipts(self.postman.deliver, lambda: worker.consumer.connection_errors)
-        self._view = pool_view(worker, self.postman)
+        self._view = pool_view(worker)
         self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
         self.watch_bodies()
         if self._lanes.settings.preempts:

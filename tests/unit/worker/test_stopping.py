@@ -49,7 +49,7 @@ class Stage:
         pool.start()
         self.app, self.pool, self.ended, self.result = app, pool, [], None
         worker = SimpleNamespace(app=app, pool=pool, pool_putlocks=True, semaphore=None)
-        self.dispatcher = Dispatcher(worker, SETTINGS, pool_view(worker, None))
+        self.dispatcher = Dispatcher(worker, SETTINGS, pool_view(worker))
         self.consumer = LaneConsumer.__new__(LaneConsumer)
         vars(self.consumer).update(
             app=app, hostname="me", event_dispatcher=None, connection_errors=(), pool=pool,
