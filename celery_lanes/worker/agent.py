@@ -235,7 +235,7 @@ class Agent:
         """
         self._tick_at = now + TICK_S * random.uniform(0.8, 1.2)  # noqa: S311 # jitter, not a secret
         for share in sorted(self._shares.values(), key=lambda share: share.tended_at):
-            if share.rests_until <= now or not self._outage.is_of_all([share.lane]):
+            if self._outage.may_ask(share, now):
                 self._look_after(store, share)
         if self._has_takers and self._free() == 0:
             self._hands.grow()
@@ -303,9 +303,8 @@ class Agent:
 
     def _lane_went(self, share: LaneShare, error: StoreUnavailable, began: float) -> None:
         """Go on with the other lanes; raises if there is none left."""
-        self._outage.lane_went(share, error, took_s=time.monotonic() - began)
-        if self._outage.is_of_all(self._shares):
-            raise error
+        took_s = time.monotonic() - began
+        self._outage.lane_went(share, error, took_s=took_s, lanes=self._shares)
 
     def _went_away(self, error: StoreUnavailable) -> None:
         self._outage.store_went(self._shares, error)

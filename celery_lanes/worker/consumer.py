@@ -15,6 +15,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu.message import Message
 
+from celery_lanes.worker.interlude import attend, limits_of
 from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.prelude import Prelude
 from celery_lanes.worker.reconnect import jobs_kept, unseen
@@ -138,6 +139,35 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
             return self.controller.lanes.lane_of(message) is None
         except MALFORMED:
             return False
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Wait for the broker as Celery does, and see to running lane calls each second."""
+        conn.ensure_connection = partial(self._ensure, conn.ensure_connection)
+        try:
+            return super().ensure_connected(conn)
+        finally:
+            del conn.ensure_connection
+
+    def _ensure(self, ensure: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        usual = options.pop("callback")
+
+        def callback() -> None:
+            usual()
+            self._attend()
+
+        return ensure(*args, callback=callback, **options)
+
+    def _attend(self) -> None:
+        """See to running lane calls; their time limits, perhaps set only now, are no connection's.
+
+        Celery ends the timers that it knows as such with the connection.
+        """
+        pool, jobs = getattr(self.pool, "_pool", None), self.controller.lanes.dispatcher.jobs()
+        if self.hub is None or not jobs:
+            return
+        attend(pool, self.hub, jobs)
+        if (known := getattr(self, "timer_entries_before_start", None)) is not None:
+            known.update(limits_of(pool, jobs))
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Leave running lane calls out of what Celery cancels, and counts for a smaller window."""

@@ -27,12 +27,22 @@ class Outage:
         self._away: set[str] = set()
         self._held: frozenset[str] = frozenset()
 
-    def lane_went(self, share: LaneShare, error: StoreUnavailable, *, took_s: float) -> None:
-        """Let a lane rest: for a while, and thrice as long as the others had to wait for it."""
-        if share.lane not in self._away:
-            logger.error("celery_lanes: lane %s is away, no call starts: %s", share.lane, error)
+    def lane_went(
+        self, share: LaneShare, error: StoreUnavailable, *, took_s: float, lanes: Collection[str]
+    ) -> None:
+        """Let a lane rest: for a while, and thrice as long as the others had to wait for it.
+
+        Raises the error if none of the worker's lanes is left.
+        """
+        is_known = share.lane in self._away
         self._away.add(share.lane)
         share.rests_until = time.monotonic() + retry_s() + 3 * took_s
+        if self._away.issuperset(lanes):
+            raise error
+        if not is_known:
+            logger.error(
+                "celery_lanes: %s is away, none of its calls starts: %s", share.lane, error
+            )
 
     def lane_came(self, lane: str) -> None:
         """Note that the store has answered for a lane."""
@@ -40,11 +50,11 @@ class Outage:
             return
         self._away.remove(lane)
         if not self.is_whole:
-            logger.warning("celery_lanes: lane %s is back", lane)
+            logger.warning("celery_lanes: %s is back", lane)
 
-    def is_of_all(self, lanes: Collection[str]) -> bool:
-        """Whether none of these lanes can be asked for."""
-        return self._away.issuperset(lanes)
+    def may_ask(self, share: LaneShare, now: float) -> bool:
+        """Whether a lane that is away may be asked for again, or is not away at all."""
+        return share.lane not in self._away or share.rests_until <= now
 
     def store_went(self, lanes: Collection[str], error: StoreUnavailable) -> None:
         """Note that the store does not answer at all."""
