@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from celery.utils.log import get_logger
@@ -39,6 +41,7 @@ class Conversation:
         self._source = source
         self._hands = hands
         self._owner = owner
+        self._no_moves_until: dict[str, float] = {}
 
     def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
         """Tell the store all news of the lane, and ask for calls."""
@@ -158,19 +161,29 @@ class Conversation:
         try:
             lane, call = destination(closing)
             policy, scope = self._source.policy(lane), self._source.scope(lane)
+            admit = partial(store.admit, lane, [call], policy=policy, scope=scope)
         except MALFORMED:
             logger.exception("celery_lanes: nobody can read where %s goes", closing.call)
             self._hands.close(share.lane, closing)
             return True
-        began = time.monotonic()
-        try:
-            store.admit(lane, [call], policy=policy, scope=scope)
-        except StoreUnavailable as error:
-            logger.warning("celery_lanes: %s waits to move to %s: %s", closing.call, lane, error)
-            now = time.monotonic()
-            move.rests_until = now + MOVE_AGAIN_S + 3 * (now - began)
+        if not self._is_admitted(lane, admit):
+            move.rests_until = self._no_moves_until[lane]
             return False
         if store.close(share.lane, call=closing.call, token=closing.token):
             store.confirm(lane, call.id)
         share.closings.pop(closing.call, None)
+        return True
+
+    def _is_admitted(self, lane: str, admit: Callable[[], object]) -> bool:
+        """Let another lane have a call; one that is away is not tried with each call that waits."""
+        began = time.monotonic()
+        if began < self._no_moves_until.get(lane, began):
+            return False
+        try:
+            admit()
+        except StoreUnavailable as error:
+            logger.warning("celery_lanes: calls wait to move to %s: %s", lane, error)
+            now = time.monotonic()
+            self._no_moves_until[lane] = now + MOVE_AGAIN_S + 3 * (now - began)
+            return False
         return True

@@ -27,8 +27,10 @@ class Odd(MemoryStore):
 
     error: Exception | None = None
     is_reply_lost = False
+    tries = 0
 
     def admit(self, lane, calls, **how):
+        self.tries += lane == "b"
         if lane == "b" and self.error and not self.is_reply_lost:
             raise self.error
         verdicts = super().admit(lane, calls, **how)
@@ -94,13 +96,17 @@ def clock(monkeypatch) -> FakeClock:
 @pytest.fixture
 def store(clock) -> Odd:
     store = Odd(clock)
-    header = {"nonce": "first", "caller": "ann", "lane": "a", "cost": 3.0}
+    park(store, "first")
+    return store
+
+
+def park(store: Odd, name: str) -> None:
+    header = {"nonce": name, "caller": "ann", "lane": "a", "cost": 3.0}
     envelope = Envelope(
         body=b"[]", content_type=None, content_encoding=None, headers={HEADER: header}
     )
-    call = Call(id="first", task_id="t", task="x", caller="ann", cost=3.0, envelope=envelope.pack())
+    call = Call(id=name, task_id="t", task="x", caller="ann", cost=3.0, envelope=envelope.pack())
     store.admit("a", [call], policy=Policy.FAIR)
-    return store
 
 
 @pytest.fixture
@@ -152,6 +158,17 @@ def test_a_move_goes_on_when_its_next_lane_is_back_and_holds_up_nothing(
     worker.turn()
 
     assert (counts(store, "a"), there.counts) == ((0, 0, 0, 0), (0, 1, 0, 0))
+
+
+def test_a_next_lane_that_is_away_is_not_tried_with_each_call_that_waits_for_it(store, there):
+    worker = Worker("w", store)
+    store.error = StoreUnavailable("away")
+    for name in ("second", "third", "fourth"):
+        worker.part(moved("b", None))
+        worker.turn()
+        park(store, name)
+
+    assert (len(worker.share.moves), store.tries) == (3, 1)
 
 
 def test_a_worker_that_was_paused_does_not_move_a_call_again_that_has_ended(store, there, clock):
