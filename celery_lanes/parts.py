@@ -141,12 +141,8 @@ class Parts:
     def rules(self, lane: str) -> LaneRules:
         """Give what the store must know of a lane, and which tasks Celery acknowledges early."""
         tasks = (task for task in self.app.tasks.values() if not task.name.startswith("celery."))
-        early = {task.name: self._is_early(lane, task) for task in tasks}
+        early = {task.name: self.settings.is_early(lane, task) for task in tasks}
         return replace(self.settings.rules_of(lane), acks_early=early)
-
-    def _is_early(self, lane: str, task: Any) -> bool:
-        acks = self.settings.lane(lane).acks
-        return not task.acks_late if acks == "task" else acks == "early"
 
     @once
     def redelivery_ms(self) -> int:

@@ -84,19 +84,20 @@ def write_revoked(app: Any, task_id: str) -> None:
 
 
 def attribute_results(app: Any) -> None:
-    """Have every backend that the app makes carry attribution."""
+    """Have every backend that the app makes carry attribution, and one that it has made already."""
     make_backend = app._get_backend
     classes: dict[type, type] = {}
 
-    def make_attributed_backend() -> Any:
-        backend = make_backend()
+    def attributing(backend: Any) -> Any:
         own = type(backend)
         if own not in classes:
             classes[own] = _attributed(own)
         backend.__class__ = classes[own]
         return backend
 
-    app._get_backend = make_attributed_backend
+    app._get_backend = lambda: attributing(make_backend())
+    if app._backend is not None:
+        attributing(app._backend)
 
 
 def _attributed(cls: type) -> type:

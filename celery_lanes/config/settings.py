@@ -129,6 +129,11 @@ class Settings(Table):
         families = (lane for glob, lane in self.families.items() if fnmatchcase(name, glob))
         return next(families, self.defaults)
 
+    def is_early(self, lane: str, task: Any) -> bool:
+        """Whether a call counts as run once its body has begun: it ends as lost with its worker."""
+        acks = self.lane(lane).acks
+        return not task.acks_late if acks == "task" else acks == "early"
+
     def lane_for(self, model: str) -> Match:
         """Find the lane of ``provider/model``: the first rule that matches, else the provider.
 

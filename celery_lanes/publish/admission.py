@@ -57,15 +57,19 @@ class Admission:
         Raises ``LaneBusy`` if the call would wait longer than it may.
         """
         call = self._call(_pack(body, headers, serializer, compression, properties))
+        unheard = self._lanes.sender.unheard
         try:
             verdict = self._admit(call, dict(retry_policy or {}) if retry else None)
         except StoreUnavailable:
             if self._lanes.settings.store.on_store_down == "bypass":
                 return False
+            unheard.forget_later(call.task_id)
             raise
         if isinstance(verdict, Busy):
-            self._stop_listening(call.task_id)
+            unheard.forget(call.task_id)
             raise refused(self._lane, verdict, self._max_wait_s or 0)
+        if not headers.get("ignore_result"):  # it listens for its own as well
+            unheard.catch_up()
         return True
 
     def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
@@ -80,11 +84,6 @@ class Admission:
         if standing is not None:
             self._tell(standing)
         return verdict
-
-    def _stop_listening(self, task_id: str) -> None:
-        """Undo what Celery does before a publish: on Redis it subscribes to the result."""
-        app = self._lanes.app
-        app.backend.remove_pending_result(app.AsyncResult(task_id))
 
     def _call(self, envelope: bytes) -> Call:
         meta = meta_of(self._message)

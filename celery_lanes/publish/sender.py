@@ -36,6 +36,7 @@ from celery_lanes.publish.producer import AdmittingProducer
 from celery_lanes.publish.router import MODEL_OPTION
 from celery_lanes.publish.strangers import Strangers
 from celery_lanes.publish.submission import TELL
+from celery_lanes.publish.unheard import Unheard
 from celery_lanes.worker.intake import LaneQueueConsumer
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Sender:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self._strangers = Strangers(lambda: lanes.settings)
+        self.unheard = Unheard(lanes.app)
 
     def send(
         self,

@@ -21,12 +21,14 @@ from typing import Any
 
 from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.attempts import Closing
-from celery_lanes.store.base import Store, Wakeups
+from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call
 from celery_lanes.worker.arrivals import Arrivals
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.conversation import Conversation
 from celery_lanes.worker.hands import Hands, LaneSource
+from celery_lanes.worker.link import Link
+from celery_lanes.worker.outage import Outage, retry_s
 from celery_lanes.worker.postman import Mailbox, Watch
 from celery_lanes.worker.share import LaneShare
 from celery_lanes.worker.threads import start_native_thread, unforked
@@ -43,17 +45,15 @@ class Agent:
         self, *, open_store: Callable[[], Store], source: LaneSource, hands: Hands
     ) -> None:
         self.incarnation = uuid.uuid4().hex
-        self._open_store = open_store
+        self._link = Link(open_store, self.incarnation)
         self._hands = hands
         self._talk = Conversation(self.incarnation, source, hands, self)
         self._mail = Mailbox()
         self._watch = Watch(self._mail)
         self._arrivals: defaultdict[str, Arrivals] = defaultdict(Arrivals)
         self._shares: dict[str, LaneShare] = {}
-        self._store: Store | None = None
-        self._ears: Wakeups | None = None
+        self._outage = Outage(hands)
         self.is_open = False
-        self.is_away = False
         self._is_stopping = False
         self._tick_at = 0.0
         self._retry_at = 0.0
@@ -89,6 +89,11 @@ class Agent:
             self._hands.finished(attempt)
         finally:
             self._mail.post(self._ended, attempt)
+
+    def holds(self, lane: str, closing: Closing) -> bool:
+        """Whether a result is still ours to write: its order may have lain about for long."""
+        share = self._shares.get(lane)
+        return share is not None and share.closings.get(closing.call) is closing
 
     def closed(self, lane: str, closing: Closing) -> None:
         """Settle a call whose result has been written."""
@@ -139,7 +144,8 @@ class Agent:
         self._share(lane).written.append(closing)
 
     def _forgotten(self, lane: str, closing: Closing) -> None:
-        self._share(lane).closings.pop(closing.call, None)
+        if self.holds(lane, closing):
+            del self._share(lane).closings[closing.call]
 
     def _stop(self, deadline: float) -> None:
         self._is_stopping = True
@@ -153,26 +159,35 @@ class Agent:
     # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._is_done():
-            heard = self._watch.wait(self._ears, self._timeout_s())
+        while self._goes_on():
+            continue
+        with unforked():
+            self._link.close()
+
+    def _goes_on(self) -> bool:
+        """Wait and take a round; whatever goes wrong, the thread goes on: it renews the leases."""
+        try:
+            heard = self._watch.wait(self._link.ears, self._timeout_s())
             with unforked():
                 self._work(heard=heard)
-        with unforked():
-            self._disconnect()
+            return not self._is_done()
+        except Exception:
+            logger.exception("celery_lanes: the store thread failed; going on in 1 s")
+            self._retry_at = time.monotonic() + TICK_S
+            with unforked():
+                self._link.close()
+            return True
 
     def _work(self, *, heard: bool) -> None:
-        """Take one round; whatever goes wrong, the thread goes on."""
+        """Take one round."""
         try:
             if heard:
-                self._hear()
+                for lane in self._link.drain():
+                    self._share(lane).hear()
             self._mail.open()
             self._round()
         except StoreUnavailable as error:
             self._went_away(error)
-        except Exception:
-            logger.exception("celery_lanes: the store thread failed; going on in 1 s")
-            self._retry_at = time.monotonic() + TICK_S
-            self._disconnect()
 
     def _is_done(self) -> bool:
         if not self._is_stopping:
@@ -180,19 +195,18 @@ class Agent:
         is_busy = any(share.has_news for share in self._shares.values())
         return not is_busy or time.monotonic() > self._deadline
 
-    def _hear(self) -> None:
-        if self._ears is not None:
-            for lane in self._ears.drain():
-                self._share(lane).hear()
-
     def _timeout_s(self) -> float:
+        """Say how long there is nothing to do; room that comes from here on is worth a letter."""
         now = time.monotonic()
         if now < self._retry_at:
             return self._retry_at - now
+        self._is_starved = self._has_takers
         if self._next_share() is not None:
+            self._is_starved = False
             return 0.0
         due = (at for share in self._shares.values() for at in share.due_times)
-        return max(0.0, min([self._tick_at, *due]) - now)
+        rests = (share.rests_until for share in self._due_shares())
+        return max(0.0, min([self._tick_at, *due, *rests]) - now)
 
     def _round(self) -> None:
         now = time.monotonic()
@@ -205,53 +219,58 @@ class Agent:
             known.look_at_clock(now)
         if (share := self._next_share()) is not None:
             self._turn(store, share)
-        self._is_starved = self._wants_room()
-        self._came_back()
+        self._outage.store_came()
+        self._outage.tell()
 
     def _connected(self) -> Store:
-        if self._store is None:
-            self._store = self._open_store()
-        if self._ears is None:
-            self._ears = self._store.listen(self.incarnation)
+        if self._link.listen():
             for share in self._shares.values():
                 share.wake()  # what was published while nobody listened
-        return self._store
+        return self._link.store
 
     def _tick(self, store: Store, now: float) -> None:
         """Look after every lane, first after the one that has waited longest for it.
 
         So a lane whose node of a cluster is away does not cost the others their leases.
         """
-        for share in sorted(self._shares.values(), key=lambda share: share.tended_at):
-            share.tended_at = time.monotonic()
-            self._look_after(store, share)
-            share.wake()
         self._tick_at = now + TICK_S * random.uniform(0.8, 1.2)  # noqa: S311 # jitter, not a secret
-        if self._wants_room():
+        for share in sorted(self._shares.values(), key=lambda share: share.tended_at):
+            if self._outage.may_ask(share, now):
+                self._look_after(store, share)
+        if self._has_takers and self._free() == 0:
             self._hands.grow()
 
     def _look_after(self, store: Store, share: LaneShare) -> None:
         """Renew and reap; a refusal in one lane must not cost the others their leases."""
+        share.tended_at = began = time.monotonic()
         try:
             self._talk.renew(store, share)
             store.reap(share.lane)
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            self._lane_went(share, error, began)
+            return
         except StoreError:
             logger.exception("celery_lanes: cannot renew the leases of %s", share.lane)
-
-    def _wants_room(self) -> bool:
-        is_wanted = any(share.is_served and share.is_ready for share in self._shares.values())
-        return self.is_open and is_wanted and self._free() == 0
+        self._outage.lane_came(share.lane)
+        share.wake()
 
     # -- one turn with one lane ------------------------------------------------------------------
 
     def _next_share(self) -> LaneShare | None:
-        """Pick the lane to talk to: it has news, or may have calls for a free process."""
-        can_take, now = self.is_open and self._free() > 0, time.monotonic()
-        awake = (share for share in self._shares.values() if share.rests_until <= now)
-        due = [s for s in awake if s.must_speak or (can_take and s.may_grant)]
-        return min(due, key=lambda s: s.served_at, default=None)
+        """Pick the lane to talk to, of those that need not rest."""
+        now = time.monotonic()
+        awake = (share for share in self._due_shares() if share.rests_until <= now)
+        return min(awake, key=lambda s: s.served_at, default=None)
+
+    def _due_shares(self) -> list[LaneShare]:
+        """Name the lanes that have news, or may have calls for a free process."""
+        can_take = self.is_open and self._free() > 0
+        return [s for s in self._shares.values() if s.must_speak or (can_take and s.may_grant)]
+
+    @property
+    def _has_takers(self) -> bool:
+        """Whether a free process would be of use."""
+        return self.is_open and any(share.may_grant for share in self._shares.values())
 
     def _free(self) -> int:
         """Count free processes, less the calls that are on their way to one."""
@@ -269,39 +288,31 @@ class Agent:
     def _turn(self, store: Store, share: LaneShare) -> None:
         self._turns += 1
         share.served_at = self._turns
+        began = time.monotonic()
         try:
             self._talk.take_turn(store, share, want=self._want(share))
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            self._lane_went(share, error, began)
         except StoreError:
             logger.exception("celery_lanes: %s was refused its turn; again in 1 s", share.lane)
             share.rests_until = time.monotonic() + TICK_S
+        else:
+            self._outage.lane_came(share.lane)
 
     # -- outages -----------------------------------------------------------------------------------
 
+    def _lane_went(self, share: LaneShare, error: StoreUnavailable, began: float) -> None:
+        """Go on with the other lanes; raises if there is none left."""
+        took_s = time.monotonic() - began
+        self._outage.lane_went(share, error, took_s=took_s, lanes=self._shares)
+
     def _went_away(self, error: StoreUnavailable) -> None:
-        if not self.is_away:
-            logger.error("celery_lanes: the lane store is away, no call starts: %s", error)
-            self._hands.hold_intake(is_held=True)
-        self.is_away = True
-        self._retry_at = time.monotonic() + random.uniform(0.2, 0.6)  # noqa: S311 # jitter
-        self._disconnect()
-
-    def _came_back(self) -> None:
-        if self.is_away:
-            logger.warning("celery_lanes: the lane store is back")
-            self._hands.hold_intake(is_held=False)
-        self.is_away = False
-
-    def _disconnect(self) -> None:
-        ears, self._ears = self._ears, None
-        try:
-            if ears is not None:
-                ears.close()
-            if self._store is not None:
-                self._store.disconnect()
-        except Exception:
-            logger.exception("celery_lanes: cannot close the connections to the store")
+        self._outage.store_went(self._shares, error)
+        for share in self._shares.values():
+            share.rests_until = 0.0
+        self._retry_at = time.monotonic() + retry_s()
+        self._tick_at = 0.0
+        self._link.close()
 
 
 def _nothing() -> None:

@@ -20,6 +20,8 @@ class Attempt:
     Of one that must make room: ``is_asked``, ``is_killed`` because it would not hear. ``parting``:
     what has ended its body, if the call goes on: to make room, in another lane, later in this one.
 
+    ``is_early``: a body that has begun counts as run, as the lane or its task acknowledges it.
+
     ``good_until``: until then, by the monotonic clock, the lease is ours; a process that has been
     paused for longer may find that it is another's.
 
@@ -39,6 +41,7 @@ class Attempt:
         self.good_until = good_until
         self.request: Any = None
         self.job: Any = None
+        self.is_early = False
         self.acked = False
         self.requeue: bool | None = None
         self.is_lost = False
@@ -112,8 +115,8 @@ class Attempt:
             return Outcome.STRANGE
         if self.parting or self.is_killed:
             return self.parting.outcome if self.parting else Outcome.PREEMPTED
-        if self.is_stopped:
-            return self._stopped()
+        if self.is_stopped and not self._is_revoked:
+            return Outcome.LOST if self.is_early and self._has_begun else Outcome.BACK
         if self.requeue:
             return Outcome.LOST if self.is_lost else Outcome.BACK
         if self.request is None and not self.acked and self.requeue is None:
@@ -125,12 +128,15 @@ class Attempt:
         """Say whether Celery has heard so; on every pool before the job ends."""
         return self.request is not None and self.request.id in state.successful_requests
 
-    def _stopped(self) -> Outcome:
-        """Tell an early acknowledgement, made before the body ran, from a late one."""
-        if not self.acked:
-            return Outcome.BACK
-        is_late = self.request is not None and self.request.task.acks_late
-        return Outcome.FAILED if is_late else Outcome.LOST
+    @property
+    def _has_begun(self) -> bool:
+        """Say whether the pool has told of its beginning; a stop counts as none for Celery."""
+        return self.acked or (self.request is not None and self.request.time_start is not None)
+
+    @property
+    def _is_revoked(self) -> bool:
+        """Say whether it was stopped for good, which has been written."""
+        return self.request is not None and self.request._already_revoked
 
 
 class LaneMessage(Message):  # type: ignore[misc] # kombu is not typed

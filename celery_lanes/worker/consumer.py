@@ -13,9 +13,9 @@ from typing import Any
 from celery import signals
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
-from kombu import Queue
 from kombu.message import Message
 
+from celery_lanes.worker.interlude import attend, limits_of
 from celery_lanes.worker.malformed import MALFORMED
 from celery_lanes.worker.prelude import Prelude
 from celery_lanes.worker.reconnect import jobs_kept, unseen
@@ -37,7 +37,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.unadmitted: set[Message] = set()
-        self._is_holding = False
+        self._held: frozenset[str] = frozenset()
         self._widened_by = 0
         super().__init__(*args, **options)
 
@@ -55,7 +55,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         """Begin to ask for calls: the loop is about to run."""
         super().on_ready()
         self.controller.lanes.open_first(self.app.amqp.queues.consume_from)
-        if self._is_holding:
+        if self._held:
             self._hold_or_go_on()
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
@@ -70,14 +70,14 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         super().cancel_task_queue(queue)
         self.controller.lanes.open(self.app.amqp.queues.consume_from)
 
-    def hold_lane_queues(self, *, is_held: bool) -> None:
-        """Stop or go on consuming the lanes' queues, and only these.
+    def hold_lane_queues(self, lanes: frozenset[str]) -> None:
+        """Stop consuming the queues of just these lanes, and go on with those of the others.
 
         Without an event loop the caller is another thread or greenlet than the one that reads from
         the broker, and would take its answers; there it is done between two reads, within 2 s. The
         last wish counts, for Celery 5.5 makes the calls that are left for it in reverse order.
         """
-        self._is_holding = is_held
+        self._held = lanes
         if self.hub:
             self._hold_or_go_on()
         else:
@@ -87,22 +87,13 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
         if self.task_consumer is None:  # not yet, and ``on_ready`` will see to it; or no longer
             return
         lane_of = self.app.lanes.settings.lane_of_queue
-        queues = [q for n, q in list(self.app.amqp.queues.consume_from.items()) if lane_of(n)]
-        if self._is_holding:
-            self._hold(queues)
-        else:
-            self._go_on(queues)
-
-    def _hold(self, queues: list[Queue]) -> None:
-        for queue in queues:
-            self.task_consumer.cancel_by_queue(queue.name)
-        self._widen_window(len(self.unadmitted))
-
-    def _go_on(self, queues: list[Queue]) -> None:
-        for queue in queues:
-            if not self.task_consumer.consuming_from(queue.name):
+        for name, queue in list(self.app.amqp.queues.consume_from.items()):
+            lane = lane_of(name)
+            if lane in self._held:
+                self.task_consumer.cancel_by_queue(queue.name)
+            elif lane and not self.task_consumer.consuming_from(queue.name):
                 self.task_consumer.add_queue(queue)
-        self._widen_window(0)
+        self._widen_window(len(self.unadmitted) if self._held else 0)
         self.task_consumer.consume()
 
     def _widen_window(self, by: int) -> None:
@@ -148,6 +139,35 @@ class LaneConsumer(Consumer):  # type: ignore[misc] # celery is not typed
             return self.controller.lanes.lane_of(message) is None
         except MALFORMED:
             return False
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Wait for the broker as Celery does, and see to running lane calls each second."""
+        conn.ensure_connection = partial(self._ensure, conn.ensure_connection)
+        try:
+            return super().ensure_connected(conn)
+        finally:
+            del conn.ensure_connection
+
+    def _ensure(self, ensure: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        usual = options.pop("callback")
+
+        def callback() -> None:
+            usual()
+            self._attend()
+
+        return ensure(*args, callback=callback, **options)
+
+    def _attend(self) -> None:
+        """See to running lane calls; their time limits, perhaps set only now, are no connection's.
+
+        Celery ends the timers that it knows as such with the connection.
+        """
+        pool, jobs = getattr(self.pool, "_pool", None), self.controller.lanes.dispatcher.jobs()
+        if self.hub is None or not jobs:
+            return
+        attend(pool, self.hub, jobs)
+        if (known := getattr(self, "timer_entries_before_start", None)) is not None:
+            known.update(limits_of(pool, jobs))
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Leave running lane calls out of what Celery cancels, and counts for a smaller window."""

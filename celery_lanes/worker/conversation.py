@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from celery.utils.log import get_logger
 
 from celery_lanes.errors import LaneNotConfigured, StoreError, StoreUnavailable
 from celery_lanes.journeys.journey import destination
-from celery_lanes.store.attempts import Closing, Reason, Turn
+from celery_lanes.store.attempts import Reason, Turn
 from celery_lanes.store.base import Store
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.hands import Hands, LaneSource
@@ -19,6 +21,7 @@ from celery_lanes.worker.share import Ask, LaneShare, Move
 logger = get_logger(__name__)
 
 LOST_AFTER_S = 5.0
+MOVE_AGAIN_S = 1.0
 
 
 class Owner(Protocol):
@@ -38,6 +41,7 @@ class Conversation:
         self._source = source
         self._hands = hands
         self._owner = owner
+        self._no_moves_until: dict[str, float] = {}
 
     def take_turn(self, store: Store, share: LaneShare, *, want: int) -> None:
         """Tell the store all news of the lane, and ask for calls."""
@@ -53,12 +57,12 @@ class Conversation:
         if share.is_served and not share.is_configured:
             self._configure(store, share)
         share.settle_the_vanished(LOST_AFTER_S)
-        if not (held := share.held()):
-            return
         sent_at = time.monotonic()
+        if not (held := share.held()) and sent_at >= share.named_until:
+            return
         for call in store.renew(share.lane, worker=self._incarnation, held=held).lost:
             share.closings.pop(call, None)
-            if (attempt := share.attempts.pop(call, None)) is not None:
+            if (attempt := share.lose(call)) is not None:
                 logger.warning("celery_lanes: the lease of %s in %s is gone", call, share.lane)
                 self._hands.stop_body(attempt)
         share.trust_leases(sent_at)
@@ -123,17 +127,19 @@ class Conversation:
                 self._hands.close(share.lane, closing)
 
     def _finish_moves(self, store: Store, share: LaneShare) -> None:
-        while share.moves:
-            closing = share.moves[0].closing
+        for move in share.due_moves:
             try:
-                if self._is_ours(store, share, share.moves[0]):
-                    self._finish_move(store, share, closing)
+                is_over = not self._is_ours(store, share, move) or self._finish_move(
+                    store, share, move
+                )
             except StoreUnavailable:
                 raise
             except StoreError:
-                logger.exception("celery_lanes: %s cannot be moved now", closing.call)
-                share.closings.pop(closing.call, None)  # its lease lapses: another will try
-            share.moves.pop(0)
+                logger.exception("celery_lanes: %s cannot be moved now", move.closing.call)
+                share.closings.pop(move.closing.call, None)  # its lease lapses: another will try
+                is_over = True
+            if is_over:
+                share.moves.remove(move)
 
     def _is_ours(self, store: Store, share: LaneShare, move: Move) -> bool:
         """Make sure that no other worker has the closing: it may have finished the move long ago.
@@ -146,16 +152,38 @@ class Conversation:
             move.proven_at = now
         return share.closings.get(move.closing.call) is move.closing
 
-    def _finish_move(self, store: Store, share: LaneShare, closing: Closing) -> None:
-        """Let the next lane have a call, then let go of it here; each may be done again."""
+    def _finish_move(self, store: Store, share: LaneShare, move: Move) -> bool:
+        """Let the next lane have a call, then let go of it here; each may be done again.
+
+        False if it has to wait for the next lane, whose node may be away; this one goes on.
+        """
+        closing = move.closing
         try:
             lane, call = destination(closing)
             policy, scope = self._source.policy(lane), self._source.scope(lane)
+            admit = partial(store.admit, lane, [call], policy=policy, scope=scope)
         except MALFORMED:
             logger.exception("celery_lanes: nobody can read where %s goes", closing.call)
             self._hands.close(share.lane, closing)
-            return
-        store.admit(lane, [call], policy=policy, scope=scope)
+            return True
+        if not self._is_admitted(lane, admit):
+            move.rests_until = self._no_moves_until[lane]
+            return False
         if store.close(share.lane, call=closing.call, token=closing.token):
             store.confirm(lane, call.id)
         share.closings.pop(closing.call, None)
+        return True
+
+    def _is_admitted(self, lane: str, admit: Callable[[], object]) -> bool:
+        """Let another lane have a call; one that is away is not tried with each call that waits."""
+        began = time.monotonic()
+        if began < self._no_moves_until.get(lane, began):
+            return False
+        try:
+            admit()
+        except StoreUnavailable as error:
+            logger.warning("celery_lanes: calls wait to move to %s: %s", lane, error)
+            now = time.monotonic()
+            self._no_moves_until[lane] = now + MOVE_AGAIN_S + 3 * (now - began)
+            return False
+        return True

@@ -23,10 +23,11 @@ from celery_lanes.callinfo import HEADER
 from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.eta import is_served
-from celery_lanes.journeys.journey import GRANTED, Parting, granted_at
+from celery_lanes.journeys.journey import GRANTED, granted_at
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
-from celery_lanes.worker.closing import has_own_result, write_silent_end
+from celery_lanes.worker.closing import has_own_result
+from celery_lanes.worker.endings import fail, succeed, write_end
 from celery_lanes.worker.pools import PoolView
 from celery_lanes.worker.view import receiver
 
@@ -109,13 +110,16 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
-        request.on_failure = partial(self._fail, attempt, ref(request))
-        if (semaphore := self._semaphore) is None:
+        request.on_success = partial(succeed, attempt, ref(request))
+        request.on_failure = partial(fail, attempt, ref(request))
+        attempt.is_early = self._settings.is_early(attempt.lane, request.task)
+        semaphore = self._semaphore
+        if (self._pool.free() if semaphore is None else semaphore.value) <= 0:
+            _give_back(attempt)  # a plain task was faster; behind it we would hold the slot idle
+        elif semaphore is None:
             self._execute(request, attempt)
-        elif semaphore.value > 0:
+        else:
             semaphore.acquire(self._execute, request, attempt)
-        else:  # a plain task was faster; in the semaphore's queue we would hold the slot idle
-            _give_back(attempt)
 
     def stop(self, attempt: Attempt) -> None:
         """Stop a body whose lease is gone; it writes no result, for the call is another's now."""
@@ -189,7 +193,7 @@ class Dispatcher:
         is_silent = attempt.is_silent or request in state.active_requests
         if request is not None and is_silent and not goes_back:
             state.task_ready(request)  # nobody told it of the end, or its own part of that failed
-            write_silent_end(request)
+            write_end(attempt)
 
     def _end_stopped(self, attempt: Attempt) -> None:
         """Kill the process that has been sent a call; the attempt ends when the pool notices.
@@ -209,15 +213,6 @@ class Dispatcher:
         if self.is_cold and not attempt.has_ended:
             attempt.is_stopped = True
             self._kill(attempt.request, signal)
-
-    def _fail(self, attempt: Attempt, refer: Any, info: Any, *args: Any, **options: Any) -> Any:
-        """Take the place of ``Request.on_failure``: a body whose call goes on has not failed."""
-        request, error = refer(), getattr(info.exception, "exc", info.exception)
-        if not isinstance(error, Parting) or request._already_revoked:
-            return type(request).on_failure(request, info, *args, **options)
-        attempt.parting = error
-        logger.info("celery_lanes: %s has not ended: %s", request.id, error)
-        return state.task_ready(request)
 
     def _kill(self, request: Any, signal: Any = None) -> None:
         try:

@@ -33,8 +33,8 @@ class Hands(Protocol):
     def grow(self) -> None:
         """Make room, if the pool may grow: calls wait and no process is free."""
 
-    def hold_intake(self, *, is_held: bool) -> None:
-        """Stop or go on consuming the lanes' queues.
+    def hold_intake(self, lanes: frozenset[str]) -> None:
+        """Consume the queues of just these lanes no more, and those of all others.
 
         While the store is away their messages could only fill the prefetch window, and would
         block the worker's plain queues.

@@ -18,17 +18,18 @@ from weakref import WeakKeyDictionary
 from billiard.exceptions import TimeLimitExceeded
 from celery.concurrency import prefork, solo, thread
 from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR
-from celery.worker import state
 
 from celery_lanes.errors import ConfigError
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import ASKED_BY, running
 from celery_lanes.worker.closing import has_own_result
-from celery_lanes.worker.postman import Postman
 
 ASK_EVERY_S = 0.1
 KILL_AFTER_S = 2.0
 """How long a body may go on after it has been made to end."""
+
+DYING_S = 0.5
+"""How long a process may take to end that has been killed."""
 
 GEVENT = "celery.concurrency.gevent"
 """Its pool's module: named, not imported, for it imports gevent."""
@@ -59,12 +60,12 @@ def refuse_unknown_pool(pool: type) -> None:
         )
 
 
-def pool_view(worker: Any, postman: Postman) -> PoolView:
+def pool_view(worker: Any) -> PoolView:
     """Choose the view of a worker's pool."""
     pool = worker.pool
     if isinstance(pool, prefork.TaskPool):
         view = Prefork if worker.semaphore is not None else BlockingPrefork
-        return view(worker, postman)
+        return view(worker)
     if isinstance(pool, thread.TaskPool):
         return Threads(pool)
     if isinstance(pool, solo.TaskPool):
@@ -75,9 +76,8 @@ def pool_view(worker: Any, postman: Postman) -> PoolView:
 class BlockingPrefork:
     """Processes with helper threads: where the broker has no event loop (memory, filesystem)."""
 
-    def __init__(self, worker: Any, postman: Postman) -> None:
+    def __init__(self, worker: Any) -> None:
         self._worker = worker
-        self._postman = postman
 
     def free(self) -> int:
         """Count processes without a job."""
@@ -110,19 +110,22 @@ class BlockingPrefork:
             raise
         finally:  # MemoryError passes through here and stops the worker; the lease must go first
             attempt.note(result)
-            self._end(attempt, result)
+            try:
+                if _is_overdue(result) and attempt.job is not None:
+                    self._kill(attempt.job)
+            finally:
+                attempt.end()
 
-    def _end(self, attempt: Attempt, result: Any) -> None:
-        """End now; after a hard time limit a turn later, when the process has been killed.
+    def _kill(self, job: Any) -> None:
+        """Kill the process of a body at its hard time limit, before its lease goes to another.
 
-        The loop of a worker that is stopping turns no more.
+        The pool does so, too, but only after it has told us of the limit.
         """
-        error = getattr(result, "exception", None)
-        is_stopping = state.should_stop is not None or state.should_terminate is not None
-        if isinstance(getattr(error, "exc", error), TimeLimitExceeded) and not is_stopping:
-            self._postman.deliver(attempt.end)
-        else:
-            attempt.end()
+        pool = self._worker.pool._pool
+        process, _ = pool._process_by_pid(job._worker_pid)
+        if process is not None:
+            pool._timeout_handler._trywaitkill(process)
+            process._popen.wait(timeout=DYING_S)
 
 
 class Prefork(BlockingPrefork):
@@ -292,3 +295,9 @@ class Solo:
             return apply(*args, **options)
         finally:
             self._running.pop()
+
+
+def _is_overdue(result: Any) -> bool:
+    """Whether a job has ended for its hard time limit."""
+    error = getattr(result, "exception", None)
+    return isinstance(getattr(error, "exc", error), TimeLimitExceeded)

@@ -13,6 +13,8 @@ from celery_lanes.worker.batch import fitting
 
 MAX_CLOSINGS = 4
 MAX_RELEASES = 200
+LET_GO_WITHIN_S = 8.0
+"""The store takes back what we have not named for 5 s, if we name anything, be it nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,13 @@ class Ask:
 class Move:
     """A call that this worker is to admit to its next lane; see ``journey``.
 
-    ``proven_at``: the monotonic time at which its closing was ours for certain.
+    ``proven_at``: the monotonic time at which its closing was ours for certain. ``rests_until``:
+    not tried again before, for the next lane was away.
     """
 
     closing: Closing
     proven_at: float
+    rests_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -54,7 +58,8 @@ class LaneShare:
         due_at: ask again at this monotonic time.
         served_at: the number of the last turn.
         tended_at: when its leases were last renewed, or that was tried.
-        rests_until: no turn before this monotonic time, for the store has refused one.
+        named_until: until then also a renewal of nothing says something: what we have let go.
+        rests_until: no turn before this monotonic time, for the store has refused one, or was away.
     """
 
     lane: str
@@ -68,6 +73,7 @@ class LaneShare:
     served_at: int = 0
     tended_at: float = 0.0
     rests_until: float = 0.0
+    named_until: float = 0.0
     patience_s: float = 10.0
     attempts: dict[str, Attempt] = field(default_factory=dict)
     closings: dict[str, Closing] = field(default_factory=dict)
@@ -88,12 +94,20 @@ class LaneShare:
     @property
     def must_speak(self) -> bool:
         """Whether the next turn is due, room or no room."""
-        return bool(self.written or self.moves) or self.must_ask or self.must_admit
+        return bool(self.written or self.due_moves) or self.must_ask or self.must_admit
 
     @property
     def must_admit(self) -> bool:
         """Whether the arrivals go now: they may be all that we could start, or need not wait."""
         return bool(self.arrivals) and (not self.is_ready or self.arrivals.are_due)
+
+    @property
+    def due_moves(self) -> list[Move]:
+        """Name the moves that may be finished now."""
+        if not self.moves:
+            return self.moves
+        now = time.monotonic()
+        return [move for move in self.moves if move.rests_until <= now]
 
     @property
     def must_ask(self) -> bool:
@@ -111,7 +125,8 @@ class LaneShare:
     def due_times(self) -> list[float]:
         """Say when a turn will be due by itself."""
         arrivals = [max(self.arrivals.due_at, self.rests_until)] if self.arrivals else []
-        return arrivals if self.due_at is None else [*arrivals, self.due_at]
+        moves = [max(move.rests_until, self.rests_until) for move in self.moves]
+        return [*arrivals, *moves] if self.due_at is None else [*arrivals, *moves, self.due_at]
 
     @property
     def undispatched(self) -> int:
@@ -128,14 +143,22 @@ class LaneShare:
         """Release an attempt, unless its lease is gone and the call perhaps ours anew."""
         if self.attempts.get(attempt.grant.call) is not attempt:
             return
-        del self.attempts[attempt.grant.call]
+        self.lose(attempt.grant.call)
         self.releases.append(attempt.release())
         self.is_ready = True  # a slot of this lane is free again, if only the one we give back
+
+    def lose(self, call: str) -> Attempt | None:
+        """Take an attempt off the ledger, which has ended or whose lease is gone."""
+        self._missing.pop(call, None)
+        return self.attempts.pop(call, None)
 
     def shut(self) -> None:
         """Write no more results, which others may; what moves goes on, for we can do it at once."""
         moving = {move.closing.call for move in self.moves}
-        self.closings = {call: c for call, c in self.closings.items() if call in moving}
+        kept = {call: c for call, c in self.closings.items() if call in moving}
+        if len(kept) < len(self.closings):
+            self.named_until = time.monotonic() + LET_GO_WITHIN_S
+        self.closings = kept
 
     def wake(self) -> None:
         """Note that the store may have something for us."""
@@ -214,4 +237,3 @@ class LaneShare:
             elif now - self._missing.setdefault(call, now) > after_s:
                 attempt.is_lost, attempt.requeue = True, True
                 attempt.end()
-                del self._missing[call]

@@ -91,7 +91,7 @@ class WorkerLanes:
         worker = self._worker
         self.postman = HubPostman() if worker.hub is not None else PumpPostman()
         self.receipts = Receipts(self.postman.deliver, lambda: worker.consumer.connection_errors)
-        self._view = pool_view(worker, self.postman)
+        self._view = pool_view(worker)
         self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
         self.watch_bodies()
         if self._lanes.settings.preempts:
@@ -185,14 +185,14 @@ class WorkerLanes:
         """Make room, if the pool may grow."""
         self.postman.deliver(self._view.grow)
 
-    def hold_intake(self, *, is_held: bool) -> None:
-        """Stop or go on consuming the lanes' queues."""
-        self.postman.deliver(partial(self._hold_intake, is_held=is_held))
+    def hold_intake(self, lanes: frozenset[str]) -> None:
+        """Consume the queues of just these lanes no more."""
+        self.postman.deliver(self._hold_intake, lanes)
 
-    def _hold_intake(self, *, is_held: bool) -> None:
+    def _hold_intake(self, lanes: frozenset[str]) -> None:
         consumer = self._worker.consumer
         if consumer is not None:
-            consumer.hold_lane_queues(is_held=is_held)
+            consumer.hold_lane_queues(lanes)
 
     def _dispatch(self, attempt: Attempt) -> None:
         if attempt.lane not in self._served and attempt.claim():
@@ -201,6 +201,8 @@ class WorkerLanes:
         self.agent.nudge()  # its place in the pool is known only now
 
     def _close(self, lane: str, closing: Closing) -> None:
+        if not self.agent.holds(lane, closing):
+            return  # while the loop was away, another worker has had it
         try:
             write_result(self._worker, closing)
         except Exception:

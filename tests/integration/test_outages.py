@@ -54,6 +54,26 @@ def test_what_ended_during_a_long_outage_of_the_store_does_not_run_again(
     assert worker.log().count("begins to sleep") == 2
 
 
+def test_calls_end_and_reach_their_limits_while_the_worker_waits_for_its_broker(
+    make_shop, make_store
+):
+    server, shop = make_store(), make_shop()
+    with Proxy(server.port) as proxy:
+        shop.broker = f"redis://127.0.0.1:{proxy.port}/0"
+        worker = shop.worker(concurrency=2)
+        short = shop.tasks.sleep_late.delay("ollama/x", 3)
+        endless = shop.tasks.sleep_late.apply_async(("ollama/x", 60), time_limit=4)
+        worker.wait_for_log("begins to sleep", times=2)
+
+        proxy.cut()
+        worker.wait_for_log("Cannot connect to")
+
+        until(lambda: running(shop) == 0)
+        assert short.get(timeout=5) == "slept"
+        with pytest.raises(exceptions.TimeLimitExceeded):
+            endless.get(timeout=5)
+
+
 def test_an_eta_long_past_does_not_hold_up_the_lane(make_shop):
     shop = make_shop(defaults='intake = "broker"')
     shop.worker(pool="threads")

@@ -54,7 +54,7 @@ def test_lanes_work_within_one_process_on_the_memory_broker(make_shop, pool, int
 @pytest.mark.parametrize("kind", ["threads", "solo"])
 def test_a_request_that_celery_forgets_to_settle_costs_no_place(kind):
     pool, stray = (thread if kind == "threads" else solo).TaskPool(1), Mock(id="stray")
-    view = pool_view(SimpleNamespace(pool=pool), None)
+    view = pool_view(SimpleNamespace(pool=pool))
     pool.start()
     fail = Mock(side_effect=MemoryError)
 

@@ -53,6 +53,12 @@ def slot_of_lane(prefix: str, lane: str) -> int:
     return slot_of(f"{{{prefix}:{lane}}}")
 
 
+def worker_that_listens_at(cluster: Cluster, node: Node, store) -> str:
+    """Name a worker whose ear would be at this node."""
+    workers = (f"w{number}" for number in range(1000))
+    return next(w for w in workers if cluster.owner(slot_of(store._keys.channel + w)) is node)
+
+
 def other_than(cluster: Cluster, node: Node) -> Node:
     return next(other for other in cluster.nodes if other is not node)
 
@@ -202,12 +208,14 @@ def test_node_that_dies_and_returns_is_only_an_outage(cluster, lane, prefix):
     grant = lane.take()
     ear = lane.store.listen("w1")
     node = cluster.owner(slot_of_lane(prefix, lane.lane))
+    worker = worker_that_listens_at(cluster, node, lane.store)
 
     node.kill()
     with pytest.raises(StoreUnavailable):
         lane.counts  # noqa: B018 - asks
     with pytest.raises(StoreUnavailable):
         lane.admit(lane.call(id="late"))
+    lane.store.listen(worker).close()  # at another
     node.start()
 
     until(cluster.is_whole)

@@ -140,6 +140,8 @@ SHOWN = {
         "test_cold_shutdown_gives_late_acknowledged_calls_back_at_once",
         "test_cold_shutdown_ends_early_acknowledged_calls_as_lost",
         "test_cold_shutdown_stops_a_call_whose_beginning_it_has_not_heard",
+        "test_a_greenlet_that_a_cold_shutdown_kills_has_not_ended_well",
+        "test_a_threads_body_that_a_cold_shutdown_could_not_stop_keeps_its_end",
     ],
     "soft shutdown (`worker_soft_shutdown_timeout`)": [
         "test_soft_shutdown_waits_for_what_ends_in_time_and_gives_the_rest_back",
@@ -148,6 +150,7 @@ SHOWN = {
     "broker reconnect, `worker_cancel_long_running_tasks_on_connection_loss`": [
         "test_a_broker_reconnect_neither_loses_nor_doubles_a_running_call",
         "test_calls_that_run_while_the_broker_restarts_run_once",
+        "test_calls_end_and_reach_their_limits_while_the_worker_waits_for_its_broker",
     ],
     '`worker_pool_start_method = "spawn"`, eventlet': [
         "test_a_worker_that_would_spawn_its_processes_says_so_and_does_not_start",
@@ -225,7 +228,7 @@ def test_the_page_of_promises_has_a_row_for_every_promise_and_finding():
 
     heads = re.findall(r"^\| ([PF]\d+) \|", page, re.MULTILINE)
 
-    assert heads == [f"P{n}" for n in range(1, 9)] + [f"F{n}" for n in range(1, 38)]
+    assert heads == [f"P{n}" for n in range(1, 9)] + [f"F{n}" for n in range(1, 43)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -37,6 +37,17 @@ def at_home(cluster: Any, key: str, ask: Callable[[Any], T]) -> T:
         raise
 
 
+def at_any(cluster: Any, key: str, ask: Callable[[Any], T]) -> T:
+    """Ask a key's home what any node can answer, and the others if that is away."""
+    try:
+        return at_home(cluster, key, ask)
+    except AWAY:
+        for node in cluster.get_primaries():
+            with suppress(*AWAY):
+                return ask(cluster.get_redis_connection(node))
+        raise
+
+
 def look_anew(cluster: Any) -> None:
     """See which node has what, after a change."""
     with suppress(RedisError, RedisClusterException):  # what is raised is the first error

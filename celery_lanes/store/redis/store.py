@@ -388,7 +388,7 @@ class RedisStore:
             pubsub.subscribe(channel)
             return pubsub
 
-        return self._wire.ask(channel, subscribe)
+        return self._wire.ask_any(channel, subscribe)
 
 
 def _how(scope: Scope, max_wait_ms: int | None, *, tells: bool) -> tuple[Argument, ...]:

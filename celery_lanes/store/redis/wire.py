@@ -17,7 +17,7 @@ from celery_lanes.store.keys import Keys
 from celery_lanes.store.redis import lua
 from celery_lanes.store.redis.dialect import Dialect, Functions, is_not_spoken
 from celery_lanes.store.redis.faults import is_out_of_office, is_passing, translated
-from celery_lanes.store.redis.homes import at_home
+from celery_lanes.store.redis.homes import at_any, at_home
 from celery_lanes.store.redis.line import Argument, Line, pack, packed
 
 Client = Redis | RedisCluster
@@ -127,6 +127,11 @@ class Wire:
         """Ask the one server that has a key, by its own client."""
         with translated():
             return question(self.client) if self._line else at_home(self.client, key, question)
+
+    def ask_any(self, key: str, question: Callable[[Any], T]) -> T:
+        """Ask a server what any can answer; by its key, many clients do not all ask the same."""
+        with translated():
+            return question(self.client) if self._line else at_any(self.client, key, question)
 
     def close(self) -> None:
         """Close all connections; the next verb opens them again, perhaps to another server."""

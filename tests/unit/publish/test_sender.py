@@ -229,6 +229,22 @@ def test_a_publish_gives_up_when_its_retry_policy_says_so(app, options, tries):
     assert store.heard == tries
 
 
+def test_nobody_listens_any_more_for_what_was_not_published_once_the_store_is_back(app):
+    """Each would be a subscription for ever; while the store is away, giving up may take 20 s."""
+    app.lanes.store, forgotten = Lossy(losses=2), set()
+    app.backend.remove_pending_result = lambda result: forgotten.add(result.id)
+    ask = app.tasks["ask"]
+
+    for task_id in ("one", "two"):
+        with pytest.raises(StoreUnavailable):
+            ask.apply_async(("ollama/x",), task_id=task_id, retry=False)
+    ask.apply_async(("ollama/x",), ignore_result=True)
+    assert not forgotten & {"one", "two"}
+    ask.apply_async(("ollama/x",))
+
+    assert forgotten >= {"one", "two"}
+
+
 # -- two apps in one process
 
 

@@ -6,6 +6,7 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock
 
 import pytest
 from billiard.pool import ApplyResult
@@ -15,6 +16,7 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.worker import arrivals, conversation
+from celery_lanes.worker import share as shares
 from celery_lanes.worker.agent import Agent
 
 PATIENCE_S = 10.0
@@ -24,7 +26,7 @@ AHEAD_S = 3600.0
 
 
 class Odd(MemoryStore):
-    """A store that answers one verb of one lane with an error; it counts what it hears."""
+    """A store that answers one verb, or any, of one lane with an error; it counts what it hears."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,9 +41,13 @@ class Odd(MemoryStore):
         self._note("next", lane)
         return super().next(lane, **asked)
 
+    def reap(self, lane):
+        self._note("reap", lane)
+        return super().reap(lane)
+
     def _note(self, *said: str) -> None:
         self.heard[said] += 1
-        if said == self.refused:
+        if self.refused in (said, ("any", said[1])):
             raise self.error
 
 
@@ -94,6 +100,7 @@ class Hands:
     def __init__(self) -> None:
         self.room = 9
         self.started = []
+        self.held = frozenset()
 
     def free(self):
         return self.room
@@ -109,8 +116,8 @@ class Hands:
     def grow(self):
         pass
 
-    def hold_intake(self, *, is_held):
-        pass
+    def hold_intake(self, lanes):
+        self.held = lanes
 
 
 def park(store: MemoryStore, *lanes: str) -> None:
@@ -136,7 +143,7 @@ def agent_of(hands: Hands) -> Iterator[Callable[..., Agent]]:
 
     yield make
     for agent in agents:
-        agent._disconnect()
+        agent._link.close()
 
 
 def work(agent: Agent, rounds: int = 4, *, is_tick: bool = True) -> None:
@@ -146,6 +153,13 @@ def work(agent: Agent, rounds: int = 4, *, is_tick: bool = True) -> None:
         if is_tick:
             agent._tick_at = 0.0
         agent._work(heard=False)
+
+
+def tend(agent: Agent) -> None:
+    """Look after every lane once, also after those that rest."""
+    for share in agent._shares.values():
+        share.rests_until = 0.0
+    work(agent, 1)
 
 
 def work_until(agent: Agent, is_so: Callable[[], bool]) -> None:
@@ -168,6 +182,57 @@ def test_a_lane_whose_node_is_away_does_not_cost_the_others_their_leases(agent_o
 
     assert store.heard["renew", "b"] >= 3
     assert store.heard["renew", "c"] >= 3
+
+
+def test_a_lane_whose_node_is_away_does_not_keep_the_others_from_their_turns(agent_of, hands):
+    store = Odd()
+    agent = agent_of(store, "a", "b")
+    work(agent)
+    store.heard.clear()
+    store.refused, store.error = ("any", "a"), StoreUnavailable("away")
+    park(store, "a", "b")
+
+    work(agent, is_tick=False)
+    work(agent)
+
+    assert [attempt.lane for attempt in hands.started] == ["b"]
+    assert hands.held == {"a"}  # what comes by the broker for b, is taken
+    assert store.heard["next", "a"] <= 1  # nor do the others wait for it again and again
+
+    store.refused = ("", "")
+    tend(agent)
+    work_until(agent, lambda: len(hands.started) == 2)
+    assert hands.held == frozenset()
+
+
+def test_a_store_that_is_away_is_left_alone_for_a_while(agent_of, hands):
+    store = Odd()
+    agent = agent_of(store, "a")
+    work(agent)
+    store.refused, store.error = ("any", "a"), StoreUnavailable("away")
+
+    agent._tick_at = 0.0
+    agent._work(heard=False)
+    assert 0 < agent._timeout_s() < 1
+    assert hands.held == {"a"}
+
+    store.refused = ("", "")
+    work(agent, 1, is_tick=False)
+    assert hands.held == frozenset()
+
+
+def test_an_ear_that_is_lost_is_not_the_end_of_the_store(agent_of, hands, monkeypatch):
+    store = MemoryStore()
+    agent = agent_of(store, "a")
+    work(agent)
+    monkeypatch.setattr(agent._link.ears, "drain", Mock(side_effect=StoreUnavailable))
+    park(store, "a")
+
+    agent._work(heard=True)
+
+    assert len(hands.started) == 1
+    assert hands.held == frozenset()
+    assert agent._link.ears is not None
 
 
 # -- refusals
@@ -213,17 +278,20 @@ def test_a_lane_that_was_refused_a_turn_is_served_when_it_may_be_again(agent_of,
     assert [attempt.lane for attempt in hands.started] == ["a"]
 
 
-def test_whatever_goes_wrong_in_a_round_the_thread_goes_on(agent_of, hands):
+@pytest.mark.parametrize("what", ["_timeout_s", "_round", "_went_away", "_is_done"])
+def test_whatever_goes_wrong_the_thread_goes_on(agent_of, hands, monkeypatch, what):
     store = Odd()
     agent = agent_of(store, "a")
-    store.refused, store.error = ("next", "a"), RuntimeError("a bug")
     park(store, "a")
-    work(agent)
+    store.refused, store.error = ("next", "a"), StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agent, what, Mock(side_effect=RuntimeError("a bug")))
+        assert agent._goes_on()
 
     store.refused = ("", "")
-
-    work(agent)
-    assert len(hands.started) == 1
+    tend(agent)
+    work_until(agent, lambda: hands.started)
 
 
 # -- asking again
@@ -249,6 +317,7 @@ def test_a_place_that_a_plain_task_has_left_is_asked_for_at_once(agent_of, hands
     park(store, "a")
     work(agent)
     assert hands.started == []
+    assert agent._timeout_s() > 0
 
     hands.room = 1
     agent.nudge()
@@ -272,6 +341,23 @@ def test_the_place_of_a_call_that_has_ended_is_asked_for_once(agent_of, hands):
     agent.nudge()  # the loop turns before the round that the end has brought is over
 
     assert not select.select([agent._mail], [], [], 0)[0]
+
+
+def test_a_place_that_was_taken_only_between_two_looks_is_asked_for_at_once(agent_of, hands):
+    store = MemoryStore()
+    agent = agent_of(store, "a")
+    work(agent)
+    park(store, "a")
+    agent._share("a").hear()
+    hands.room = 0
+    assert agent._timeout_s() == 0  # to tell the store that it has called
+    agent._share("a").is_woken = agent._share("a").is_called = False
+    assert agent._timeout_s() > 0
+
+    hands.room = 1
+    agent.nudge()
+
+    assert select.select([agent._mail], [], [], 0)[0]
 
 
 def test_a_call_that_came_by_the_broker_starts_at_once_where_there_is_room(agent_of, hands):
@@ -373,7 +459,8 @@ def arrivals_clock(monkeypatch) -> Seconds:
 @pytest.fixture
 def seconds(monkeypatch) -> Seconds:
     seconds = Seconds()
-    monkeypatch.setattr(conversation, "time", seconds)
+    for module in (conversation, shares):
+        monkeypatch.setattr(module, "time", seconds)
     return seconds
 
 
@@ -413,7 +500,7 @@ def test_a_lease_is_ours_for_a_while_after_its_grant_and_after_each_renewal(
     agent_of, hands, seconds
 ):
     agent = agent_of(MemoryStore(), "a")
-    park(agent._open_store(), "a")
+    park(agent._link.store, "a")
     work_until(agent, lambda: hands.started)
     assert [attempt.lane for attempt in hands.started] == ["a"]
     granted = hands.started[0].good_until
@@ -440,7 +527,7 @@ def test_results_to_write_are_fetched_one_after_another_without_waiting_for_a_ti
     hands.close = agent.closed
     store.cancel("a", "t")
 
-    agent._hear()
+    agent._work(heard=True)
     work_until(agent, lambda: store.snapshot("a").closing == 0)
     assert store.snapshot("a").delayed == 0
 
@@ -454,7 +541,7 @@ def test_a_worker_that_leaves_a_lane_asks_for_no_more_results_to_write(agent_of,
     store.admit("a", calls, policy=Policy.FAIR)
     hands.close = lambda lane, closing: None  # it has not written any yet
     store.cancel("a", "t")
-    agent._hear()
+    agent._work(heard=True)
     work(agent, is_tick=False)
 
     leave(agent)
@@ -465,6 +552,32 @@ def test_a_worker_that_leaves_a_lane_asks_for_no_more_results_to_write(agent_of,
     work(agent, 20, is_tick=False)
 
     assert store.heard["next", "a"] <= 1
+
+
+def test_a_result_that_a_worker_has_let_go_is_anothers_in_seconds_and_never_again_its_own(
+    agent_of, hands, seconds
+):
+    """As when its broker goes away: its loop has the order still, and would write it in the end."""
+    store, orders = MemoryStore(lambda: round(seconds.now * 1000)), []
+    hands.close = lambda _lane, closing: orders.append(closing)
+    worker = agent_of(store, "a")
+    work(worker)
+    call = Call(id="c", task_id="t", task="x", due_ms=2**50)
+    store.admit("a", [call], policy=Policy.FAIR)
+    store.cancel("a", "t")
+    worker._work(heard=True)
+    assert worker.holds("a", orders[0])
+
+    worker.shut()
+    for _ in range(7):
+        work(worker, 1)
+        seconds.now += 1
+    assert not worker.holds("a", orders[0])
+    other = agent_of(store, "a")
+    work(other)
+
+    assert [order.call for order in orders] == ["c", "c"]
+    assert other.holds("a", orders[1])
 
 
 def test_a_wake_up_for_a_lane_that_is_not_ours_any_more_goes_to_another_worker(agent_of):

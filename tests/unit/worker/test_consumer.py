@@ -16,6 +16,7 @@ from kombu import Connection, Queue
 from kombu.asynchronous import Hub
 from kombu.common import QoS
 
+from celery_lanes import Settings
 from celery_lanes.worker.consumer import LaneConsumer
 from celery_lanes.worker.reconnect import jobs_kept
 
@@ -60,23 +61,26 @@ def test_tasks_that_have_come_since_are_watched_before_celery_traces_them(monkey
     assert done == ["watch", "trace", "forget"]
 
 
-class OfOneLane(LaneConsumer):
+ALL, NONE = frozenset({"x", "y"}), frozenset()
+
+
+class OfTwoLanes(LaneConsumer):
     """A consumer without a worker; it has no event loop."""
 
     hub = None
 
     def __init__(self, connection: Connection, *, window: int, eta_limit: int | None) -> None:
-        queue = Queue("lanes.x")
-        self._is_holding, self._widened_by, self._pending_operations = False, 0, deque()
+        queues = [Queue("lanes.x"), Queue("lanes.y"), Queue("plain")]
+        self._held, self._widened_by, self._pending_operations = frozenset(), 0, deque()
         self.unadmitted = set(range(window))
-        self.task_consumer = connection.Consumer([queue], on_message=list)
+        self.task_consumer = connection.Consumer(queues, on_message=list)
         self.task_consumer.consume()
         self.sent: list[int] = []
         limit = {} if eta_limit is None else {"max_prefetch": eta_limit}
         self.qos = QoS(self._send, window, **limit)
         self.app = SimpleNamespace(
-            amqp=SimpleNamespace(queues=SimpleNamespace(consume_from={queue.name: queue})),
-            lanes=SimpleNamespace(settings=SimpleNamespace(lane_of_queue=str)),
+            amqp=SimpleNamespace(queues=SimpleNamespace(consume_from={q.name: q for q in queues})),
+            lanes=SimpleNamespace(settings=Settings()),
         )
 
     def _send(self, prefetch_count: int) -> None:
@@ -86,11 +90,15 @@ class OfOneLane(LaneConsumer):
     def is_consuming(self) -> bool:
         return self.task_consumer.consuming_from("lanes.x")
 
+    @property
+    def consumed(self) -> list[str]:
+        return [q.name for q in self.task_consumer.queues]
+
 
 @pytest.fixture
-def make_consumer() -> Iterator[Callable[..., OfOneLane]]:
+def make_consumer() -> Iterator[Callable[..., OfTwoLanes]]:
     with Connection("memory://") as connection:
-        yield lambda window=8, eta_limit=None: OfOneLane(
+        yield lambda window=8, eta_limit=None: OfTwoLanes(
             connection, window=window, eta_limit=eta_limit
         )
 
@@ -98,7 +106,7 @@ def make_consumer() -> Iterator[Callable[..., OfOneLane]]:
 def test_without_an_event_loop_the_queues_are_held_between_two_reads(make_consumer):
     consumer = make_consumer()
 
-    consumer.hold_lane_queues(is_held=True)
+    consumer.hold_lane_queues(ALL)
 
     assert (consumer.is_consuming, consumer.sent) == (True, [])
     consumer.perform_pending_operations()
@@ -108,12 +116,21 @@ def test_without_an_event_loop_the_queues_are_held_between_two_reads(make_consum
 def test_of_two_wishes_the_last_counts_also_if_celery_takes_it_first(make_consumer):
     consumer = make_consumer()
 
-    consumer.hold_lane_queues(is_held=True)
-    consumer.hold_lane_queues(is_held=False)
+    consumer.hold_lane_queues(ALL)
+    consumer.hold_lane_queues(NONE)
     consumer._pending_operations.reverse()  # Celery 5.5 pops
     consumer.perform_pending_operations()
 
     assert (consumer.is_consuming, consumer.qos.value) == (True, 8)
+
+
+def test_only_the_queues_are_held_of_lanes_that_are_away(make_consumer):
+    consumer = make_consumer()
+
+    for held, consumed in [({"x"}, "yp"), (ALL, "p"), ({"y"}, "px"), (NONE, "pxy")]:
+        consumer.hold_lane_queues(frozenset(held))
+        consumer.perform_pending_operations()
+        assert [name.removeprefix("lanes.")[0] for name in consumer.consumed] == list(consumed)
 
 
 ETA_LIMITS = {"no limit": None, "above": 20, "cuts": 10, "equal": 8, "below": 5}
@@ -127,9 +144,9 @@ def test_the_prefetch_window_is_after_an_outage_what_it_was(make_consumer, eta_l
     consumer = make_consumer(window=8, eta_limit=eta_limit)
 
     for _ in range(3):
-        consumer.hold_lane_queues(is_held=True)
+        consumer.hold_lane_queues(ALL)
         consumer.perform_pending_operations()
-        consumer.hold_lane_queues(is_held=False)
+        consumer.hold_lane_queues(NONE)
         consumer.perform_pending_operations()
 
     assert (consumer.qos.value, consumer.qos.prev) == (8, 8)

@@ -13,6 +13,7 @@ from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import Yielded
 from celery_lanes.worker.dispatch import Dispatcher
+from celery_lanes.worker.endings import fail
 
 
 class Request:
@@ -46,13 +47,12 @@ def test_a_call_that_was_granted_before_a_long_pause_is_not_started_but_given_ba
 @pytest.mark.parametrize("error", [Yielded(), moved("b", {}), returned({}, 1)], ids=type)
 @pytest.mark.parametrize("is_revoked", [False, True])
 def test_a_body_whose_call_goes_on_does_not_run_again_if_it_has_been_revoked(is_revoked, error):
-    dispatcher = Dispatcher(SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
     envelope = Envelope(body=b"", content_type=None, content_encoding=None).pack()
     attempt = Attempt("ollama", Grant("c", "t", "ann", 1, 0, envelope), lambda _: None)
     attempt.request = request = Request(is_revoked=is_revoked)
     attempt.acked = True  # early; else by the revoke
 
-    dispatcher._fail(attempt, lambda: request, SimpleNamespace(exception=error))
+    fail(attempt, lambda: request, SimpleNamespace(exception=error))
     attempt.end()
 
     assert attempt.outcome is (Outcome.FAILED if is_revoked else error.outcome)

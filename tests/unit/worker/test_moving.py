@@ -14,7 +14,7 @@ from celery_lanes.store.attempts import Outcome, Reason, Release
 from celery_lanes.store.calls import Call, State
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules, Policy, Scope
-from celery_lanes.worker import conversation
+from celery_lanes.worker import conversation, share
 from celery_lanes.worker.conversation import Conversation
 from celery_lanes.worker.share import LaneShare
 from tests.store.driving import Driver, FakeClock
@@ -27,8 +27,10 @@ class Odd(MemoryStore):
 
     error: Exception | None = None
     is_reply_lost = False
+    tries = 0
 
     def admit(self, lane, calls, **how):
+        self.tries += lane == "b"
         if lane == "b" and self.error and not self.is_reply_lost:
             raise self.error
         verdicts = super().admit(lane, calls, **how)
@@ -87,19 +89,24 @@ def clock(monkeypatch) -> FakeClock:
     clock = FakeClock()
     seconds = SimpleNamespace(monotonic=lambda: clock() / 1000)
     monkeypatch.setattr(conversation, "time", seconds)
+    monkeypatch.setattr(share, "time", seconds)
     return clock
 
 
 @pytest.fixture
 def store(clock) -> Odd:
     store = Odd(clock)
-    header = {"nonce": "first", "caller": "ann", "lane": "a", "cost": 3.0}
+    park(store, "first")
+    return store
+
+
+def park(store: Odd, name: str) -> None:
+    header = {"nonce": name, "caller": "ann", "lane": "a", "cost": 3.0}
     envelope = Envelope(
         body=b"[]", content_type=None, content_encoding=None, headers={HEADER: header}
     )
-    call = Call(id="first", task_id="t", task="x", caller="ann", cost=3.0, envelope=envelope.pack())
+    call = Call(id=name, task_id="t", task="x", caller="ann", cost=3.0, envelope=envelope.pack())
     store.admit("a", [call], policy=Policy.FAIR)
-    return store
 
 
 @pytest.fixture
@@ -132,15 +139,19 @@ def test_a_move_is_done_in_the_turn_that_says_so(store, there):
 
 
 @pytest.mark.parametrize("is_reply_lost", [False, True])
-def test_a_move_goes_on_when_the_store_is_back(store, there, is_reply_lost):
+def test_a_move_goes_on_when_its_next_lane_is_back_and_holds_up_nothing(
+    store, there, clock, is_reply_lost
+):
     worker = Worker("w", store)
     worker.part(moved("b", None))
     store.error, store.is_reply_lost = StoreUnavailable("away"), is_reply_lost
     for _ in range(2):
-        with pytest.raises(StoreUnavailable):
-            worker.turn()
-    assert worker.share.must_speak
-    assert worker.share.held() == [("first", worker.share.moves[0].closing.token)]
+        worker.turn()
+        assert worker.share.has_news
+        assert not worker.share.must_speak  # nor is the lane asked again and again
+        assert worker.share.held() == [("first", worker.share.moves[0].closing.token)]
+        clock.sleep_ms(2000)
+        assert worker.share.must_speak
 
     worker.share.shut()  # a warm shutdown, even
     store.error = None
@@ -149,12 +160,22 @@ def test_a_move_goes_on_when_the_store_is_back(store, there, is_reply_lost):
     assert (counts(store, "a"), there.counts) == ((0, 0, 0, 0), (0, 1, 0, 0))
 
 
+def test_a_next_lane_that_is_away_is_not_tried_with_each_call_that_waits_for_it(store, there):
+    worker = Worker("w", store)
+    store.error = StoreUnavailable("away")
+    for name in ("second", "third", "fourth"):
+        worker.part(moved("b", None))
+        worker.turn()
+        park(store, name)
+
+    assert (len(worker.share.moves), store.tries) == (3, 1)
+
+
 def test_a_worker_that_was_paused_does_not_move_a_call_again_that_has_ended(store, there, clock):
     paused = Worker("paused", store)
     paused.part(moved("b", None))
     store.error = StoreUnavailable("away")
-    with pytest.raises(StoreUnavailable):
-        paused.turn()
+    paused.turn()
     store.error = None
     for _ in range(10):
         clock.sleep_ms(LEASE_S * 200)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
+from billiard.pool import Pool
 from celery import states
 from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR, SCHED_STRATEGY_FCFS
 from celery.exceptions import WorkerLostError
@@ -15,7 +18,7 @@ from celery_lanes.store.attempts import Grant
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import ASKED_BY
 from celery_lanes.worker.closing import DEAD
-from celery_lanes.worker.pools import Prefork
+from celery_lanes.worker.pools import BlockingPrefork, Prefork
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def make_room(*, is_alive=True, strategy=SCHED_STRATEGY_FAIR, grace_s=5.0, resul
     attempt = Attempt("ollama", Grant("c", "t", "ann", 1, 0, b""), lambda _: None)
     attempt.job = SimpleNamespace(ready=lambda: False, _write_to=process, terminate=lambda _: None)
     attempt.request = request_with(result)
-    Prefork(worker, None).make_room(attempt, grace_s)
+    Prefork(worker).make_room(attempt, grace_s)
     return worker.pool.pids
 
 
@@ -92,6 +95,27 @@ def test_a_process_that_is_gone_is_not_told_for_its_number_may_be_anothers(heard
     make_room(is_alive=False)
 
     assert heard == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_lease_goes_at_a_hard_time_limit_when_the_process_is_dead():
+    """With threads, as without an event loop: the pool kills it only after it has told of it."""
+    pool, ended, seen = Pool(1, threads=True, enable_timeouts=True), threading.Event(), []
+    (process,) = pool._pool
+    view = BlockingPrefork(SimpleNamespace(pool=SimpleNamespace(_pool=pool)))
+
+    def released(attempt):
+        seen.append(process._is_alive())
+        ended.set()
+
+    attempt = Attempt("ollama", Grant("c", "t", "ann", 1, 0, b""), released)
+    quiet = {"callback": id, "error_callback": id}
+    view.watch(pool.apply_async(time.sleep, (60,), timeout=0.1, **quiet), attempt)
+    assert ended.wait(30)
+    pool.terminate()
+    pool.join()
+
+    assert seen == [False]
 
 
 def test_a_process_that_may_have_another_job_already_is_not_told(heard):

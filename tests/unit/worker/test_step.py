@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,8 @@ from celery import Celery
 from celery.concurrency.solo import TaskPool
 
 from celery_lanes import Lanes, Settings
-from celery_lanes.store.attempts import Grant, Outcome
+from celery_lanes.store.attempts import Closing, Grant, Outcome, Reason
+from celery_lanes.worker import step
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.postman import HubPostman
 from celery_lanes.worker.step import WorkerLanes, _checked
@@ -63,6 +65,20 @@ def test_a_worker_whose_settings_know_no_preemption_leaves_its_calls_alone(preem
     lanes.postman.stop()
 
     assert bool(told) is preempts
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_result_that_another_worker_has_had_to_write_is_not_written(monkeypatch, is_ours):
+    lanes, written = WorkerLanes(SimpleNamespace(), SimpleNamespace(open_store=None)), []
+    monkeypatch.setattr(step, "write_result", lambda _, closing: written.append(closing))
+    closing = Closing("c", "t", Reason.CANCELLED, b"")
+    lanes.agent._share("a").closings["c"] = replace(closing) if not is_ours else closing
+    lanes.postman = HubPostman()
+
+    lanes.close("a", closing)
+    lanes.postman.stop()
+
+    assert bool(written) is is_ours
 
 
 @pytest.mark.parametrize("durability", ["store", "aof"])
