@@ -15,21 +15,23 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from celery_lanes.config.complaints import Complaints, dotted, problem
-from celery_lanes.config.tables import (
+from celery_lanes.config.names import (
     A_NAME,
     Alias,
     Caller,
-    CallerSettings,
     Family,
-    HealthSettings,
-    LaneSettings,
     Name,
-    Rule,
     Spec,
-    StoreSettings,
-    Table,
     fit_name,
     is_lane_name,
+)
+from celery_lanes.config.tables import (
+    CallerSettings,
+    HealthSettings,
+    LaneSettings,
+    Rule,
+    StoreSettings,
+    Table,
 )
 from celery_lanes.errors import ConfigError, SpecError
 from celery_lanes.llm.spec import Expansion

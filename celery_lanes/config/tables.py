@@ -7,15 +7,10 @@ A field's ``description`` completes the sentence "expected KEY to be ..." of a `
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -24,105 +19,23 @@ from pydantic import (
 )
 
 from celery_lanes.config import durations
+from celery_lanes.config.amounts import (
+    A_DURATION,
+    A_RATE,
+    MIN_RUNTIME_S,
+    Count,
+    Runtime,
+    Seconds,
+    read_rate,
+)
 from celery_lanes.config.complaints import expected
-from celery_lanes.errors import SpecError
+from celery_lanes.config.names import Name
 from celery_lanes.llm.chains.effects import OnAllBenched
-from celery_lanes.llm.spec import check_alias
-from celery_lanes.store.calls import MAX_CALLER_BYTES
 from celery_lanes.store.health import HealthConfig
 from celery_lanes.store.rules import Bucket, Policy, Scope
 
-MAX_NAME_BYTES = 100
 HARD_MARGIN_S = 60.0
 MIN_LEASE_TTL_S = 3.0
-MIN_RUNTIME_S = 30.0
-A_NAME = f"a name of 1 to {MAX_NAME_BYTES} bytes without whitespace, commas or any of {{}}[]*?"
-
-_UNFIT = re.compile(r"[\s\x00-\x1f\x7f-\x9f{}\[\]*?,]")  # braces are the store's hash tags
-_A_DURATION = 'a duration such as "90s", "5m" or "1h30m", or a number of seconds'
-_A_RATE = 'a rate such as "60/m" or "100k/h"'
-
-
-def is_lane_name(text: object) -> bool:
-    """Tell whether the store and every broker can take the name."""
-    return (
-        isinstance(text, str)
-        and 0 < len(text.encode(errors="replace")) <= MAX_NAME_BYTES
-        and not _UNFIT.search(text)
-    )
-
-
-@lru_cache(maxsize=1000)
-def fit_name(text: str) -> str:
-    """Make a lane's name of any text; "" of none."""
-    fit = _UNFIT.sub("-", text).encode(errors="replace")[:MAX_NAME_BYTES]
-    return fit.decode(errors="ignore")
-
-
-def _checked_name(name: str) -> str:
-    if not is_lane_name(name):
-        raise expected(A_NAME)
-    return name
-
-
-def _checked_family(pattern: str) -> str:
-    _checked_name(re.sub(r"[\[\]*?]", "-", pattern))
-    return pattern
-
-
-def _checked_caller(caller: str) -> str:
-    if len(caller.encode(errors="replace")) > MAX_CALLER_BYTES:
-        raise expected(f"a caller's name of up to {MAX_CALLER_BYTES} bytes")
-    return caller
-
-
-def _checked_alias(name: str) -> str:
-    try:
-        return check_alias(name)
-    except SpecError:
-        raise expected("a word without / and comma") from None
-
-
-def _checked_spec(spec: object) -> str:
-    if not isinstance(spec, str):
-        raise expected('models and aliases, such as "ollama/llama3.1:8b,openai/gpt-5-mini"')
-    return spec
-
-
-def _read_duration(value: object) -> float:
-    try:
-        return durations.duration_s(value)
-    except ValueError:
-        raise expected(_A_DURATION) from None
-
-
-def _read_runtime(value: object) -> float:
-    """Read a duration, or 0 for at once; a negative number stands for the usual one."""
-    if value in (0, "0s") and not isinstance(value, bool):
-        return 0.0
-    is_negative = isinstance(value, (int, float)) and value < 0
-    return MIN_RUNTIME_S if is_negative else _read_duration(value)
-
-
-def _read_rate(value: object, *, burst: float | None) -> Bucket | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, Bucket):
-        return value if burst is None else replace(value, burst=burst)
-    try:
-        return durations.bucket(value, burst=burst)
-    except ValueError:
-        raise expected(_A_RATE) from None
-
-
-Name = Annotated[str, AfterValidator(_checked_name)]
-Family = Annotated[str, AfterValidator(_checked_family)]
-Caller = Annotated[str, AfterValidator(_checked_caller)]
-Alias = Annotated[str, AfterValidator(_checked_alias)]
-Spec = Annotated[str, BeforeValidator(_checked_spec)]
-Seconds = Annotated[float, BeforeValidator(_read_duration)]
-Runtime = Annotated[float, BeforeValidator(_read_runtime)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Table(BaseModel):
@@ -180,19 +93,19 @@ class HealthSettings(Table):
     shared: bool = Field(default=True, description="true or false")
     failure_threshold: Count = Field(default=2, description="a positive integer")
     multiplier: float = Field(default=2.0, ge=1, le=1000, description="a number, 1 to 1000")
-    base_cooldown_s: Seconds = Field(default=5.0, alias="base_cooldown", description=_A_DURATION)
+    base_cooldown_s: Seconds = Field(default=5.0, alias="base_cooldown", description=A_DURATION)
     max_cooldown_s: Seconds = Field(
         default_factory=lambda table: max(300.0, table.get("base_cooldown_s", 0.0)),
         alias="max_cooldown",
-        description=_A_DURATION,
+        description=A_DURATION,
     )
     quota_cooldown_s: Seconds = Field(
-        default=5 * 3600.0, alias="quota_cooldown", description=_A_DURATION
+        default=5 * 3600.0, alias="quota_cooldown", description=A_DURATION
     )
     max_quota_cooldown_s: Seconds = Field(
         default_factory=lambda table: max(24 * 3600.0, table.get("quota_cooldown_s", 0.0)),
         alias="max_quota_cooldown",
-        description=_A_DURATION,
+        description=A_DURATION,
     )
 
     on_all_benched: OnAllBenched = Field(default="wait", description='"wait", "raise" or "force"')
@@ -254,31 +167,31 @@ class LaneSettings(Table):
         description='"caller" or "lane"',
     )
     min_runtime_s: Runtime = Field(
-        default=MIN_RUNTIME_S, alias="min_runtime", description=_A_DURATION
+        default=MIN_RUNTIME_S, alias="min_runtime", description=A_DURATION
     )
-    preempt_grace_s: Seconds = Field(default=5.0, alias="preempt_grace", description=_A_DURATION)
+    preempt_grace_s: Seconds = Field(default=5.0, alias="preempt_grace", description=A_DURATION)
     max_preemptions: Count = Field(default=3, description="a positive integer")
     on_preempt: Literal["requeue", "fail"] = Field(
         default="requeue", description='"requeue" or "fail"'
     )
     intake: Literal["store", "broker"] = Field(default="store", description='"store" or "broker"')
-    exec_timeout_s: Seconds = Field(default=300.0, alias="exec_timeout", description=_A_DURATION)
+    exec_timeout_s: Seconds = Field(default=300.0, alias="exec_timeout", description=A_DURATION)
     hard_timeout_s: Seconds = Field(
         default_factory=lambda lane: lane.get("exec_timeout_s", 0.0) + HARD_MARGIN_S,
         alias="hard_timeout",
-        description=_A_DURATION,
+        description=A_DURATION,
     )
     queue_prefix: Name = Field(default="lanes.", description="a queue prefix")
     burst: Count | None = Field(default=None, description="a positive integer")
-    rate: Bucket | None = Field(default=None, description=_A_RATE)
-    tokens: Bucket | None = Field(default=None, description=_A_RATE)
-    lease_ttl_s: Seconds = Field(default=30.0, alias="lease_ttl", description=_A_DURATION)
+    rate: Bucket | None = Field(default=None, description=A_RATE)
+    tokens: Bucket | None = Field(default=None, description=A_RATE)
+    lease_ttl_s: Seconds = Field(default=30.0, alias="lease_ttl", description=A_DURATION)
     adaptive: bool = Field(default=False, description="true or false")
     acks: Literal["task", "late", "early"] = Field(
         default="task", description='"task", "late" or "early"'
     )
     max_leases: Count = Field(default=5, description="a positive integer")
-    dedupe_ttl_s: Seconds = Field(default=120.0, alias="dedupe_ttl", description=_A_DURATION)
+    dedupe_ttl_s: Seconds = Field(default=120.0, alias="dedupe_ttl", description=A_DURATION)
     cost: Literal["calls", "tokens"] = Field(default="calls", description='"calls" or "tokens"')
     stream_slot: Literal["full", "establish"] = Field(
         default="full", description='"full" or "establish"'
@@ -310,12 +223,12 @@ class LaneSettings(Table):
     @classmethod
     def _calls(cls, value: object, info: ValidationInfo) -> Bucket | None:
         burst = info.data.get("burst")
-        return _read_rate(value, burst=burst or (None if isinstance(value, Bucket) else 1))
+        return read_rate(value, burst=burst or (None if isinstance(value, Bucket) else 1))
 
     @field_validator("tokens", mode="before")
     @classmethod
     def _costs(cls, value: object) -> Bucket | None:
-        return _read_rate(value, burst=None)
+        return read_rate(value, burst=None)
 
 
 class Rule(Table):
@@ -329,9 +242,9 @@ class CallerSettings(Table):
     """``[callers.NAME]``: a caller's share against others, and optionally its own rate."""
 
     weight: float = Field(default=1.0, ge=1e-3, le=1e3, description="a number, 0.001 to 1000")
-    rate: Bucket | None = Field(default=None, description=_A_RATE)
+    rate: Bucket | None = Field(default=None, description=A_RATE)
 
     @field_validator("rate", mode="before")
     @classmethod
     def _calls(cls, value: object) -> Bucket | None:
-        return _read_rate(value, burst=1)
+        return read_rate(value, burst=1)

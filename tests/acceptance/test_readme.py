@@ -86,8 +86,8 @@ def command(word: str) -> list[str]:
 
 
 def idle_after_work(lane: str, cap: int) -> str:
-    """Write a line of ``lanes status`` where calls have ended, and none runs or waits."""
-    return rf"(?m)^ *{lane} +{cap} +0 +0 +- +0 +[1-9]\d* *$"
+    """Write a line of ``lanes status`` where calls have ended or moved on; none runs or waits."""
+    return rf"(?m)^ *{lane} +{cap} +0 +0 +- +0 +[1-9]\d*( +1)? *$"
 
 
 def test_the_first_model_answers_and_when_it_has_died_the_second_does(folder, ollama, openai):

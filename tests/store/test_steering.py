@@ -8,7 +8,7 @@ from celery_lanes.errors import StoreError
 from celery_lanes.store import live
 from celery_lanes.store.attempts import Outcome
 from celery_lanes.store.calls import Parked
-from celery_lanes.store.redis import store as redis
+from celery_lanes.store.redis import operators as redis
 from celery_lanes.store.rules import Bucket, CallerRules, Limit, Policy, Scope, Unlimited
 from celery_lanes.store.standing import Hold
 
