@@ -60,13 +60,18 @@ def test_a_lane_that_does_not_adapt_is_left_alone_and_so_is_a_call_outside(lanes
     assert lanes.store.reports == []
 
 
-def test_a_provider_without_limits_and_a_store_that_is_away_change_nothing(lanes, monkeypatch):
+def test_a_provider_without_limits_and_a_store_that_is_away_change_nothing(
+    lanes, monkeypatch, caplog
+):
     def away(*_, **__):
         raise StoreUnavailable
 
     lanes.forewarned(runs_in("a"), [])
+    assert lanes.store.reports == []
+
     monkeypatch.setattr(lanes.store, "report", away)
     lanes.forewarned(runs_in("a"), [NONE])
+    assert "nobody learns what a has left" in caplog.text
 
 
 @pytest.mark.parametrize(("said", "means"), [({}, "raise"), ({"on_all_benched": "force"}, "force")])
