@@ -48,6 +48,7 @@ class Attempt:
         self.is_stopped = False
         self.is_asked = False
         self.is_killed = False
+        self.is_terminated = False
         self.parting: Parting | None = None
         self.is_strange = False
         self.is_silent = False

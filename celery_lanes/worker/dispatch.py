@@ -27,7 +27,7 @@ from celery_lanes.journeys.journey import GRANTED, granted_at
 from celery_lanes.store.attempts import Grant, Outcome
 from celery_lanes.worker.attempt import Attempt, LaneMessage
 from celery_lanes.worker.closing import has_own_result
-from celery_lanes.worker.endings import fail, succeed, write_end
+from celery_lanes.worker.endings import fail, succeed, terminate, write_end
 from celery_lanes.worker.pools import PoolView
 from celery_lanes.worker.view import receiver
 
@@ -110,6 +110,7 @@ class Dispatcher:
         attempt = request.message.attempt
         attempt.request = request
         request.cancel = partial(self._cancel, attempt)
+        request.terminate = partial(terminate, attempt, ref(request))
         request.on_success = partial(succeed, attempt, ref(request))
         request.on_failure = partial(fail, attempt, ref(request))
         attempt.is_early = self._settings.is_early(attempt.lane, request.task)

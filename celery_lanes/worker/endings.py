@@ -29,8 +29,17 @@ def succeed(attempt: Attempt, refer: Refer, result: Any, **options: Any) -> Any:
     if not _is_killed(result):
         attempt.is_stopped = attempt.is_stopped and not isinstance(result, tuple)
         return type(request).on_success(request, result, **options)
-    attempt.is_silent = not request._already_revoked
+    attempt.is_silent = not attempt.is_terminated
     return state.task_ready(request)
+
+
+def terminate(attempt: Attempt, refer: Refer, pool: Any, signal: Any = None) -> Any:
+    """Take the place of ``Request.terminate``, which writes that the call was revoked.
+
+    A greenlet has often ended before that is written.
+    """
+    request, attempt.is_terminated = refer(), True
+    return type(request).terminate(request, pool, signal)
 
 
 def fail(attempt: Attempt, refer: Refer, info: Any, *args: Any, **options: Any) -> Any:

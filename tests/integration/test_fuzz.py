@@ -11,6 +11,8 @@ import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -126,7 +128,7 @@ class OneThread:
             self.work()
 
     def close(self):
-        self.lanes.agent._disconnect()
+        self.lanes.agent._link.close()
         self.lanes.agent._mail.close()
         self.lanes.postman._box.close()
 
@@ -162,11 +164,18 @@ def one_thread(make_shop):
     shop = make_shop()
     shop.broker, shop.backend, shop.store = "memory://", "cache+memory://", "memory://"
     shop.conf = {"accept_content": ACCEPTED}
+    with in_silence(), closing(OneThread(shop.configure(defaults=LASTING).tasks)) as worker:
+        yield worker
+
+
+@contextmanager
+def in_silence() -> Iterator[None]:
+    """Log nothing, of thousands of spoilt messages."""
     logging.disable(logging.CRITICAL)
-    worker = OneThread(shop.configure(defaults=LASTING).tasks)
-    yield worker
-    worker.close()
-    logging.disable(logging.NOTSET)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
@@ -335,13 +344,10 @@ def test_a_real_worker_outlives_spoilt_messages_and_serves_the_good_ones_between
 
 def admitted_of(tasks, wires):
     """Say which of the messages are calls: the rest stays with Celery."""
-    logging.disable(logging.CRITICAL)
-    oracle = OneThread(tasks)
-    for wire in wires:
-        oracle.take(wire)
-    oracle.close()
-    logging.disable(logging.NOTSET)
-    return oracle.admitted
+    with in_silence(), closing(OneThread(tasks)) as oracle:
+        for wire in wires:
+            oracle.take(wire)
+        return oracle.admitted
 
 
 def busy(store):

@@ -140,16 +140,31 @@ def test_a_greenlet_that_a_cold_shutdown_kills_has_not_ended_well(stage, lane, a
     assert stage.result.state == "PENDING"
 
 
-def test_a_greenlet_that_a_revoke_has_killed_neither_ends_well_nor_runs_again(stage):
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_a_greenlet_that_a_revoke_has_killed_neither_ends_well_nor_runs_again(
+    stage, monkeypatch, is_quick
+):
+    """It may have ended before the backend has been told that it was revoked."""
     task, begun = sleeper(stage.app, **LATE)
     attempt = stage.start(task)
     assert begun.wait(5)
+    write = stage.app.backend.mark_as_revoked
 
-    attempt.request.terminate(stage.pool)
+    def write_later(*args, **options):
+        while is_quick and not stage.ended:
+            gevent.sleep(0)
+        write(*args, **options)
+
+    monkeypatch.setattr(stage.app.backend, "mark_as_revoked", write_later)
+    told = []
+    monkeypatch.setattr(stage.app.backend, "mark_as_failure", lambda *a, **_: told.append(a))
+
+    attempt.request.terminate(stage.pool, signal="KILL")
     stage.pool.stop()
 
     assert attempt.outcome is Outcome.FAILED
     assert stage.result.state == "REVOKED"
+    assert not told
 
 
 def test_a_greenlet_that_somebody_else_has_killed_is_a_failure_that_says_so(stage):
