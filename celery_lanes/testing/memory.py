@@ -20,7 +20,7 @@ from celery.worker import state
 
 from celery_lanes.config.settings import DEFAULT_LANE
 from celery_lanes.errors import ConfigError
-from celery_lanes.store.memory.lanes import epoch_ms
+from celery_lanes.store.memory.ledgers import epoch_ms
 from celery_lanes.store.memory.store import MemoryStore
 
 POLLING_S = 0.01

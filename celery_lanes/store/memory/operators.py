@@ -22,13 +22,13 @@ from celery_lanes.store.checks import (
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.memory.cancelling import cancel_caller
 from celery_lanes.store.memory.grants import serve_tickets
-from celery_lanes.store.memory.lanes import Lanes, takers
+from celery_lanes.store.memory.ledgers import Ledgers, takers
 from celery_lanes.store.memory.reading import callers_of, letters_of, snapshot_of
 from celery_lanes.store.memory.steering import set_rules, steer
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Unlimited
 
 
-class Operators(Lanes):
+class Operators(Ledgers):
     """An operator's verbs."""
 
     def cancel_caller(self, lane: str, caller: str) -> int:

@@ -18,13 +18,13 @@ from celery_lanes.store.checks import (
 )
 from celery_lanes.store.memory.admitting import admit, foresee
 from celery_lanes.store.memory.cancelling import cancel, forbid
-from celery_lanes.store.memory.lanes import Lanes
+from celery_lanes.store.memory.ledgers import Ledgers
 from celery_lanes.store.memory.survey import survey
 from celery_lanes.store.rules import Policy, Scope
 from celery_lanes.store.standing import NOWHERE, Standing
 
 
-class Producers(Lanes):
+class Producers(Ledgers):
     """A publisher's verbs."""
 
     def admit(

@@ -23,7 +23,6 @@ from celery_lanes.store.checks import (
 from celery_lanes.store.memory.ear import MemoryEar
 from celery_lanes.store.memory.endings import establish, release
 from celery_lanes.store.memory.grants import serve_tickets
-from celery_lanes.store.memory.lanes import Lanes, takers
 from celery_lanes.store.memory.leases import (
     extend,
     reap,
@@ -31,12 +30,13 @@ from celery_lanes.store.memory.leases import (
     trim,
 )
 from celery_lanes.store.memory.ledger import WAKE_AT_ONCE
+from celery_lanes.store.memory.ledgers import Ledgers, takers
 from celery_lanes.store.memory.steering import note_overload, note_quota
 from celery_lanes.store.memory.turn import Wish, forget_news, take_claim, take_turn
 from celery_lanes.store.quota import Quota
 
 
-class Workers(Lanes):
+class Workers(Ledgers):
     """A worker's verbs, and a holder's."""
 
     def next(

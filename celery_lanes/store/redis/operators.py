@@ -21,11 +21,11 @@ from celery_lanes.store.checks import (
 from celery_lanes.store.keys import account_of, checked_name, quoted
 from celery_lanes.store.live import MAX_LIVE_CALLERS, CallerStatus, too_many
 from celery_lanes.store.redis import codec
-from celery_lanes.store.redis.lanes import Lanes
+from celery_lanes.store.redis.prefix import Prefix
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Policy, Unlimited
 
 
-class Operators(Lanes):
+class Operators(Prefix):
     """An operator's verbs."""
 
     def cancel_caller(self, lane: str, caller: str) -> int:

@@ -13,13 +13,13 @@ from celery_lanes.store.checks import (
 )
 from celery_lanes.store.keys import account_of, checked_name, quoted
 from celery_lanes.store.redis import codec
-from celery_lanes.store.redis.lanes import Lanes
 from celery_lanes.store.redis.line import Argument
+from celery_lanes.store.redis.prefix import Prefix
 from celery_lanes.store.rules import Policy, Scope
 from celery_lanes.store.standing import NOWHERE, Standing
 
 
-class Producers(Lanes):
+class Producers(Prefix):
     """A publisher's verbs."""
 
     def admit(

@@ -21,13 +21,13 @@ from celery_lanes.store.keys import checked_name, quoted
 from celery_lanes.store.quota import Quota
 from celery_lanes.store.redis import codec
 from celery_lanes.store.redis.ear import RedisEar
-from celery_lanes.store.redis.lanes import Lanes
+from celery_lanes.store.redis.prefix import Prefix
 
 NO_REQUEST = 0
 """A request number that ``next`` gives nothing to: for releases beyond one batch."""
 
 
-class Workers(Lanes):
+class Workers(Prefix):
     """A worker's verbs, and a holder's."""
 
     def next(

@@ -1,4 +1,4 @@
-"""The lanes of a server: their keys, and the wire to them."""
+"""The lanes of one prefix on a server: their keys, and the wire to them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from celery_lanes.store.keys import Keys, checked_name, random_token
 from celery_lanes.store.redis.wire import Client, Wire
 
 
-class Lanes:
-    """A prefix's lanes."""
+class Prefix:
+    """The lanes whose keys begin alike, and the wire to their server."""
 
     def __init__(
         self,

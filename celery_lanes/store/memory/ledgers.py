@@ -1,4 +1,4 @@
-"""The lanes of one process, each under one lock."""
+"""The ledgers of one process, under one lock."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def epoch_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Lanes:
-    """Ledgers by lane, and who listens."""
+class Ledgers:
+    """A ledger for each lane, and who listens."""
 
     def __init__(
         self, clock: Callable[[], int] = epoch_ms, token: Callable[[], str] = random_token
