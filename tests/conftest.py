@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from celery import _state
 from hypothesis import settings
 
 from tests import services
@@ -21,6 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="process",
         help="what the nodes of cluster tests are; docker needs a Docker engine",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shared_tasks() -> Iterator[None]:
+    """Let the apps of the next module, in the same process, have tasks of the same names."""
+    known = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.intersection_update(known)
 
 
 @pytest.fixture(autouse=True)
