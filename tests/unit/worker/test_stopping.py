@@ -137,7 +137,7 @@ def test_a_greenlet_that_a_cold_shutdown_kills_has_not_ended_well(stage, lane, a
 
     assert (attempt.outcome, stage.ended) == (outcome, [attempt])
     assert not state.successful_requests
-    assert stage.result.state == "PENDING"
+    assert not stage.result.ready()  # RETRY, Celery 5.5 says
 
 
 @pytest.mark.parametrize("is_quick", [False, True])
