@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import Any, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -94,11 +95,8 @@ def _connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S) -> Client:
         raise StoreError(f"expected the store's url to begin with one of {known}, got {scheme!r}")
     if "decode_responses" in place:
         raise StoreError("expected the store's url to have no decode_responses: calls are bytes")
-    try:
-        with translated():
-            return connect(scheme, place, _options(timeout_s))
-    except (ValueError, TypeError):
-        pass  # its message may hold parts of the url, secrets among them
+    with suppress(ValueError, TypeError), translated():  # they may quote the url, and its secrets
+        return connect(scheme, place, _options(timeout_s))
     raise StoreError(f"expected a {scheme}:// url for the store; this one cannot be read")
 
 
