@@ -17,6 +17,7 @@ from celery_lanes.lane import checked_lane
 from celery_lanes.llm.chains.journey import Leg
 from celery_lanes.once import once
 from celery_lanes.parts import Parts
+from celery_lanes.publish.outgoing import estimate
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.calls import Busy, Call
 from celery_lanes.store.quota import Quota, closed_ms, scarcest
@@ -200,11 +201,10 @@ class Running(Parts):
 
     def _cost_there(self, request: Any, here: str, there: str) -> float | None:
         """Estimate what a call costs in a lane that counts in another unit; ``None`` = the same."""
-        unit = self.settings.lane(there).cost
-        if unit == self.settings.lane(here).cost:
+        lane = self.settings.lane(there)
+        if lane.cost == self.settings.lane(here).cost:
             return None
-        task = self.task(request.task)
-        return self.sender.estimate(there, task, request.args, request.kwargs) or 1.0
+        return estimate(lane, self.task(request.task), request.args, request.kwargs) or 1.0
 
 
 def _held(request: Any) -> Held:

@@ -8,6 +8,7 @@ from celery import Task
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.priority import checked
+from celery_lanes.publish.lineage import Lineage
 from celery_lanes.publish.options import GOES_ON, check_options
 from celery_lanes.worker.body import lease_of, running
 
@@ -52,7 +53,7 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
         """Run here and now, as Celery does, with the header that a publish would have had."""
         checked(lane_priority, "lane_priority")  # there is nothing to go before
         headers = dict(headers or {})
-        info = self.app.lanes.sender.attribute(headers.get(HEADER), caller=caller, run_id=run_id)
+        info = Lineage(self.app, headers.get(HEADER)).attribute(caller=caller, run_id=run_id)
         headers[HEADER] = info.to_header()
         try:
             result = super().apply(*args, headers=headers, **options)

@@ -11,35 +11,24 @@ from kombu.compression import compress
 from kombu.utils.functional import retry_over_time
 
 from celery_lanes.busy import refused
-from celery_lanes.callinfo import CallInfo
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.eta import due_ms
 from celery_lanes.store.calls import Busy, Call, Verdict
-from celery_lanes.store.checks import MAX_TIME_MS
-from celery_lanes.store.standing import Standing
 
 if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
+    from celery_lanes.callinfo import CallInfo
+    from celery_lanes.parts import Parts
+    from celery_lanes.publish.outgoing import Outgoing
 
 
 class Admission:
     """Admits one message; the producer calls it with what Celery would have published."""
 
-    def __init__(
-        self,
-        lanes: Lanes,
-        lane: str,
-        name: str,
-        message: Any,
-        info: CallInfo,
-        max_wait_s: float | None = None,
-        tell: Callable[[Standing], None] | None = None,
-    ) -> None:
-        self._lanes, self._lane, self._name, self._info = lanes, lane, name, info
-        self._message, self._tell = message, tell
-        self._max_wait_s = max_wait_s
-        self._max_wait_ms = None if max_wait_s is None else round(max_wait_s * 1000)
+    def __init__(self, lanes: Parts, outgoing: Outgoing, info: CallInfo) -> None:
+        self._lanes, self._outgoing, self._info = lanes, outgoing, info
+        wait_s = outgoing.max_wait_s
+        self._max_wait_ms = None if wait_s is None else round(wait_s * 1000)
 
     def __call__(
         self,
@@ -67,7 +56,7 @@ class Admission:
             raise
         if isinstance(verdict, Busy):
             unheard.forget(call.task_id)
-            raise refused(self._lane, verdict, self._max_wait_s or 0)
+            raise refused(self._info.lane, verdict, self._outgoing.max_wait_s or 0)
         if not headers.get("ignore_result"):  # it listens for its own as well
             unheard.catch_up()
         return True
@@ -78,24 +67,25 @@ class Admission:
         return admit() if policy is None else _repeated(admit, policy)
 
     def _admit_once(self, call: Call) -> Verdict:
-        if self._tell is None:
-            return self._lanes.admit(self._lane, [call], max_wait_ms=self._max_wait_ms)[0]
-        verdict, standing = self._lanes.place(self._lane, call, max_wait_ms=self._max_wait_ms)
+        lane, wait_ms = self._info.lane, self._max_wait_ms
+        if (tell := self._outgoing.tell) is None:
+            return self._lanes.admit(lane, [call], max_wait_ms=wait_ms)[0]
+        verdict, standing = self._lanes.place(lane, call, max_wait_ms=wait_ms)
         if standing is not None:
-            self._tell(standing)
+            tell(standing)
         return verdict
 
     def _call(self, envelope: bytes) -> Call:
-        meta = meta_of(self._message)
+        info, meta = self._info, self._outgoing.meta
         return Call(
-            id=self._info.nonce,
+            id=info.nonce,
             task_id=str(meta["id"]),
-            task=self._name,
-            caller=self._info.caller,
-            priority=self._info.priority or 0,
-            cost=1.0 if self._info.cost is None else self._info.cost,
+            task=self._outgoing.name,
+            caller=info.caller,
+            priority=info.priority or 0,
+            cost=1.0 if info.cost is None else info.cost,
             due_ms=due_ms(meta.get("eta")),
-            preemptible=bool(self._info.preemptible),
+            preemptible=bool(info.preemptible),
             envelope=envelope,
         )
 
@@ -110,23 +100,6 @@ def _repeated(admit: Callable[[], Verdict], policy: dict[str, Any]) -> Verdict:
         interval_max=policy.get("interval_max", 1),
     )
     return verdict
-
-
-def check_max_wait(seconds: Any) -> None:
-    """Refuse a longest wait that is no time; ``None`` = as long as it takes."""
-    if seconds is None:
-        return
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not 0 <= seconds <= MAX_TIME_MS / 1000:  # NaN is neither
-        raise ValueError(
-            f"expected max_wait to be a number of seconds, 0 or more, got {seconds!r:.100}"
-        )
-
-
-def meta_of(message: Any) -> Any:
-    """Give a new message's headers; protocol 1 keeps them in the body."""
-    headers, _, body, _ = message
-    return headers if "id" in headers else body
 
 
 _NOT_PROPERTIES = (

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.errors import LaneBusy, SpecError
-from celery_lanes.journeys.journey import STAGE
+from celery_lanes.journeys.journey import STAGE, stage_in
 from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.llm.ledger import Attempt
 from celery_lanes.publish.admission import Admission
 
 if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
+    from celery_lanes.parts import Parts
+    from celery_lanes.publish.outgoing import Outgoing
 
 ASKS_IN_LANES = "asks_in_lanes"
 """The attribute of a task that goes on in its models' lanes by ``leg=lanes.leg(self.request)``."""
@@ -28,7 +29,18 @@ class Stop:
     lane: str
 
 
-def stops_of(lanes: Lanes, spec: str) -> tuple[Stop, ...]:
+def stops_of(lanes: Parts, outgoing: Outgoing, lane: str) -> tuple[Stop, ...]:
+    """List the models that a call may go on to, if it may not wait and has only begun."""
+    if outgoing.max_wait_s is None or not getattr(outgoing.task, ASKS_IN_LANES, False):
+        return ()
+    if stage_in(outgoing.header) is not None:
+        return ()
+    spec = lanes.router.spec(outgoing.args, outgoing.kwargs, outgoing.task)
+    stops = _stops(lanes, spec)
+    return stops if stops and stops[0].lane == lane else ()
+
+
+def _stops(lanes: Parts, spec: str) -> tuple[Stop, ...]:
     """List a spec's models with their lanes; none if the spec is for the task to refuse."""
     try:
         names = map("/".join, lanes.registry.names(spec))
@@ -44,12 +56,11 @@ class Detours:
     """
 
     def __init__(
-        self,
-        stops: Sequence[Stop],
-        admissions: Sequence[tuple[CallInfo, Admission]],
-        begin: Callable[[CallInfo], Journey],
+        self, lanes: Parts, outgoing: Outgoing, infos: Iterable[CallInfo], stops: Sequence[Stop]
     ) -> None:
-        self._stops, self._admissions, self._begin = stops, admissions, begin
+        self._stops, self._max_wait_s = stops, outgoing.max_wait_s
+        self._retry_budget = lanes.registry.chain_config.retry_budget
+        self._admissions = [(info, Admission(lanes, outgoing, info)) for info in infos]
 
     def __call__(self, body: Any, *, headers: dict[str, Any], **properties: Any) -> bool:
         """Admit. Raises ``LaneBusy``, of the lane with the shortest wait, if all are too busy."""
@@ -78,5 +89,11 @@ class Detours:
             if stop.lane in busy
         )
         to_come = tuple(stop.model for stop in self._stops if stop.lane not in busy)
-        state = {"ledger": ledger, "to_come": to_come}
-        return self._begin(info).model_copy(update=state).model_dump(mode="json")
+        journey = Journey(
+            call_id=info.nonce,
+            ledger=ledger,
+            to_come=to_come,
+            retries_left=self._retry_budget,
+            max_wait_s=self._max_wait_s,
+        )
+        return journey.model_dump(mode="json")

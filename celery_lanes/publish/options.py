@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery_lanes.priority import PREEMPTIBLE, PRIORITY
+from celery_lanes.store.checks import MAX_TIME_MS
 
 OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE)
 """Celery would make message properties of them."""
@@ -24,6 +25,17 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if (meant := _meant(name)) is not None:
             raise TypeError(f"apply_async has no option {name!r}; did you mean {meant}?")
+
+
+def check_max_wait(seconds: Any) -> None:
+    """Refuse a longest wait that is no time; ``None`` = as long as it takes."""
+    if seconds is None:
+        return
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= MAX_TIME_MS / 1000:  # NaN is neither
+        raise ValueError(
+            f"expected max_wait to be a number of seconds, 0 or more, got {seconds!r:.100}"
+        )
 
 
 def nearest(name: str, known: Iterable[str], *, alike: float = 0.85) -> str | None:

@@ -9,7 +9,8 @@ from celery_lanes.callinfo import said_here
 from celery_lanes.errors import SpecError
 from celery_lanes.lane import checked_lane
 from celery_lanes.priority import PREEMPTIBLE, checked, checked_answer, first_said
-from celery_lanes.publish.admission import check_max_wait
+from celery_lanes.publish.lineage import Lineage
+from celery_lanes.publish.options import check_max_wait
 from celery_lanes.slots.holder import Holder
 from celery_lanes.slots.slot import Keeper, Slot
 from celery_lanes.slots.ticket import Ticket
@@ -42,7 +43,7 @@ class Office:
         """Check a wish, and make it a slot to enter."""
         check_max_wait(max_wait_s)
         name = self._lane(model, lane)
-        info = self._lanes.sender.attribute(None, caller=caller)
+        info = Lineage(self._lanes.app).attribute(caller=caller)
         urgency = first_said(checked(priority, "priority"), said_here().get("priority"))
         call = Call(
             id=info.nonce,

@@ -1,0 +1,59 @@
+"""Where a publish comes from: the task that makes it, and the header that it carries already."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery_lanes.callinfo import CallInfo, said_here
+from celery_lanes.journeys.journey import kept_in
+
+
+def new_nonce() -> str:
+    """Make the identity of a publish."""
+    return os.urandom(16).hex()
+
+
+class Lineage:
+    """What one publish inherits, made in the process and the task that publishes."""
+
+    __slots__ = ("_carried", "_parent")
+
+    def __init__(self, app: Any, carried: object = None) -> None:
+        task = app.current_worker_task
+        self._parent = task.request if task else None
+        self._carried = carried
+
+    def attribute(
+        self, *, caller: str | None = None, run_id: str | None = None, **of_lane: Any
+    ) -> CallInfo:
+        """Say whose a new publish is: as given, else as its origin's; with a nonce of its own."""
+        said, origin = said_here(), self._origin()
+        return CallInfo(
+            caller=str(said.get("caller", origin.caller) if caller is None else caller),
+            run_id=str(said.get("run_id", origin.run_id) if run_id is None else run_id),
+            nonce=new_nonce(),
+            **of_lane,
+        )
+
+    def before(self, task_id: str) -> CallInfo:
+        """Find the call that a publish repeats: a retry has its header, a replacement its id.
+
+        A child is none that comes again, and does not inherit how urgent its parent is.
+        """
+        if self._carried is None and self._is_again(task_id):
+            return CallInfo.from_request(self._parent) or CallInfo()
+        return CallInfo.from_header(self._carried)
+
+    def kept(self, task_id: str) -> dict[str, Any]:
+        """Find how far a call has come whose retry this is: it runs in the same lane."""
+        kept = kept_in(self._carried)
+        return kept if kept and self._is_again(task_id) else {}
+
+    def _is_again(self, task_id: str) -> bool:
+        return self._parent is not None and self._parent.id == task_id
+
+    def _origin(self) -> CallInfo:
+        """Find whom a publish is for, unless it is told: as its parent task, else as carried."""
+        inherited = None if self._parent is None else CallInfo.from_request(self._parent)
+        return inherited or CallInfo.from_header(self._carried)
