@@ -504,7 +504,7 @@ def documented() -> list[tuple[str, Effect]]:
     actions = {"ask the next": "advance", "retry, then ask the next": "retry"}
     healths = {"": "none", "counts": "count", "its provider is benched": "bench_provider"}
     healths["counts for its provider"] = "count_provider"
-    table = (Path(__file__).parents[3] / "docs" / "llm.md").read_text().split("## Errors")[1]
+    table = (Path(__file__).parents[4] / "docs" / "llm.md").read_text().split("## Errors")[1]
     rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith("| `")]
     return [
         (
