@@ -32,7 +32,7 @@ class Told:
 @pytest.fixture
 def lanes(monkeypatch):
     lanes = Lanes(Celery("shop", set_as_current=False), Settings(lanes=LANES))
-    lanes.store, lanes.now_s = Told(), 100.0
+    lanes.parts.store, lanes.now_s = Told(), 100.0
     monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: lanes.now_s))
     return lanes
 
@@ -50,14 +50,14 @@ def test_what_is_left_costs_a_round_trip_now_and_then_and_what_is_used_up_is_tol
         lanes.forewarned(runs_in("a"), [SOME, NONE])
 
     told = [("a", 0, SOME)] * 2 + [("b", 0, SOME)] + [("a", 12_000, NONE)] * 2
-    assert lanes.store.reports == told
+    assert lanes.parts.store.reports == told
 
 
 @pytest.mark.parametrize("request_", [runs_in("fixed"), SimpleNamespace()], ids=["fixed", "none"])
 def test_a_lane_that_does_not_adapt_is_left_alone_and_so_is_a_call_outside(lanes, request_):
     lanes.forewarned(request_, [NONE])
 
-    assert lanes.store.reports == []
+    assert lanes.parts.store.reports == []
 
 
 def test_a_provider_without_limits_and_a_store_that_is_away_change_nothing(
@@ -67,9 +67,9 @@ def test_a_provider_without_limits_and_a_store_that_is_away_change_nothing(
         raise StoreUnavailable
 
     lanes.forewarned(runs_in("a"), [])
-    assert lanes.store.reports == []
+    assert lanes.parts.store.reports == []
 
-    monkeypatch.setattr(lanes.store, "report", away)
+    monkeypatch.setattr(lanes.parts.store, "report", away)
     lanes.forewarned(runs_in("a"), [NONE])
     assert "nobody learns what a has left" in caplog.text
 
@@ -87,4 +87,4 @@ def test_the_file_goes_before_the_app_in_what_a_call_does_whose_models_are_all_b
 def test_a_wait_is_ten_minutes_at_most(lanes):
     lanes.forewarned(runs_in("a"), [Quota("requests", 0, 9, 86_400_000)])
 
-    assert lanes.store.reports[0][1] == 600_000
+    assert lanes.parts.store.reports[0][1] == 600_000
