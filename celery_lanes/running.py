@@ -33,9 +33,15 @@ class Running:
     parts: Parts
 
     def settle(self, request: Any, cost: float) -> None:
-        """Charge the caller what a running call really cost, in a lane that counts tokens.
+        """Charge the caller what a running call really cost, in a lane with ``cost = "tokens"``.
 
-        The estimate stands if that fails.
+        Until then it is charged what was estimated. The last word counts; ``generate`` says it by
+        itself. In other lanes, and outside one, it does nothing. If the store is away, the estimate
+        stands.
+
+        Args:
+            request: the task's own, ``self.request``.
+            cost: in tokens; less than 1 counts as 1.
         """
         held = held_by(request)
         if held is None or self.parts.settings.lane(held.lane).cost != "tokens":
