@@ -14,13 +14,11 @@ from celery_lanes.calls import Calls
 from celery_lanes.config.settings import Settings
 from celery_lanes.control import cancellable, lane_control
 from celery_lanes.llm.registry import Registry
-from celery_lanes.parts import Parts
+from celery_lanes.parts import Health, Parts
 from celery_lanes.publish.producer import lazily
 from celery_lanes.publish.sender import LaneAMQP
 from celery_lanes.results import attribute_results
 from celery_lanes.running import Running
-from celery_lanes.store.memory.health import MemoryHealth
-from celery_lanes.store.redis.health import RedisHealth
 from celery_lanes.task import lane_task
 from celery_lanes.worker.step import LanesStep
 
@@ -68,7 +66,7 @@ class Lanes(Calls, Running):
         return self.parts.registry
 
     @property
-    def health(self) -> MemoryHealth | RedisHealth:
+    def health(self) -> Health:
         """What is known of LLM targets: which ones are benched, and until when."""
         return self.parts.health
 

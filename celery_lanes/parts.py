@@ -25,6 +25,8 @@ from celery_lanes.store.standing import Standing
 from celery_lanes.store.transcripts import Transcripts
 from celery_lanes.streams.press import Printer
 
+Health = MemoryHealth | RedisHealth
+
 STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
 """Brokers whose server can be the store as well."""
 
@@ -99,7 +101,7 @@ class Parts:
         raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
 
     @once
-    def health(self) -> MemoryHealth | RedisHealth:
+    def health(self) -> Health:
         """The health of LLM targets, as all who have the store have seen it.
 
         As this process has, with ``[health] shared = false``, or where there is no store.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from celery_lanes.once import once
 
 
 class OwnBroker:
@@ -22,7 +23,7 @@ class OwnBroker:
             is_own = self._known[connection] = _address(connection) == self._address
         return is_own
 
-    @cached_property
+    @once
     def _address(self) -> tuple[str, ...]:
         return _address(self._app.connection_for_write())
 
