@@ -13,10 +13,10 @@ import celery_lanes.tasks  # noqa: F401 # registers celery_lanes.generate
 from celery_lanes.calls import Calls
 from celery_lanes.config.settings import Settings
 from celery_lanes.control import cancellable, lane_control
-from celery_lanes.journeys.herald import Herald
 from celery_lanes.llm.registry import Registry
+from celery_lanes.parts import Health, Parts
 from celery_lanes.publish.producer import lazily
-from celery_lanes.publish.sender import LaneAMQP, Sender
+from celery_lanes.publish.sender import LaneAMQP
 from celery_lanes.results import attribute_results
 from celery_lanes.running import Running
 from celery_lanes.task import lane_task
@@ -31,8 +31,10 @@ class Lanes(Calls, Running):
         app = Celery("shop", broker="redis://localhost/0")
         lanes = Lanes(app, "config/lanes.toml")
 
+    What it does is on the pages of ``docs/verbs``; what it works with is in ``parts``.
+
     Args:
-        app: the Celery app; it is kept as ``app.lanes``.
+        app: the Celery app; its lanes are kept as ``app.lanes``.
         config: a path, a ``Settings``, or nothing: ``$CELERY_LANES_CONFIG``, else
             ``config/lanes.toml``. Read at first use; a worker with a broken file does not start.
         registry: makes the ``Registry``, at its first use, of the keywords that it is given; such
@@ -47,14 +49,26 @@ class Lanes(Calls, Running):
         registry: Callable[..., Registry] = Registry,
     ) -> None:
         self.app: Any = app  # celery is not typed
-        self._config = config
-        self._make_registry = registry
-        self.sender = Sender(self)
-        self.herald = Herald(self)
+        self.parts = Parts(app, config, registry)
         app.lanes = self
         _replace_classes(app)
         attribute_results(app)
         app.steps["worker"].add(LanesStep)
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration, read at its first use. Raises ``ConfigError``."""
+        return self.parts.settings
+
+    @property
+    def registry(self) -> Registry:
+        """The app's LLM providers, and the aliases of the settings."""
+        return self.parts.registry
+
+    @property
+    def health(self) -> Health:
+        """What is known of LLM targets: which ones are benched, and until when."""
+        return self.parts.health
 
 
 def _replace_classes(app: Any) -> None:

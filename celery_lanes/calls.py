@@ -7,30 +7,30 @@ from typing import Any
 
 from celery_lanes.cancellation import Cancellation
 from celery_lanes.errors import AlreadyStarted, NotQueued
-from celery_lanes.lane import Lane, checked_lane
+from celery_lanes.lane import Lane
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.position import Position, find_position
 from celery_lanes.publish.submission import Submission, call, submit
-from celery_lanes.results import write_revoked
 from celery_lanes.slots.office import Office
 from celery_lanes.slots.provider import within_slots
 from celery_lanes.slots.slot import Slot
 from celery_lanes.store.calls import fitting
 from celery_lanes.store.transcripts import Stop
 from celery_lanes.streams.ending import ending_of
-from celery_lanes.streams.press import Press, Printer
 from celery_lanes.streams.reader import Reader
 
 
-class Calls(Parts):
+class Calls:
     """Calls from without: published, looked for, cancelled, read."""
+
+    parts: Parts
 
     def lane(self, name: str) -> Lane:
         """Give a lane to read or to steer; ``ConfigError`` if there is none of that name."""
-        known = checked_lane(name, self.settings, lambda: self.store)
-        return Lane(known, self.store, self.settings.lane(known))
+        known = self.parts.known_lane(name)
+        return Lane(known, self.parts.store, self.parts.settings.lane(known))
 
     def slot(
         self,
@@ -73,7 +73,7 @@ class Calls(Parts):
 
     @once
     def _office(self) -> Office:
-        return Office(self)
+        return Office(self.parts)
 
     def chain(self, spec: str, *, max_wait: float | None = None) -> Chain:
         """Chain a spec's targets for code that is no task: each attempt holds a slot of its lane.
@@ -91,7 +91,7 @@ class Calls(Parts):
             max_wait: seconds for a slot, ``None`` = any time; beyond, the next target is asked. The
                 wait counts to the ``timeout_s`` of the call.
         """
-        return self.registry.parse(spec).served_by(
+        return self.parts.registry.parse(spec).served_by(
             lambda target: within_slots(self, target, max_wait)
         )
 
@@ -129,8 +129,8 @@ class Calls(Parts):
         Raises ``NotQueued`` if no lane has it: it has ended, was never published, or is still in
         the broker (``intake = "broker"``).
         """
-        lanes = self.store.lanes() if lane is None else [self.lane(lane).name]
-        return find_position(self.store, str(getattr(result, "id", result)), lanes)
+        lanes = self.parts.store.lanes() if lane is None else [self.parts.known_lane(lane)]
+        return find_position(self.parts.store, str(getattr(result, "id", result)), lanes)
 
     def explain(self, result: Any, *, lane: str | None = None) -> str:
         """Say in one line why a call waits; see ``position``."""
@@ -147,7 +147,7 @@ class Calls(Parts):
         still in the broker, on its way to a lane with broker intake that the settings name or that
         has been used before, it is cancelled when it comes, within 3 hours.
         """
-        return self.cancellation().cancel(str(getattr(task, "id", task)))
+        return Cancellation.of(self.parts).cancel(str(getattr(task, "id", task)))
 
     def cancel_caller(self, caller: str, *, anonymous: bool = False) -> dict[str, int]:
         """Cancel all that waits of a caller; gives how many calls in which lanes.
@@ -162,11 +162,7 @@ class Calls(Parts):
                 'expected the name of a caller, got ""; all calls without one are cancelled by'
                 ' cancel_caller("", anonymous=True)'
             )
-        return self.cancellation().cancel_caller(fitting(caller))
-
-    def cancellation(self) -> Cancellation:
-        """Begin to cancel several."""
-        return Cancellation(self.settings, self.store, partial(write_revoked, self.app))
+        return Cancellation.of(self.parts).cancel_caller(fitting(caller))
 
     def stream(
         self, result: Any, *, after: str | None = None, timeout: float | None = None
@@ -192,8 +188,8 @@ class Calls(Parts):
         task_id = str(getattr(result, "id", result))
         return Reader(
             task_id,
-            self.transcripts,
-            partial(ending_of, self.app, task_id),
+            self.parts.transcripts,
+            partial(ending_of, self.parts.app, task_id),
             partial(self._stop, task_id),
             after=after,
             timeout_s=timeout,
@@ -210,20 +206,13 @@ class Calls(Parts):
         return self._stop(str(getattr(result, "id", result)), "drain" if drain else "abort")
 
     def _stop(self, task_id: str, how: Stop) -> bool:
-        self.transcripts.stop(task_id, how)
+        transcripts = self.parts.transcripts
+        transcripts.stop(task_id, how)
         try:
             self.cancel(task_id)
         except AlreadyStarted:  # it runs, then, and has been told
             return True
         except NotQueued:  # so has one that runs in no lane
             return False
-        self.transcripts.stop(task_id, "")  # it may be published again
+        transcripts.stop(task_id, "")  # it may be published again
         return True
-
-    def press(self) -> Press:
-        """Give what prints this process's streamed replies."""
-        return self._printer.press()
-
-    @once
-    def _printer(self) -> Printer:
-        return Printer(lambda: self.transcripts)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 
 from celery.worker.state import REVOKE_EXPIRES
 
 from celery_lanes.config.settings import Settings
 from celery_lanes.errors import AlreadyStarted, NotQueued
+from celery_lanes.parts import Parts
 from celery_lanes.position import LOOKS
+from celery_lanes.results import write_revoked
 from celery_lanes.store.base import Store
 
 
@@ -25,6 +27,11 @@ class Cancellation:
         self._settings = settings
         self._store = store
         self._write = write
+
+    @classmethod
+    def of(cls, parts: Parts) -> Cancellation:
+        """Begin to cancel in an app's lanes, by which results are written, too."""
+        return cls(parts.settings, parts.store, partial(write_revoked, parts.app))
 
     def cancel(self, task_id: str) -> dict[str, int]:
         """Cancel what waits of a task; count the calls by lane.

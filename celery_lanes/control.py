@@ -15,6 +15,7 @@ from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 from celery.utils.log import get_logger
 
+from celery_lanes.cancellation import Cancellation
 from celery_lanes.errors import ConfigError, LanesError, NotQueued
 
 logger = get_logger(__name__)
@@ -57,7 +58,7 @@ class LaneControl(Control):  # type: ignore[misc] # celery is not typed
 
 
 def _cancel_tasks(lanes: Any, arguments: Mapping[str, Any]) -> None:
-    cancellation = lanes.cancellation()
+    cancellation = Cancellation.of(lanes.parts)
     for task_id in _listed(arguments.get("task_id")):
         with suppress(NotQueued):
             cancellation.cancel(task_id)

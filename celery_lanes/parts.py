@@ -1,20 +1,20 @@
-"""What an app's lanes have: settings, store, registry, and what they know of the app."""
+"""What an app's lanes work with: settings, registry, store; each is made at its first use."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from celery_lanes.config.settings import Settings
 from celery_lanes.errors import ConfigError
+from celery_lanes.journeys.herald import Herald
+from celery_lanes.lane import checked_lane
 from celery_lanes.llm.chains.logbook import log
 from celery_lanes.llm.registry import Registry
 from celery_lanes.once import once
-from celery_lanes.publish.router import MODEL_ARGUMENT, LaneRouter
+from celery_lanes.router import LaneRouter
 from celery_lanes.store.base import Store
 from celery_lanes.store.calls import Call, Verdict
 from celery_lanes.store.connect import open_health, open_store, open_transcripts
@@ -23,26 +23,31 @@ from celery_lanes.store.redis.health import RedisHealth
 from celery_lanes.store.rules import LaneRules, Policy, Scope
 from celery_lanes.store.standing import Standing
 from celery_lanes.store.transcripts import Transcripts
+from celery_lanes.streams.press import Printer
 
-if TYPE_CHECKING:
-    from celery_lanes.journeys.herald import Herald
-    from celery_lanes.publish.sender import Sender
+Health = MemoryHealth | RedisHealth
 
 STORE_SCHEMES = {"redis", "rediss", "redis+socket", "sentinel", "memory"}
 """Brokers whose server can be the store as well."""
 
-VISIBILITY_TIMEOUT_S = 3600
-"""kombu's own default for Redis."""
-
 
 class Parts:
-    """The parts of an app's lanes, each made at its first use."""
+    """The parts of an app's lanes, for the producer, the worker and the verbs alike.
 
-    app: Any
-    sender: Sender
-    herald: Herald
-    _config: Settings | str | Path | None
-    _make_registry: Callable[..., Registry]
+    A part is an attribute from its first use on; a test may put its own there before
+    (``lanes.parts.store = ...``), and all who use it meet that one.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        config: Settings | str | Path | None,
+        make_registry: Callable[..., Registry],
+    ) -> None:
+        self.app = app
+        self.herald = Herald(app)
+        self._config = config
+        self._make_registry = make_registry
 
     @once
     def settings(self) -> Settings:
@@ -81,12 +86,12 @@ class Parts:
         """Open a store of one's own, as the worker's store thread does."""
         settings = self.settings.store
         store: Store = open_store(
-            self.store_url, prefix=settings.prefix, durability=settings.durability
+            self._store_url, prefix=settings.prefix, durability=settings.durability
         )
         return store
 
     @property
-    def store_url(self) -> str:
+    def _store_url(self) -> str:
         """The store's URL; the broker's, if none is set and that is a Redis."""
         if url := self.settings.store.url.get_secret_value():
             return url
@@ -96,7 +101,7 @@ class Parts:
         raise ConfigError("expected [store] url to name a Redis or Valkey server, got none")
 
     @once
-    def health(self) -> MemoryHealth | RedisHealth:
+    def health(self) -> Health:
         """The health of LLM targets, as all who have the store have seen it.
 
         As this process has, with ``[health] shared = false``, or where there is no store.
@@ -107,14 +112,23 @@ class Parts:
 
     def _health_url(self) -> str | None:
         try:
-            return self.store_url if self.settings.enabled else None
+            return self._store_url if self.settings.enabled else None
         except ConfigError:  # a task that is run eagerly needs no store
             return None
 
     @once
     def transcripts(self) -> Transcripts:
         """What is kept of streamed replies, beside the store."""
-        return open_transcripts(self.store_url, prefix=self.settings.store.prefix)
+        return open_transcripts(self._store_url, prefix=self.settings.store.prefix)
+
+    @once
+    def printer(self) -> Printer:
+        """What gives each process the press that prints its streamed replies."""
+        return Printer(lambda: self.transcripts)
+
+    def known_lane(self, name: str) -> str:
+        """Take a lane's name; ``ConfigError`` if neither the settings nor the store have it."""
+        return checked_lane(name, self.settings, lambda: self.store)
 
     def admit(
         self, lane: str, calls: Sequence[Call], *, max_wait_ms: int | None = None
@@ -144,45 +158,6 @@ class Parts:
         early = {task.name: self.settings.is_early(lane, task) for task in tasks}
         return replace(self.settings.rules_of(lane), acks_early=early)
 
-    @once
-    def redelivery_ms(self) -> int:
-        """How late, at least 1, the broker may bring a message again that was not acknowledged.
-
-        Redis and SQS wait for their visibility time-out; RabbitMQ, if it does not notice that a
-        consumer has gone, for half an hour.
-        """
-        if self.app.connection_for_read().transport.driver_type == "memory":
-            return 1
-        options = self.app.conf.broker_transport_options or {}
-        return int(options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) * 1000)
-
     def task(self, name: str) -> Any:
         """Find a task without finalizing the app, as ``send_task`` does; ``None`` if unknown."""
         return self.app._tasks.get(name) if hasattr(self.app._tasks, "get") else None
-
-    def is_lane_task(self, task: Any) -> bool:
-        """Whether a task may run in a lane: it names one, or has an argument with the model."""
-        if getattr(task, "lane", None) or getattr(task, "model_arg", None):
-            return True
-        return MODEL_ARGUMENT in inspect.signature(task.run).parameters
-
-    def is_own_broker(self, connection: Any) -> bool:
-        """Whether a connection leads to the app's own broker; another's messages are not ours."""
-        if connection is None:
-            return True
-        if (is_own := self._own.get(connection)) is None:
-            is_own = self._own[connection] = _address(connection) == self._own_address
-        return is_own
-
-    @once
-    def _own(self) -> WeakKeyDictionary[Any, bool]:
-        return WeakKeyDictionary()
-
-    @once
-    def _own_address(self) -> tuple[str, ...]:
-        return _address(self.app.connection_for_write())
-
-
-def _address(connection: Any) -> tuple[str, ...]:
-    """Say where a connection leads; with failover hosts, to any of them."""
-    return tuple(connection.alt) or (connection.as_uri(),)

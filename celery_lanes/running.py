@@ -13,7 +13,6 @@ from celery_lanes.callinfo import HEADER, CallInfo, Held, held_by
 from celery_lanes.errors import NotInLane, StoreError
 from celery_lanes.journeys.journey import moved, returned, stage_in
 from celery_lanes.journeys.leg import leg_of
-from celery_lanes.lane import checked_lane
 from celery_lanes.llm.chains.journey import Leg
 from celery_lanes.once import once
 from celery_lanes.parts import Parts
@@ -28,20 +27,28 @@ TOLD_EVERY_S = 5.0
 logger = get_logger(__name__)
 
 
-class Running(Parts):
+class Running:
     """Calls from within: each method takes the task's own ``self.request``."""
 
-    def settle(self, request: Any, cost: float) -> None:
-        """Charge the caller what a running call really cost, in a lane that counts tokens.
+    parts: Parts
 
-        The estimate stands if that fails.
+    def settle(self, request: Any, cost: float) -> None:
+        """Charge the caller what a running call really cost, in a lane with ``cost = "tokens"``.
+
+        Until then it is charged what was estimated. The last word counts; ``generate`` says it by
+        itself. In other lanes, and outside one, it does nothing. If the store is away, the estimate
+        stands.
+
+        Args:
+            request: the task's own, ``self.request``.
+            cost: in tokens; less than 1 counts as 1.
         """
         held = held_by(request)
-        if held is None or self.settings.lane(held.lane).cost != "tokens":
+        if held is None or self.parts.settings.lane(held.lane).cost != "tokens":
             return
         call, token = held.call, held.token
         try:
-            self.store.settle(held.lane, call=call, token=token, cost=max(1.0, float(cost)))
+            self.parts.store.settle(held.lane, call=call, token=token, cost=max(1.0, float(cost)))
         except StoreError as error:
             logger.warning("celery_lanes: the real cost of %s is not charged: %s", call, error)
 
@@ -59,11 +66,11 @@ class Running(Parts):
         """
         held = held_by(request)
         wait_ms = round(min(max(0.0, retry_after or 0.0) * 1000, MAX_PROVIDER_WAIT_MS))
-        if held is None or not (wait_ms or self.settings.lane(held.lane).adaptive):
+        if held is None or not (wait_ms or self.parts.settings.lane(held.lane).adaptive):
             return
         call, token = held.call, held.token
         try:
-            self.store.report(held.lane, call=call, token=token, wait_ms=wait_ms)
+            self.parts.store.report(held.lane, call=call, token=token, wait_ms=wait_ms)
         except StoreError as error:
             logger.warning("celery_lanes: nobody learns that %s met an overload: %s", call, error)
 
@@ -76,11 +83,11 @@ class Running(Parts):
         ``generate`` does it by itself. If the store is away, the call keeps its slot to its end.
         """
         held = held_by(request)
-        if held is None or self.settings.lane(held.lane).stream_slot != "establish":
+        if held is None or self.parts.settings.lane(held.lane).stream_slot != "establish":
             return
         call, token = held.call, held.token
         try:
-            self.store.establish(held.lane, call=call, token=token)
+            self.parts.store.establish(held.lane, call=call, token=token)
         except StoreError as error:
             logger.warning("celery_lanes: %s keeps its slot to its end: %s", call, error)
 
@@ -98,7 +105,7 @@ class Running(Parts):
             quotas: as ``Reply.quotas`` has them, or ``[Quota("requests", 0, resets_ms=9_000)]``.
         """
         held, least = held_by(request), scarcest(quotas)
-        if held is None or least is None or not self.settings.lane(held.lane).adaptive:
+        if held is None or least is None or not self.parts.settings.lane(held.lane).adaptive:
             return
         wait_ms = min(closed_ms(quotas), MAX_PROVIDER_WAIT_MS)
         now_s = time.monotonic()
@@ -106,7 +113,7 @@ class Running(Parts):
             return
         self._told_s[held.lane] = now_s
         try:
-            self.store.report(
+            self.parts.store.report(
                 held.lane, call=held.call, token=held.token, wait_ms=wait_ms, quota=least
             )
         except StoreError as error:
@@ -141,8 +148,8 @@ class Running(Parts):
         Celery's ``Ignore`` does: let it pass.
         """
         held = _held(request)
-        is_models = model is not None and self._lane_of(model) == lane
-        known = lane if is_models else checked_lane(lane, self.settings, lambda: self.store)
+        is_models = model is not None and self.parts.settings.lane_for(model).lane == lane
+        known = lane if is_models else self.parts.known_lane(lane)
         raise moved(known, stage, model=model, cost=self._cost_there(request, held.lane, known))
 
     def give_back(
@@ -181,7 +188,7 @@ class Running(Parts):
             id=held.call, task_id=request.id, task=request.task, caller=info.caller,
             priority=info.priority or 0, cost=cost, has_waited=True, envelope=b"",
         )  # fmt: skip
-        return self.store.foresee(lane, call, policy=self.policy(lane))
+        return self.parts.store.foresee(lane, call, policy=self.parts.policy(lane))
 
     def leg(self, request: Any) -> Leg | None:
         """Let a chain within a task ask each model in its own lane, as ``generate`` does.
@@ -201,10 +208,10 @@ class Running(Parts):
 
     def _cost_there(self, request: Any, here: str, there: str) -> float | None:
         """Estimate what a call costs in a lane that counts in another unit; ``None`` = the same."""
-        lane = self.settings.lane(there)
-        if lane.cost == self.settings.lane(here).cost:
+        lane = self.parts.settings.lane(there)
+        if lane.cost == self.parts.settings.lane(here).cost:
             return None
-        return estimate(lane, self.task(request.task), request.args, request.kwargs) or 1.0
+        return estimate(lane, self.parts.task(request.task), request.args, request.kwargs) or 1.0
 
 
 def _held(request: Any) -> Held:

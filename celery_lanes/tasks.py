@@ -12,6 +12,7 @@ from typing import Any
 from celery import shared_task
 from pydantic import ValidationError
 
+from celery_lanes.asking import asking
 from celery_lanes.callinfo import CallInfo, held_by
 from celery_lanes.errors import BadRequest, ConfigError, ProviderError
 from celery_lanes.journeys.leg import left_s
@@ -23,7 +24,6 @@ from celery_lanes.llm.reply import Reply
 from celery_lanes.llm.request import Request, Schema
 from celery_lanes.llm.value import mistakes
 from celery_lanes.publish.options import OPTIONS, nearest
-from celery_lanes.streams.asking import asking
 from celery_lanes.streams.pump import Patience
 
 logger = logging.getLogger(__name__)

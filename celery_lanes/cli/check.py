@@ -14,6 +14,7 @@ from celery_lanes.config.durations import written
 from celery_lanes.errors import ConfigError, StoreUnavailable
 from celery_lanes.priority import priority_of
 from celery_lanes.publish.options import nearest
+from celery_lanes.router import is_lane_task
 
 if TYPE_CHECKING:
     from celery_lanes.app import Lanes
@@ -50,14 +51,14 @@ def check_rules(lanes: Lanes) -> Iterator[Finding]:
 
 def check_store(lanes: Lanes) -> Iterator[Finding]:
     """Ask the store whether it may lose what it holds, or cannot hold it as it should."""
-    lanes.store.prove_durability()
-    yield from map(warning, lanes.store.warnings())
+    lanes.parts.store.prove_durability()
+    yield from map(warning, lanes.parts.store.warnings())
 
 
 def check_tasks(lanes: Lanes) -> Iterator[Finding]:
     """Look for limits of lane tasks that do not hold or are out of order."""
     for name, task in sorted(lanes.app.tasks.items()):
-        if not name.startswith(_EXCUSE) and lanes.is_lane_task(task):
+        if not name.startswith(_EXCUSE) and is_lane_task(task):
             yield from _check_task(lanes, task)
 
 

@@ -29,7 +29,7 @@ _REASONS = {Outcome.LOST: "lost its worker", Outcome.STRANGE: "no worker could r
 def read(lanes: Lanes, lane: str, limit: int) -> list[DeadLetter]:
     """Read the youngest letters of a lane, the youngest first."""
     lanes.lane(lane)
-    return list(islice(_letters(lanes.store, lane), limit))
+    return list(islice(_letters(lanes.parts.store, lane), limit))
 
 
 def retry(lanes: Lanes, lane: str, task_id: str) -> str:
@@ -38,7 +38,7 @@ def retry(lanes: Lanes, lane: str, task_id: str) -> str:
     Those that are not admitted keep their letters, and are named.
     """
     lanes.lane(lane)
-    letters = [dead for dead in _letters(lanes.store, lane) if task_id in _names(dead)]
+    letters = [dead for dead in _letters(lanes.parts.store, lane) if task_id in _names(dead)]
     if not letters:
         of = "" if task_id == EVERY else f" of {task_id}"
         raise CommandFailed(f"{lane} has no dead letters{of}", REFUSED)
@@ -97,10 +97,10 @@ def _try_again(lanes: Lanes, lane: str, letter: DeadLetter) -> str | None:
     A new id is made of the old one, so that a repeat after a lost reply doubles nothing.
     """
     call = letter.call
-    (verdict,) = lanes.admit(lane, [replace(call, id=f"{call.id}.again")])
+    (verdict,) = lanes.parts.admit(lane, [replace(call, id=f"{call.id}.again")])
     if isinstance(verdict, Duplicate):
         return f"{call.task_id} is left as it is: it was tried again before, and is {verdict.state}"
-    lanes.store.bury(lane, call.id, letter.died_ms)
+    lanes.parts.store.bury(lane, call.id, letter.died_ms)
     return None
 
 

@@ -31,7 +31,8 @@ def route_of(lanes: Lanes, model: str, task_name: str | None = None) -> Route | 
     """Ask the app's own router; ``None`` if no lane serves the call."""
     task = _task(lanes, task_name)
     argument = getattr(task, "model_arg", None) or "model"
-    routed = lanes.router.route(task_name or "", (), {argument: model}, {}, task or _ANY_TASK)
+    route = lanes.parts.router.route
+    routed = route(task_name or "", (), {argument: model}, {}, task or _ANY_TASK)
     if routed is None:
         return None
     reason = _alias(model, routed.model) + _reason(lanes, routed.model, task, routed.lane)

@@ -21,11 +21,11 @@ def check_served(lanes: Lanes, *, timeout_s: float) -> Iterator[Finding]:
     _reach_broker(lanes)
     answers = lanes.app.control.inspect(timeout=timeout_s).active_queues()
     consumed = consumed_queues(answers or {})
-    used = lanes.store.lanes()
+    used = lanes.parts.store.lanes()
     if not answers:
         yield warning(f"no worker answered within {timeout_s:g} s: no lane and no queue is served")
     unserved = [
-        lanes.store.snapshot(lane)
+        lanes.parts.store.snapshot(lane)
         for lane in sorted({*lanes.settings.lanes, *used})
         if lanes.settings.queue(lane) not in consumed
     ]

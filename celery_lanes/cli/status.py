@@ -28,8 +28,8 @@ Row = tuple[Snapshot, dict[str, Text]]
 
 def read(lanes: Lanes) -> list[Snapshot]:
     """Read every lane that is configured or has been used, by name."""
-    names = sorted({*lanes.settings.lanes, *lanes.store.lanes()})
-    return [_with_cap(lanes, lanes.store.snapshot(name)) for name in names]
+    names = sorted({*lanes.settings.lanes, *lanes.parts.store.lanes()})
+    return [_with_cap(lanes, lanes.parts.store.snapshot(name)) for name in names]
 
 
 def caps(lanes: Lanes, snapshots: Sequence[Snapshot]) -> dict[str, int]:

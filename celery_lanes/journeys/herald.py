@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_lanes.journeys.crier import Town
 from celery_lanes.llm.chains.events import FailoverEvent
 from celery_lanes.signals import failover
-
-if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
 
 EVENT = "lanes-failover"
 
@@ -23,16 +20,16 @@ _TOLD = {
 class Herald:
     """An app's. ``sends_events``: this worker's events are switched on."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
+    def __init__(self, app: Any) -> None:
+        self._app = app
         self.sends_events = False
         self._town = Town()
 
     def __call__(self, event: FailoverEvent) -> None:
         """Tell of an event, in the name of the task that this thread runs, if any."""
-        task: Any = self._lanes.app.current_worker_task
+        task: Any = self._app.current_worker_task
         failover.send(sender=task, event=event)
         if task is not None and self.sends_events:
             told = event.model_dump(mode="json", include=_TOLD, exclude_none=True)
             fields = {"uuid": task.request.id, "timestamp": event.ts, **told}
-            self._town.crier(self._lanes.app).cry(EVENT, task.request.hostname, fields)
+            self._town.crier(self._app).cry(EVENT, task.request.hostname, fields)

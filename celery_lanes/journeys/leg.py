@@ -40,7 +40,7 @@ def leg_of(lanes: Running, request: Any) -> Leg | None:
         refused=ways.refused,
         forewarned=ways.forewarned,
         left_s=left_s(request, _own_limit_s(lanes, request)) or math.inf,
-        usual_s=lanes.settings.lane(held.lane).exec_timeout_s,
+        usual_s=lanes.parts.settings.lane(held.lane).exec_timeout_s,
         queued_s=info.wait_s or 0.0,
         journey=_read(lanes.stage(request)),
     )
@@ -93,7 +93,7 @@ class _Ways:
 
     def refused(self, retry_after_s: float | None) -> None:
         """Let the cap follow; the lane itself waits only if the call has nobody else to ask."""
-        is_adaptive = self._lanes.settings.lane(self._held.lane).adaptive
+        is_adaptive = self._lanes.parts.settings.lane(self._held.lane).adaptive
         self._lanes.overloaded(self._request, retry_after=retry_after_s if is_adaptive else None)
 
     def forewarned(self, quotas: Sequence[Quota]) -> None:
@@ -102,7 +102,7 @@ class _Ways:
 
 
 def _own_limit_s(lanes: Running, request: Any) -> float | None:
-    own: float | None = getattr(lanes.task(request.task), "soft_time_limit", None)
+    own: float | None = getattr(lanes.parts.task(request.task), "soft_time_limit", None)
     return own
 
 

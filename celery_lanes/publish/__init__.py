@@ -1,1 +1,1 @@
-"""A call on its way in: which lane it goes to, whose it is, how its message gets into the store."""
+"""A call on its way in: whose it is, what it says, how its message gets into the store."""

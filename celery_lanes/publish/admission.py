@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kombu import serialization
 from kombu.compression import compress
 from kombu.utils.functional import retry_over_time
 
 from celery_lanes.busy import refused
+from celery_lanes.callinfo import CallInfo
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.eta import due_ms
+from celery_lanes.parts import Parts
+from celery_lanes.publish.outgoing import Outgoing
+from celery_lanes.publish.unheard import Unheard
 from celery_lanes.store.calls import Busy, Call, Verdict
-
-if TYPE_CHECKING:
-    from celery_lanes.callinfo import CallInfo
-    from celery_lanes.parts import Parts
-    from celery_lanes.publish.outgoing import Outgoing
 
 
 class Admission:
     """Admits one message; the producer calls it with what Celery would have published."""
 
-    def __init__(self, lanes: Parts, outgoing: Outgoing, info: CallInfo) -> None:
-        self._lanes, self._outgoing, self._info = lanes, outgoing, info
+    def __init__(self, parts: Parts, unheard: Unheard, outgoing: Outgoing, info: CallInfo) -> None:
+        self._parts, self._unheard = parts, unheard
+        self._outgoing, self._info = outgoing, info
         wait_s = outgoing.max_wait_s
         self._max_wait_ms = None if wait_s is None else round(wait_s * 1000)
 
@@ -46,19 +46,18 @@ class Admission:
         Raises ``LaneBusy`` if the call would wait longer than it may.
         """
         call = self._call(_pack(body, headers, serializer, compression, properties))
-        unheard = self._lanes.sender.unheard
         try:
             verdict = self._admit(call, dict(retry_policy or {}) if retry else None)
         except StoreUnavailable:
-            if self._lanes.settings.store.on_store_down == "bypass":
+            if self._parts.settings.store.on_store_down == "bypass":
                 return False
-            unheard.forget_later(call.task_id)
+            self._unheard.forget_later(call.task_id)
             raise
         if isinstance(verdict, Busy):
-            unheard.forget(call.task_id)
+            self._unheard.forget(call.task_id)
             raise refused(self._info.lane, verdict, self._outgoing.max_wait_s or 0)
         if not headers.get("ignore_result"):  # it listens for its own as well
-            unheard.catch_up()
+            self._unheard.catch_up()
         return True
 
     def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
@@ -69,8 +68,8 @@ class Admission:
     def _admit_once(self, call: Call) -> Verdict:
         lane, wait_ms = self._info.lane, self._max_wait_ms
         if (tell := self._outgoing.tell) is None:
-            return self._lanes.admit(lane, [call], max_wait_ms=wait_ms)[0]
-        verdict, standing = self._lanes.place(lane, call, max_wait_ms=wait_ms)
+            return self._parts.admit(lane, [call], max_wait_ms=wait_ms)[0]
+        verdict, standing = self._parts.place(lane, call, max_wait_ms=wait_ms)
         if standing is not None:
             tell(standing)
         return verdict

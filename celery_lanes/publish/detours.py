@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.errors import LaneBusy, SpecError
 from celery_lanes.journeys.journey import STAGE, stage_in
 from celery_lanes.llm.chains.journey import Journey
 from celery_lanes.llm.ledger import Attempt
+from celery_lanes.parts import Parts
 from celery_lanes.publish.admission import Admission
-
-if TYPE_CHECKING:
-    from celery_lanes.parts import Parts
-    from celery_lanes.publish.outgoing import Outgoing
+from celery_lanes.publish.outgoing import Outgoing
+from celery_lanes.publish.unheard import Unheard
 
 ASKS_IN_LANES = "asks_in_lanes"
 """The attribute of a task that goes on in its models' lanes by ``leg=lanes.leg(self.request)``."""
@@ -29,24 +28,24 @@ class Stop:
     lane: str
 
 
-def stops_of(lanes: Parts, outgoing: Outgoing, lane: str) -> tuple[Stop, ...]:
+def stops_of(parts: Parts, outgoing: Outgoing, lane: str) -> tuple[Stop, ...]:
     """List the models that a call may go on to, if it may not wait and has only begun."""
     if outgoing.max_wait_s is None or not getattr(outgoing.task, ASKS_IN_LANES, False):
         return ()
     if stage_in(outgoing.header) is not None:
         return ()
-    spec = lanes.router.spec(outgoing.args, outgoing.kwargs, outgoing.task)
-    stops = _stops(lanes, spec)
+    spec = parts.router.spec(outgoing.args, outgoing.kwargs, outgoing.task)
+    stops = _stops(parts, spec)
     return stops if stops and stops[0].lane == lane else ()
 
 
-def _stops(lanes: Parts, spec: str) -> tuple[Stop, ...]:
+def _stops(parts: Parts, spec: str) -> tuple[Stop, ...]:
     """List a spec's models with their lanes; none if the spec is for the task to refuse."""
     try:
-        names = map("/".join, lanes.registry.names(spec))
+        names = map("/".join, parts.registry.names(spec))
     except SpecError:
         return ()
-    return tuple(Stop(model, lanes.settings.lane_for(model).lane) for model in names)
+    return tuple(Stop(model, parts.settings.lane_for(model).lane) for model in names)
 
 
 class Detours:
@@ -56,11 +55,16 @@ class Detours:
     """
 
     def __init__(
-        self, lanes: Parts, outgoing: Outgoing, infos: Iterable[CallInfo], stops: Sequence[Stop]
+        self,
+        parts: Parts,
+        unheard: Unheard,
+        outgoing: Outgoing,
+        infos: Iterable[CallInfo],
+        stops: Sequence[Stop],
     ) -> None:
         self._stops, self._max_wait_s = stops, outgoing.max_wait_s
-        self._retry_budget = lanes.registry.chain_config.retry_budget
-        self._admissions = [(info, Admission(lanes, outgoing, info)) for info in infos]
+        self._retry_budget = parts.registry.chain_config.retry_budget
+        self._admissions = [(info, Admission(parts, unheard, outgoing, info)) for info in infos]
 
     def __call__(self, body: Any, *, headers: dict[str, Any], **properties: Any) -> bool:
         """Admit. Raises ``LaneBusy``, of the lane with the shortest wait, if all are too busy."""

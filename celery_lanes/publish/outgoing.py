@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
+from celery_lanes.config.tables import LaneSettings
+from celery_lanes.parts import Parts
 from celery_lanes.priority import (
     PREEMPTIBLE,
     PRIORITY,
@@ -18,15 +21,9 @@ from celery_lanes.priority import (
 )
 from celery_lanes.publish.lineage import Lineage, new_nonce
 from celery_lanes.publish.options import OPTIONS, check_max_wait
-from celery_lanes.publish.router import MODEL_OPTION
 from celery_lanes.publish.submission import TELL
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from celery_lanes.config.tables import LaneSettings
-    from celery_lanes.parts import Parts
-    from celery_lanes.store.standing import Standing
+from celery_lanes.router import MODEL_OPTION
+from celery_lanes.store.standing import Standing
 
 
 class Outgoing:
@@ -40,19 +37,19 @@ class Outgoing:
         options: what else Celery's sender is to be told; our own options are taken out.
     """
 
-    def __init__(self, lanes: Parts, name: str, message: Any, options: dict[str, Any]) -> None:
+    def __init__(self, parts: Parts, name: str, message: Any, options: dict[str, Any]) -> None:
         """Take our own options out. Raises ``ValueError`` for one that is nothing it can be."""
         self._given = {key: options.pop(key, None) for key in (*OPTIONS, TELL, MODEL_OPTION)}
         checked(self._given[PRIORITY], PRIORITY)
         checked_answer(self._given[PREEMPTIBLE], PREEMPTIBLE)
         check_max_wait(self.max_wait_s)
-        self._lanes, self.name, self.options = lanes, name, options
-        self.task = lanes.task(name)
+        self._parts, self.name, self.options = parts, name, options
+        self.task = parts.task(name)
         headers, _, body, _ = message
         self.meta = headers if "id" in headers else body
         self.args, self.kwargs = _arguments(body)
         self._headers = options.get("headers") or {}
-        self._lineage = Lineage(lanes.app, self._headers.get(HEADER))
+        self._lineage = Lineage(parts.app, self._headers.get(HEADER))
         self._before = self._lineage.before(self.meta["id"])
 
     @property
@@ -99,7 +96,7 @@ class Outgoing:
 
     def elsewhere(self, info: CallInfo, lane: str, model: str) -> CallInfo:
         """Say the same of a call in another lane: a cost that was given is in this one's unit."""
-        unit = self._lanes.settings.lane
+        unit = self._parts.settings.lane
         cost = self._given["cost"] if unit(lane).cost == unit(info.lane).cost else None
         return replace(info, **self.of_lane(lane, model, cost), nonce=new_nonce())
 
@@ -111,7 +108,7 @@ class Outgoing:
     def _model(self) -> str:
         if self.model is not None:
             return self.model
-        route = self._lanes.router.route
+        route = self._parts.router.route
         routed = route(self.name, self.args, self.kwargs, self.options, self.task)
         return routed.model if routed else ""
 
@@ -139,7 +136,7 @@ class Outgoing:
         return preemptible_of(self.task) if before is None else before
 
     def _estimate(self, lane: str) -> float | None:
-        return estimate(self._lanes.settings.lane(lane), self.task, self.args, self.kwargs)
+        return estimate(self._parts.settings.lane(lane), self.task, self.args, self.kwargs)
 
 
 def estimate(lane: LaneSettings, task: Any, args: Any, kwargs: Any) -> float | None:

@@ -8,12 +8,15 @@ do: it is global to the process, so two apps would stamp each other's messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.app.amqp import AMQP
 
+from celery_lanes.callinfo import CallInfo
 from celery_lanes.errors import ConfigError
+from celery_lanes.parts import Parts
 from celery_lanes.publish.admission import Admission
+from celery_lanes.publish.broker import OwnBroker
 from celery_lanes.publish.detours import Detours, stops_of
 from celery_lanes.publish.outgoing import Outgoing
 from celery_lanes.publish.producer import AdmittingProducer
@@ -21,10 +24,6 @@ from celery_lanes.publish.shown import shown_args, shown_kwargs
 from celery_lanes.publish.strangers import Strangers
 from celery_lanes.publish.unheard import Unheard
 from celery_lanes.worker.intake import LaneQueueConsumer
-
-if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
-    from celery_lanes.callinfo import CallInfo
 
 DELAYED_EXCHANGE = "celery_delayed_27"
 DELAY_LEVELS = 28
@@ -49,30 +48,26 @@ class LaneAMQP(AMQP):  # type: ignore[misc] # celery is not typed
         """Put the lane router before the user's own routes, which stay in force for other tasks."""
         super().flush_routes()
         users: list[Any] = self._rtable  # type: ignore[has-type] # celery is not typed
-        self._rtable = [self._lanes.router, *users]
+        self._rtable = [self.app.lanes.parts.router, *users]
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
-        sender = self._lanes.sender
+        sender = Sender(self.app.lanes.parts)
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             return sender.send(send, producer, name, message, options)
 
         return send_task_message
 
-    @property
-    def _lanes(self) -> Lanes:
-        lanes: Lanes = self.app.lanes
-        return lanes
-
 
 class Sender:
     """Stamps and admits what one app publishes."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
-        self._strangers = Strangers(lambda: lanes.settings)
-        self.unheard = Unheard(lanes.app)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._own_broker = OwnBroker(parts.app)
+        self._strangers = Strangers(lambda: parts.settings)
+        self._unheard = Unheard(parts.app)
 
     def send(
         self,
@@ -83,7 +78,7 @@ class Sender:
         options: dict[str, Any],
     ) -> Any:
         """Publish through Celery's own sender, with our header and, for a lane, our producer."""
-        outgoing = Outgoing(self._lanes, name, message, options)
+        outgoing = Outgoing(self._parts, name, message, options)
         lane = self._lane(options.get("queue") or _delayed_to(options))
         if lane is not None:
             self._strangers.meet(lane, outgoing.model)
@@ -100,24 +95,24 @@ class Sender:
 
     def _admission(self, outgoing: Outgoing, info: CallInfo, producer: Any) -> Admission | Detours:
         """Make what admits a message; with a ``max_wait`` to another model's lane, if need be."""
-        stops = stops_of(self._lanes, outgoing, info.lane)
+        stops = stops_of(self._parts, outgoing, info.lane)
         if not stops:
-            return Admission(self._lanes, outgoing, info)
+            return Admission(self._parts, self._unheard, outgoing, info)
         infos = {info.lane: info}
         for stop in stops:
             if stop.lane not in infos and self._admits(stop.lane, producer):
                 infos[stop.lane] = outgoing.elsewhere(info, stop.lane, stop.model)
-        return Detours(self._lanes, outgoing, infos.values(), stops)
+        return Detours(self._parts, self._unheard, outgoing, infos.values(), stops)
 
     def _lane(self, queue: Any) -> str | None:
-        if queue is None or not self._lanes.settings.enabled:
+        if queue is None or not self._parts.settings.enabled:
             return None
-        return self._lanes.settings.lane_of_queue(getattr(queue, "name", queue))
+        return self._parts.settings.lane_of_queue(getattr(queue, "name", queue))
 
     def _admits(self, lane: str, producer: Any) -> bool:
-        if self._lanes.settings.lane(lane).intake != "store":
+        if self._parts.settings.lane(lane).intake != "store":
             return False
-        return self._lanes.is_own_broker(producer.connection)
+        return self._own_broker.is_behind(producer.connection)
 
 
 def _delayed_to(options: Mapping[str, Any]) -> str | None:

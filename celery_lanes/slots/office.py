@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from celery_lanes.callinfo import said_here
 from celery_lanes.errors import SpecError
-from celery_lanes.lane import checked_lane
+from celery_lanes.parts import Parts
 from celery_lanes.priority import PREEMPTIBLE, checked, checked_answer, first_said
 from celery_lanes.publish.lineage import Lineage
 from celery_lanes.publish.options import check_max_wait
@@ -18,15 +17,12 @@ from celery_lanes.store.attempts import Outcome
 from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import check_calls
 
-if TYPE_CHECKING:
-    from celery_lanes.parts import Parts
-
 
 class Office:
     """Gives an app's slots, by one holder for each process."""
 
-    def __init__(self, lanes: Parts) -> None:
-        self._lanes = lanes
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._holders: dict[int, Holder] = {}
 
     def slot(
@@ -43,7 +39,7 @@ class Office:
         """Check a wish, and make it a slot to enter."""
         check_max_wait(max_wait_s)
         name = self._lane(model, lane)
-        info = Lineage(self._lanes.app).attribute(caller=caller)
+        info = Lineage(self._parts.app).attribute(caller=caller)
         urgency = first_said(checked(priority, "priority"), said_here().get("priority"))
         call = Call(
             id=info.nonce,
@@ -61,35 +57,35 @@ class Office:
         return Ticket(
             lane=lane,
             call=call,
-            policy=self._lanes.policy(lane),
-            scope=self._lanes.scope(lane),
-            lease_ttl_s=self._lanes.settings.lane(lane).lease_ttl_s,
+            policy=self._parts.policy(lane),
+            scope=self._parts.scope(lane),
+            lease_ttl_s=self._parts.settings.lane(lane).lease_ttl_s,
             max_wait_s=max_wait_s,
         )
 
     def _lane(self, model: str | None, lane: str | None) -> str:
-        settings = self._lanes.settings
+        settings = self._parts.settings
         if (model is None) == (lane is None):
             raise ValueError('expected a model, slot("ollama/llama3.1:8b"), or slot(lane="ollama")')
         if lane is not None:
-            return checked_lane(lane, settings, lambda: self._lanes.store)
+            return self._parts.known_lane(lane)
         return settings.lane_for(self._first_model(model)).lane
 
     def _first_model(self, spec: object) -> str:
         try:
-            return self._lanes.router.first_model(spec)
+            return self._parts.router.first_model(spec)
         except SpecError as error:
             raise ValueError(f'{error}; a lane has a name: slot(lane="ollama")') from None
 
     def _keeper(self) -> Keeper:
         """Give this process's holder; a forked child makes its own."""
-        if not self._lanes.settings.enabled:
+        if not self._parts.settings.enabled:
             return _Nobody()
         return self._holders.get(os.getpid()) or self._new_holder()
 
     def _new_holder(self) -> Holder:
         """Make a holder, unless another thread does; a lock might be inherited by a child."""
-        new = Holder(self._lanes.open_store, self._lanes)
+        new = Holder(self._parts.open_store, self._parts)
         holder = self._holders.setdefault(new.pid, new)
         for pid in set(self._holders) - {holder.pid}:
             if (parents := self._holders.pop(pid, None)) is not None:

@@ -148,12 +148,12 @@ def within_slots(lanes: Calls, target: Target, max_wait: float | None) -> LanePr
 
 def stream_slot_of(lanes: Calls) -> Callable[[str], str]:
     """Give what says of a lane for how long a stream holds its slot."""
-    return lambda lane: lanes.settings.lane(lane).stream_slot
+    return lambda lane: lanes.parts.settings.lane(lane).stream_slot
 
 
 def slot_of(lanes: Calls, model: str, max_wait: float | None) -> Slot | None:
     """Give a slot of a model's lane; ``None`` to a task that has been granted one already."""
-    task = lanes.app.current_worker_task
+    task = lanes.parts.app.current_worker_task
     if task is not None and held_by(task.request) is not None:
         return None
     return lanes.slot(model, max_wait=max_wait)

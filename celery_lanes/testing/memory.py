@@ -112,7 +112,7 @@ def _ended_soon(app: Any) -> Iterator[None]:
 
 def _store_of(app: Any) -> MemoryStore:
     broker = app.connection_for_write().transport.driver_type
-    store = app.lanes.store
+    store = app.lanes.parts.store
     if broker != "memory" or not isinstance(store, MemoryStore):
         raise ConfigError(
             'expected broker_url and [store] url to be "memory://" in a test, got a broker of type'

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from threading import Timer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import bootsteps, signals
 from celery.utils.imports import symbol_by_name
@@ -15,7 +15,11 @@ from celery.utils.log import get_logger
 from kombu.message import Message
 
 from celery_lanes.errors import ConfigError, StoreUnavailable
+from celery_lanes.once import once
+from celery_lanes.parts import Parts
 from celery_lanes.priority import preemptible_of, priority_of
+from celery_lanes.router import is_lane_task
+from celery_lanes.store.attempts import Closing
 from celery_lanes.worker.agent import Agent
 from celery_lanes.worker.attempt import Attempt
 from celery_lanes.worker.body import listen, running, watch
@@ -26,10 +30,7 @@ from celery_lanes.worker.hints import hint_at_queues
 from celery_lanes.worker.pools import pool_view, refuse_unknown_pool
 from celery_lanes.worker.postman import HubPostman, PumpPostman
 from celery_lanes.worker.receipts import Receipts
-
-if TYPE_CHECKING:
-    from celery_lanes.app import Lanes
-    from celery_lanes.store.attempts import Closing
+from celery_lanes.worker.redelivery import redelivery_ms_of
 
 logger = get_logger(__name__)
 
@@ -45,13 +46,14 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
     def __init__(self, worker: Any, **_: Any) -> None:
         self.enabled = _checked(worker)
         if self.enabled:
-            worker.app.lanes.herald.sends_events = bool(worker.task_events)  # children inherit it
+            herald = worker.app.lanes.parts.herald
+            herald.sends_events = bool(worker.task_events)  # children inherit it
             worker.consumer_cls = lane_consumer(symbol_by_name(worker.consumer_cls))
 
     def include(self, worker: Any) -> None:
         """Go first in the list of steps: steps stop in reverse order."""
         if self.enabled:
-            worker.lanes = self.obj = WorkerLanes(worker, worker.app.lanes)
+            worker.lanes = self.obj = WorkerLanes(worker, worker.app.lanes.parts)
             worker.steps.insert(0, self)
             worker.wait_for_soft_shutdown = partial(_shut_first, worker)
 
@@ -79,10 +81,10 @@ class LanesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery is not 
 class WorkerLanes:
     """The lanes of one worker: store thread, postman, dispatcher."""
 
-    def __init__(self, worker: Any, lanes: Lanes) -> None:
+    def __init__(self, worker: Any, parts: Parts) -> None:
         self._worker = worker
-        self._lanes = lanes
-        self.agent = Agent(open_store=lanes.open_store, source=lanes, hands=self)
+        self._parts = parts
+        self.agent = Agent(open_store=parts.open_store, source=parts, hands=self)
         self._served: set[str] = set()
         self._has_opened = False
 
@@ -92,9 +94,9 @@ class WorkerLanes:
         self.postman = HubPostman() if worker.hub is not None else PumpPostman()
         self.receipts = Receipts(self.postman.deliver, lambda: worker.consumer.connection_errors)
         self._view = pool_view(worker)
-        self.dispatcher = Dispatcher(worker, self._lanes.settings, self._view)
+        self.dispatcher = Dispatcher(worker, self._parts.settings, self._view)
         self.watch_bodies()
-        if self._lanes.settings.preempts:
+        if self._parts.settings.preempts:
             signals.worker_process_init.connect(listen)
         self.agent.start()
 
@@ -105,7 +107,7 @@ class WorkerLanes:
 
     def open(self, queues: Iterable[str]) -> None:
         """Serve the lanes of these queues."""
-        lanes = (self._lanes.settings.lane_of_queue(queue) for queue in queues)
+        lanes = (self._parts.settings.lane_of_queue(queue) for queue in queues)
         self._served = {lane for lane in lanes if lane}
         self.agent.open(self._served)
 
@@ -113,15 +115,15 @@ class WorkerLanes:
         """Serve these lanes, and say at the worker's start which may have been meant instead."""
         given = list(queues)
         if not self._has_opened:
-            default = self._lanes.app.conf.task_default_queue
-            hint_at_queues(self._lanes.settings, given, default)
+            default = self._parts.app.conf.task_default_queue
+            hint_at_queues(self._parts.settings, given, default)
         self._has_opened = True
         self.open(given)
 
-    @property
+    @once
     def redelivery_ms(self) -> int:
         """Say how late the broker may bring a message again."""
-        return self._lanes.redelivery_ms
+        return redelivery_ms_of(self._parts.app)
 
     def lane_of(self, message: Message) -> str | None:
         """Name the lane on whose queue a broker message came, or ``None``.
@@ -131,14 +133,14 @@ class WorkerLanes:
         queue = getattr(self._worker.consumer.task_consumer, "queue_at_hand", None)
         if queue is None:  # a consumer that is not ours
             queue = (message.delivery_info or {}).get("routing_key")
-        return self._lanes.settings.lane_of_queue(queue) if isinstance(queue, str) else None
+        return self._parts.settings.lane_of_queue(queue) if isinstance(queue, str) else None
 
     def watch_bodies(self) -> None:
         """Let calls make room; again for tasks that have come since, before Celery traces them."""
-        if not self._lanes.settings.preempts:
+        if not self._parts.settings.preempts:
             return
-        lane = self._lanes.settings.lane
-        for task in self._lanes.app.tasks.values():
+        lane = self._parts.settings.lane
+        for task in self._parts.app.tasks.values():
             watch(task, lambda name: lane(name).preempt_grace_s)
 
     # -- the agent's hands ----------------------------------------------------------------------
@@ -168,13 +170,13 @@ class WorkerLanes:
 
         The lane's settings in the store may be newer than ours, by which no body is prepared.
         """
-        if not self._lanes.settings.preempts:
+        if not self._parts.settings.preempts:
             return
         if body := running(attempt.lease):
             body.ask()
         if not attempt.is_asked:
             attempt.is_asked = True
-            grace_s = self._lanes.settings.lane(attempt.lane).preempt_grace_s
+            grace_s = self._parts.settings.lane(attempt.lane).preempt_grace_s
             self.postman.deliver(self.dispatcher.make_room, attempt, grace_s)
 
     def close(self, lane: str, closing: Closing) -> None:
@@ -223,23 +225,23 @@ def _shut_first(worker: Any) -> None:
 
 def _checked(worker: Any) -> bool:
     """Whether lanes are on; a worker that they cannot work with says so in one line and ends."""
-    lanes: Lanes = worker.app.lanes
+    parts: Parts = worker.app.lanes.parts
     try:
-        if not lanes.settings.enabled:
+        if not parts.settings.enabled:
             return False
-        _refuse_rate_limits(lanes, worker.app.amqp.queues.consume_from)
-        _refuse_odd_priorities(lanes)
+        _refuse_rate_limits(parts, worker.app.amqp.queues.consume_from)
+        _refuse_odd_priorities(parts)
         _refuse_spawn(getattr(worker, "pool_start_method", "fork"))
         refuse_unknown_pool(worker.pool_cls)
-        _refuse_durability(lanes)
+        _refuse_durability(parts)
     except ConfigError as error:
         sys.exit(f"celery_lanes: {error}")
     return True
 
 
-def _refuse_odd_priorities(lanes: Lanes) -> None:
+def _refuse_odd_priorities(parts: Parts) -> None:
     try:
-        for task in lanes.app.tasks.values():
+        for task in parts.app.tasks.values():
             priority_of(task)
             preemptible_of(task)
     except ValueError as error:
@@ -254,27 +256,27 @@ def _refuse_spawn(start_method: str) -> None:
         )
 
 
-def _refuse_durability(lanes: Lanes) -> None:
+def _refuse_durability(parts: Parts) -> None:
     """Refuse what the store cannot give; one that is away now will be asked before each intake.
 
     A cluster's client connects as soon as it is made.
     """
-    if lanes.settings.store.durability == "store":
+    if parts.settings.store.durability == "store":
         return
     with suppress(StoreUnavailable):
-        store = lanes.open_store()
+        store = parts.open_store()
         try:
             store.prove_durability()
         finally:
             store.disconnect()
 
 
-def _refuse_rate_limits(lanes: Lanes, queues: Iterable[str]) -> None:
+def _refuse_rate_limits(parts: Parts, queues: Iterable[str]) -> None:
     """Refuse a rate limit of Celery's on a lane task: it is per worker, and would hold the slot."""
-    if not any(lanes.settings.lane_of_queue(queue) for queue in queues):
+    if not any(parts.settings.lane_of_queue(queue) for queue in queues):
         return
-    for task in lanes.app.tasks.values():
-        if task.rate_limit and lanes.is_lane_task(task):
+    for task in parts.app.tasks.values():
+        if task.rate_limit and is_lane_task(task):
             raise ConfigError(
                 f"expected task {task.name} to have no rate_limit, for it runs in a lane;"
                 f" set rate = {task.rate_limit!r} in the lane's table instead"

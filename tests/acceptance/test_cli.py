@@ -60,7 +60,7 @@ class Shell:
 
     @property
     def store(self):
-        return self.app.lanes.store
+        return self.app.lanes.parts.store
 
 
 def make_shell(store_url, **more):

@@ -134,7 +134,7 @@ def texts(calls: Iterable[AsyncResult], *, within_s: float) -> list[str]:
 
 
 def admitted(setup: CeleryTestSetup, model: str) -> int:
-    lane = setup.app.lanes.store.snapshot(model.partition("/")[0])
+    lane = setup.app.lanes.parts.store.snapshot(model.partition("/")[0])
     return lane.running + lane.waiting
 
 

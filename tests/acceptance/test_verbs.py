@@ -57,7 +57,7 @@ def test_a_pages_example_does_what_it_says_and_leaves_nothing_behind(shop, tmp_p
     runpy.run_path(str(example))
 
     for lane in shop.LANES:
-        left = shop.lanes.store.snapshot(lane)
+        left = shop.lanes.parts.store.snapshot(lane)
         assert (left.waiting, left.delayed, left.paused) == (0, 0, False)
 
 

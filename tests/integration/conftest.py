@@ -143,11 +143,11 @@ def listening(app: Any, kind: str, seen: list[Any]) -> Iterator[None]:
 
 
 def running(shop: Shop, lane: str = "ollama") -> int:
-    return shop.tasks.lanes.store.snapshot(lane).running
+    return shop.tasks.lanes.parts.store.snapshot(lane).running
 
 
 def waiting(shop: Shop, lane: str = "ollama") -> int:
-    return shop.tasks.lanes.store.snapshot(lane).waiting
+    return shop.tasks.lanes.parts.store.snapshot(lane).waiting
 
 
 def _let_results_go(app: Any) -> None:

@@ -52,11 +52,11 @@ def fork_inside() -> None:
         if not (child := os.fork()):
             slot.release()
             with lanes.slot("ollama/x"):
-                running = lanes.store.snapshot("ollama").running
+                running = lanes.parts.store.snapshot("ollama").running
             os._exit(running)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
         assert not slot.is_lost
-        print(lanes.store.snapshot("ollama").running)  # noqa: T201
+        print(lanes.parts.store.snapshot("ollama").running)  # noqa: T201
 
 
 def end_at_once() -> None:

@@ -37,7 +37,7 @@ def test_a_caller_of_10_kb_is_refused_at_the_publish(shop):
     with pytest.raises(ValueError, match="expected a caller of up to 256 bytes, got 10240"):
         shop.tasks.whose.apply_async(("ollama/x",), caller="x" * 10240)
 
-    assert shop.tasks.lanes.store.snapshot("ollama").waiting == 0
+    assert shop.tasks.lanes.parts.store.snapshot("ollama").waiting == 0
 
 
 def test_a_caller_of_10_kb_that_came_by_the_broker_is_shortened_and_runs(make_shop):

@@ -31,7 +31,7 @@ def test_a_cap_that_is_lowered_and_raised_at_run_time_is_obeyed(make_shop, obser
     shop = make_shop(rest="[lanes.ollama]\nmax_concurrent = 4")
     shop.worker(concurrency=6)
     observer.service = 0.05
-    store = shop.tasks.lanes.store
+    store = shop.tasks.lanes.parts.store
 
     shop.tasks.ask.delay("ollama/x", observer.url).get(timeout=20)
     store.set_max_concurrent("ollama", 2)

@@ -118,7 +118,7 @@ def test_reject_on_worker_lost_goes_back_and_is_a_dead_letter_at_last(make_shop)
     with pytest.raises(WorkerLostError) as caught:
         result.get(timeout=40)
     assert CallInfo.from_error(caught.value).caller == "erin"
-    until(lambda: shop.tasks.lanes.store.snapshot("ollama").dead == 1)
+    until(lambda: shop.tasks.lanes.parts.store.snapshot("ollama").dead == 1)
 
 
 def test_a_dead_letter_that_is_tried_again_ends_with_its_result(make_shop, observer):
@@ -129,14 +129,14 @@ def test_a_dead_letter_that_is_tried_again_ends_with_its_result(make_shop, obser
     psutil.Process(worker.pid).children()[0].kill()
     with pytest.raises(WorkerLostError):
         result.get(timeout=20)
-    until(lambda: shop.tasks.lanes.store.snapshot("ollama").dead == 1)
+    until(lambda: shop.tasks.lanes.parts.store.snapshot("ollama").dead == 1)
     observer.service = 0
 
     retry(shop.tasks.lanes, "ollama", result.id)
 
     end = shop.tasks.app.AsyncResult  # a new one each time: the old one keeps its failure
     until(lambda: end(result.id).state == "SUCCESS")
-    assert shop.tasks.lanes.store.snapshot("ollama").dead == 0
+    assert shop.tasks.lanes.parts.store.snapshot("ollama").dead == 0
 
 
 def test_reject_and_ignore_settle_the_call(shop):
@@ -268,7 +268,7 @@ def test_an_eta_far_away_stays_in_the_store(shop):
 
     shop.tasks.echo.apply_async(("ollama/x", 1), eta=eta)
 
-    assert shop.tasks.lanes.store.snapshot("ollama").delayed == 1
+    assert shop.tasks.lanes.parts.store.snapshot("ollama").delayed == 1
     assert shop.tasks.app.control.inspect(timeout=2).scheduled() in ({}, None) or not any(
         shop.tasks.app.control.inspect(timeout=2).scheduled().values()
     )

@@ -111,7 +111,7 @@ def test_a_serializer_that_no_worker_accepts_makes_a_dead_letter_and_a_failure(m
     with pytest.raises(ContentDisallowed) as caught:
         result.get(timeout=20)
     assert CallInfo.from_error(caught.value).caller == "eve"
-    until(lambda: shop.tasks.lanes.store.snapshot("ollama").dead == 1)
+    until(lambda: shop.tasks.lanes.parts.store.snapshot("ollama").dead == 1)
     assert shop.tasks.echo.delay("ollama/x", 1).get(timeout=10) == 1
 
 
@@ -143,7 +143,7 @@ def test_native_delayed_delivery_on_quorum_queues_leads_into_the_lane(make_shop,
     call = shop.tasks.whose.apply_async(("ollama/x",), eta=eta, caller="alice")
     plain = shop.tasks.plain.apply_async(countdown=2)
 
-    is_in_store = shop.tasks.lanes.store.snapshot("ollama").delayed == 1
+    is_in_store = shop.tasks.lanes.parts.store.snapshot("ollama").delayed == 1
     assert is_in_store == (intake == "store")  # else it is on its way through 28 exchanges
     seen = call.get(timeout=20)
     assert (seen["caller"], seen["lane"]) == ("alice", "ollama")

@@ -136,7 +136,7 @@ def test_gevent_stops_a_body_that_is_revoked(shop):
 def test_gevent_keeps_the_lease_of_a_body_that_never_yields(make_shop):
     shop = make_shop(lease_ttl="3s")
     worker = shop.worker(pool="gevent")
-    store = shop.tasks.lanes.store
+    store = shop.tasks.lanes.parts.store
     call = shop.tasks.spin.delay("ollama/x", 3.5)
     worker.wait_for_log("begins to spin")
 
@@ -249,7 +249,7 @@ def test_cold_shutdown_leaves_a_call_be_that_has_ended_unheard(unheard):
     worker.signal(signal.SIGCONT)
     worker.wait()
 
-    left = shop.tasks.lanes.store.snapshot("ollama")
+    left = shop.tasks.lanes.parts.store.snapshot("ollama")
     assert (left.running, left.waiting, left.closing) == (0, 0, 0)
 
 

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Ce
 def closings_of(tasks) -> list[Closing]:
     """Take what waits, as a worker that is then lost."""
     lanes = tasks.lanes
-    lanes.store.configure("ollama", lanes.rules("ollama"))
-    turn = lanes.store.next("ollama", worker="lost", request=1, want=4)
+    lanes.parts.store.configure("ollama", lanes.parts.rules("ollama"))
+    turn = lanes.parts.store.next("ollama", worker="lost", request=1, want=4)
     return [Closing(grant.call, grant.token, Reason.LOST, grant.envelope) for grant in turn.grants]
 
 

@@ -33,7 +33,7 @@ def test_a_light_caller_hardly_waits_beside_five_thousand_calls_of_another(make_
         waits_s.append(record.start_s - published_s)
 
     assert sorted(waits_s)[18] <= 3 * service_s  # the 95th percentile
-    assert shop.tasks.lanes.store.snapshot("ollama").waiting > 4000
+    assert shop.tasks.lanes.parts.store.snapshot("ollama").waiting > 4000
 
 
 def test_a_worker_of_two_lanes_serves_the_short_one_beside_the_long_one(make_shop):

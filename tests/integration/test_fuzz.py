@@ -76,10 +76,10 @@ class OneThread:
         self.store = MemoryStore(clock=lambda: self.now)
         self.admitted = []
         lanes = tasks.lanes
-        lanes.open_store = lambda: self.store
-        lanes.store = self.store
+        lanes.parts.open_store = lambda: self.store
+        lanes.parts.store = self.store
         worker = self._worker(tasks.app)
-        self.lanes = worker.lanes = WorkerLanes(worker, lanes)
+        self.lanes = worker.lanes = WorkerLanes(worker, lanes.parts)
         self.lanes.postman = HubPostman()
         self.lanes.receipts = Receipts(self.lanes.postman.deliver, lambda: ())
         self.lanes._view = Solo(worker.pool)
@@ -311,7 +311,7 @@ def test_a_real_worker_outlives_spoilt_messages_and_serves_the_good_ones_between
     shop = make_shop(defaults=LASTING.replace("2", "1", 1))
     shop.conf = {"accept_content": ["json", "msgpack", "yaml"]}  # Celery lets root read no pickle
     tasks, queue = shop.tasks, shop.queue("ollama")
-    store = tasks.lanes.open_store()
+    store = tasks.lanes.parts.open_store()
     broker, kept = Redis.from_url(shop.broker), Redis.from_url(shop.store)
     mutator, count = Mutator(tasks.app, queue, SEED), (MUTANTS // 4) or 1_500
     worker = shop.worker(pool=pool)

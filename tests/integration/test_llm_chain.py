@@ -403,7 +403,7 @@ def test_a_call_that_fails_over_is_a_signal_a_line_in_the_log_and_an_event(shop,
 
     signals.failover.connect(tell)
     signals.failover.connect(fail)
-    shop.lanes.herald.sends_events = True
+    shop.lanes.parts.herald.sends_events = True
     with shop.connection_for_read() as connection:
         listener = threading.Thread(target=capture, args=(connection,), daemon=True)
         listener.start()

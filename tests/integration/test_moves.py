@@ -42,7 +42,7 @@ def test_a_moved_call_waits_in_its_next_lane_while_its_slot_serves_others(make_s
     until(lambda: waiting(shop, "gpu") == len(others) + 4)
 
     assert tasks.echo.delay("ollama/x", "free").get(timeout=15) == "free"  # its slot is
-    until(lambda: running(shop, "ollama") == lanes.store.snapshot("ollama").closing == 0)
+    until(lambda: running(shop, "ollama") == lanes.parts.store.snapshot("ollama").closing == 0)
     position = lanes.position(moved)
     assert (position.own_ahead, position.reason) == (0, Hold.PAUSED)  # it has waited: it goes first
     assert moved.state == part.state == "PENDING"
@@ -84,7 +84,7 @@ def test_the_lane_waits_as_its_provider_asks_and_the_call_goes_back_to_its_place
 def test_a_call_that_two_workers_died_of_moving_runs_once_in_its_next_lane(make_shop):
     """One is killed before the next lane has the call, one before the first lane lets it go."""
     shop = make_shop(rest=ONE_EACH)
-    store = shop.tasks.lanes.store
+    store = shop.tasks.lanes.parts.store
     moved = shop.tasks.wander.delay("ollama/x", "gpu")
     seen = []
     for verb in ("admit", "close"):

@@ -116,13 +116,13 @@ def test_a_full_store_still_takes_releases_while_arrivals_wait(make_shop, make_s
 
 def test_a_cancelled_call_that_cannot_be_decoded_ends_as_a_failure(shop):
     result = shop.tasks.echo.apply_async(("ollama/x", 1), serializer="pickle")
-    assert shop.tasks.lanes.store.cancel("ollama", result.id) == 1
+    assert shop.tasks.lanes.parts.store.cancel("ollama", result.id) == 1
 
     shop.worker()
 
     with pytest.raises(ContentDisallowed):
         result.get(timeout=10)
-    until(lambda: shop.tasks.lanes.store.snapshot("ollama").closing == 0)
+    until(lambda: shop.tasks.lanes.parts.store.snapshot("ollama").closing == 0)
 
 
 def test_results_can_be_pickled(shop):

@@ -47,11 +47,11 @@ def test_only_calls_that_ended_well_tell_how_long_they_take(make_shop, pool):
         tasks.fail.delay("ollama/x").get(timeout=20, propagate=False)
     tasks.flaky.delay("ollama/x").get(timeout=20)
     tasks.sleep.delay("ollama/x", 0.3).get(timeout=20)
-    until(lambda: tasks.lanes.store.snapshot("ollama").running == 0)
-    tasks.lanes.store.set_paused("ollama", paused=True)
+    until(lambda: tasks.lanes.parts.store.snapshot("ollama").running == 0)
+    tasks.lanes.parts.store.set_paused("ollama", paused=True)
     waiting = tasks.echo.delay("ollama/x")
 
-    standing = tasks.lanes.store.position("ollama", waiting.id)
+    standing = tasks.lanes.parts.store.position("ollama", waiting.id)
 
     assert len(standing.served_ms) == 2  # two failed, and two asked for a retry
     assert 300 <= max(standing.served_ms) < 1500
@@ -101,7 +101,7 @@ def test_a_submitted_call_knows_where_it_stands_and_a_refused_one_when_to_come_b
     lanes, sleep = shop.tasks.lanes, shop.tasks.sleep
     first = lanes.submit(sleep.s("ollama/x", 0.3))
     assert first.result.get(timeout=20) == "slept"
-    until(lambda: lanes.store.snapshot("ollama").running == 0)
+    until(lambda: lanes.parts.store.snapshot("ollama").running == 0)
     at_once = lanes.submit(sleep.s("ollama/x", 8).set(caller="heavy"))
     until(lambda: lanes.position(at_once.result).reason is Hold.RUNNING)
     lanes.submit(sleep.s("ollama/x", 0.3).set(caller="heavy"))
@@ -151,7 +151,7 @@ def test_what_has_ended_is_in_no_lane(make_shop):
     shop.worker()
     result = shop.tasks.echo.delay("ollama/x")
     result.get(timeout=20)
-    until(lambda: shop.tasks.lanes.store.snapshot("ollama").running == 0)
+    until(lambda: shop.tasks.lanes.parts.store.snapshot("ollama").running == 0)
 
     with pytest.raises(NotQueued, match=rf"^{result.id} is in no lane"):
         shop.tasks.lanes.position(result)

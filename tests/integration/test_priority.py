@@ -12,7 +12,7 @@ from tests.integration.conftest import until, waiting
 @pytest.mark.parametrize("intake", ["store", "broker"])
 def test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them(make_shop, intake):
     shop = make_shop(rest=f'[lanes.ollama]\nmax_concurrent = 1\nintake = "{intake}"')
-    tasks, store = shop.tasks, shop.tasks.lanes.store
+    tasks, store = shop.tasks, shop.tasks.lanes.parts.store
     store.set_paused("ollama", paused=True)
     by_beat(tasks, "beat", lane_priority=-5)
     tasks.mark.delay("ollama/x", "nothing")
@@ -38,7 +38,7 @@ def test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them(
 def test_levels_go_first_across_callers_where_the_lane_says_so(make_shop, intake):
     lane = f'max_concurrent = 1\nintake = "{intake}"\npriority_scope = "lane"'
     shop = make_shop(rest=f"[lanes.ollama]\n{lane}")
-    tasks, store = shop.tasks, shop.tasks.lanes.store
+    tasks, store = shop.tasks, shop.tasks.lanes.parts.store
     store.set_paused("ollama", paused=True)
     for number in range(2):
         tasks.mark.apply_async(("ollama/x", f"ann {number}"), caller="ann")

@@ -125,7 +125,7 @@ def test_a_task_that_names_its_lane_goes_there(make_shop):
 
     assert shop.tasks.imagine.delay("a cat").get(timeout=15) == "a cat"
     assert shop.tasks.other_name.delay("hi", "openai/gpt-5").get(timeout=15) == "openai/gpt-5"
-    assert shop.tasks.lanes.store.lanes() == ["gpu-imagine", "openai"]
+    assert shop.tasks.lanes.parts.store.lanes() == ["gpu-imagine", "openai"]
 
 
 def test_an_eta_is_served_by_the_store_and_not_by_the_worker(served_shop):
@@ -171,7 +171,7 @@ def test_a_publish_to_another_broker_is_left_alone(make_shop, make_store):
         message = elsewhere.SimpleQueue(shop.queue("ollama")).get(timeout=5)
 
     assert message.headers["task"] == "tests.integration.shop.echo"
-    assert shop.tasks.lanes.store.lanes() == []
+    assert shop.tasks.lanes.parts.store.lanes() == []
 
 
 def test_task_sent_events_go_to_the_broker_and_not_into_the_lane(shop):
@@ -183,4 +183,4 @@ def test_task_sent_events_go_to_the_broker_and_not_into_the_lane(shop):
         until(lambda: seen or published.append(tasks.echo.delay("ollama/x", 1)))
 
     assert seen[0]["queue"] == shop.queue("ollama")
-    assert tasks.lanes.store.snapshot("ollama").waiting == len(published)
+    assert tasks.lanes.parts.store.snapshot("ollama").waiting == len(published)

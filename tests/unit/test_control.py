@@ -32,11 +32,11 @@ def app() -> Celery:
 
 def park(app: Celery, *task_ids: str, lane: str = "a", caller: str = "ann", **fields) -> None:
     calls = [Call(id=f"n-{t}", task_id=t, task="x", caller=caller, **fields) for t in task_ids]
-    app.lanes.store.admit(lane, calls, policy=Policy.FAIR)
+    app.lanes.parts.store.admit(lane, calls, policy=Policy.FAIR)
 
 
 def waiting(app: Celery, lane: str = "a") -> int:
-    return app.lanes.store.snapshot(lane).waiting
+    return app.lanes.parts.store.snapshot(lane).waiting
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_what_has_a_result_keeps_it_and_a_worker_that_is_up_writes_its_own(app):
     park(app, "ended", "served")
     app.backend.mark_as_done("ended", 7)
     app.lanes.cancel("ended")
-    app.lanes.store.configure("a", LaneRules(max_concurrent=1))
-    app.lanes.store.next("a", worker="w", request=1, want=0)
+    app.lanes.parts.store.configure("a", LaneRules(max_concurrent=1))
+    app.lanes.parts.store.next("a", worker="w", request=1, want=0)
 
     app.lanes.cancel("served")
 
@@ -142,7 +142,7 @@ def test_a_revoke_that_the_store_does_not_hear_is_logged_and_answers(app, caplog
 
 
 def test_a_task_that_runs_in_one_lane_is_not_forbidden_in_another(app):
-    store = app.lanes.store
+    store = app.lanes.parts.store
     store.configure("a", LaneRules(max_concurrent=1))
     park(app, "t")
     store.next("a", worker="w", request=1, want=1)
@@ -155,7 +155,7 @@ def test_a_task_that_runs_in_one_lane_is_not_forbidden_in_another(app):
 
 
 def test_of_a_task_id_in_two_lanes_the_call_that_waits_stands(app):
-    store = app.lanes.store
+    store = app.lanes.parts.store
     store.configure("a", LaneRules(max_concurrent=1))
     park(app, "t")
     store.next("a", worker="w", request=1, want=1)

@@ -30,10 +30,21 @@ class Told:
 
 
 @pytest.fixture
-def lanes(monkeypatch):
+def clock(monkeypatch):
+    clock = SimpleNamespace(now_s=100.0)
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    return clock
+
+
+@pytest.fixture
+def store():
+    return Told()
+
+
+@pytest.fixture
+def lanes(store):
     lanes = Lanes(Celery("shop", set_as_current=False), Settings(lanes=LANES))
-    lanes.store, lanes.now_s = Told(), 100.0
-    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: lanes.now_s))
+    lanes.parts.store = store
     return lanes
 
 
@@ -41,35 +52,37 @@ def runs_in(lane):
     return SimpleNamespace(**{HEADER: {"lane": lane, "nonce": "n", "token": "t"}})
 
 
-def test_what_is_left_costs_a_round_trip_now_and_then_and_what_is_used_up_is_told_at_once(lanes):
+def test_what_is_left_costs_a_round_trip_now_and_then_and_what_is_used_up_is_told_at_once(
+    lanes, store, clock
+):
     for now_s in (0, 1, 4.9, 5, 9.9):
-        lanes.now_s = 100 + now_s
+        clock.now_s = 100 + now_s
         lanes.forewarned(runs_in("a"), [SOME])
     lanes.forewarned(runs_in("b"), [SOME])
     for _ in range(2):
         lanes.forewarned(runs_in("a"), [SOME, NONE])
 
     told = [("a", 0, SOME)] * 2 + [("b", 0, SOME)] + [("a", 12_000, NONE)] * 2
-    assert lanes.store.reports == told
+    assert store.reports == told
 
 
 @pytest.mark.parametrize("request_", [runs_in("fixed"), SimpleNamespace()], ids=["fixed", "none"])
-def test_a_lane_that_does_not_adapt_is_left_alone_and_so_is_a_call_outside(lanes, request_):
+def test_a_lane_that_does_not_adapt_is_left_alone_and_so_is_a_call_outside(lanes, store, request_):
     lanes.forewarned(request_, [NONE])
 
-    assert lanes.store.reports == []
+    assert store.reports == []
 
 
 def test_a_provider_without_limits_and_a_store_that_is_away_change_nothing(
-    lanes, monkeypatch, caplog
+    lanes, store, monkeypatch, caplog
 ):
     def away(*_, **__):
         raise StoreUnavailable
 
     lanes.forewarned(runs_in("a"), [])
-    assert lanes.store.reports == []
+    assert store.reports == []
 
-    monkeypatch.setattr(lanes.store, "report", away)
+    monkeypatch.setattr(store, "report", away)
     lanes.forewarned(runs_in("a"), [NONE])
     assert "nobody learns what a has left" in caplog.text
 
@@ -84,7 +97,7 @@ def test_the_file_goes_before_the_app_in_what_a_call_does_whose_models_are_all_b
     assert (chosen.chain_config.on_all_benched, chosen.chain_config.retry_budget) == (means, 1)
 
 
-def test_a_wait_is_ten_minutes_at_most(lanes):
+def test_a_wait_is_ten_minutes_at_most(lanes, store):
     lanes.forewarned(runs_in("a"), [Quota("requests", 0, 9, 86_400_000)])
 
-    assert lanes.store.reports[0][1] == 600_000
+    assert store.reports[0][1] == 600_000

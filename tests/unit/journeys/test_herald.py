@@ -46,7 +46,7 @@ def broker():
 
 @pytest.fixture
 def herald(broker):
-    herald = Herald(SimpleNamespace(app=broker))
+    herald = Herald(broker)
     herald.sends_events = True
     return herald
 

@@ -33,11 +33,9 @@ from celery_lanes.store.calls import Busy
 class Lanes:
     """Keeps what it is told."""
 
-    def task(self, name):
-        return None  # no task of its own
-
     def __init__(self):
         self.settings = Settings.parse({"lanes": {"m1": {"adaptive": True}}})
+        self.parts = SimpleNamespace(settings=self.settings, task={}.get)  # no task of its own
         self.settled = []
         self.overloads = []
         self.moves = []
@@ -470,10 +468,10 @@ def test_a_misplaced_option_is_refused_before_anything_is_published(generate):
                 task.delay("m1/small", "hi", **options)
             with pytest.raises(errors.BadRequest):
                 task.s("m1/small", "hi", **options).apply_async()
-        assert lanes.store.lanes() == []
+        assert lanes.parts.store.lanes() == []
 
         task.s("m1/small", "hi", caller="ann").apply_async(parent_id="a canvas goes on in a worker")
-        assert lanes.store.snapshot("m1").waiting == 1
+        assert lanes.parts.store.snapshot("m1").waiting == 1
 
 
 def test_what_a_provider_knows_and_nobody_else_is_sent_to_it(generate):

@@ -63,7 +63,7 @@ def app() -> Iterator[Celery]:
 
 def taken(app: Celery, lane: str) -> list[Grant]:
     """Grant what waits in a lane."""
-    store = app.lanes.store
+    store = app.lanes.parts.store
     store.configure(lane, LaneRules(max_concurrent=9))
     return list(store.next(lane, worker="w", request=1, want=9).grants)
 
@@ -81,7 +81,7 @@ def test_what_is_nearly_an_option_is_refused_before_anything_is_published(app, s
     with pytest.raises(TypeError, match=f"no option '{said}'; did you mean {meant}"):
         app.tasks["ask"].apply_async(("ollama/x",), **{said: 1})
 
-    assert app.lanes.store.lanes() == []
+    assert app.lanes.parts.store.lanes() == []
     app.tasks["ask"].apply_async(
         ("ollama/x",), priority=3, expiration=9, tenant="a property of its own"
     )
@@ -135,7 +135,7 @@ def test_unknown_lanes_may_be_accepted_or_refused(caplog):
         ):
             strict.tasks["ask"].delay("ollam/x")
 
-    assert (caplog.messages, strict.lanes.store.lanes()) == ([], ["ollama"])
+    assert (caplog.messages, strict.lanes.parts.store.lanes()) == ([], ["ollama"])
 
 
 # -- a call that would wait too long
@@ -157,7 +157,7 @@ class Slow(MemoryStore):
 
 
 def test_a_call_that_would_wait_too_long_is_not_published(app):
-    store = app.lanes.store = Slow()
+    store = app.lanes.parts.store = Slow()
     ask = app.tasks["ask"]
     for _ in range(4):
         ask.apply_async(("ollama/x",), caller="heavy")
@@ -204,7 +204,7 @@ def test_a_longest_wait_that_is_no_time_is_refused_in_seconds(app, wait):
 
 
 def test_a_publish_is_tried_again_as_its_retry_policy_says_and_is_one_call(app):
-    store = app.lanes.store = Lossy(losses=3)
+    store = app.lanes.parts.store = Lossy(losses=3)
 
     app.tasks["ask"].apply_async(("ollama/x",), retry=True, retry_policy=AT_ONCE)
 
@@ -221,7 +221,7 @@ def test_a_publish_is_tried_again_as_its_retry_policy_says_and_is_one_call(app):
     ids=["no retry", "one retry"],
 )
 def test_a_publish_gives_up_when_its_retry_policy_says_so(app, options, tries):
-    store = app.lanes.store = Lossy(losses=9)
+    store = app.lanes.parts.store = Lossy(losses=9)
 
     with pytest.raises(StoreUnavailable):
         app.tasks["ask"].apply_async(("ollama/x",), **options)
@@ -231,7 +231,7 @@ def test_a_publish_gives_up_when_its_retry_policy_says_so(app, options, tries):
 
 def test_nobody_listens_any_more_for_what_was_not_published_once_the_store_is_back(app):
     """Each would be a subscription for ever; while the store is away, giving up may take 20 s."""
-    app.lanes.store, forgotten = Lossy(losses=2), set()
+    app.lanes.parts.store, forgotten = Lossy(losses=2), set()
     app.backend.remove_pending_result = lambda result: forgotten.add(result.id)
     ask = app.tasks["ask"]
 
@@ -260,7 +260,7 @@ def test_each_app_of_a_process_publishes_into_its_own_lanes():
         (grant,) = taken(app, lane)
         header = Envelope.unpack(grant.envelope).headers[HEADER]
         assert (header["lane"], header["caller"]) == (lane, "alice")
-        assert app.lanes.store.lanes() == [lane]
+        assert app.lanes.parts.store.lanes() == [lane]
         app.close()
 
 
@@ -273,7 +273,7 @@ def test_an_app_without_lanes_is_left_alone_by_one_that_has_them(app):
         message = connection.SimpleQueue("lanes.ollama").get(block=False)
 
     assert HEADER not in message.headers
-    assert app.lanes.store.snapshot("ollama").waiting == 1
+    assert app.lanes.parts.store.snapshot("ollama").waiting == 1
     plain.close()
 
 
@@ -323,7 +323,7 @@ def test_an_eta_is_read_in_every_form_and_an_odd_one_is_left_to_celery(eta, ms):
 def admitted(app: Celery, publish) -> list[int]:
     """Publish; give the priorities of the calls that wait then."""
     publish(app.tasks["ask"])
-    records = app.lanes.store._lanes["ollama"].records.values()
+    records = app.lanes.parts.store._lanes["ollama"].records.values()
     return [record.call.priority for record in records]
 
 
@@ -400,7 +400,7 @@ def test_nonsense_is_refused_before_anything_is_published(app, priority, queue):
     with pytest.raises(ValueError, match="expected lane_priority to be a whole number from -1000"):
         app.tasks["ask"].apply_async(("ollama/x",), queue=queue, lane_priority=priority)
 
-    assert app.lanes.store.lanes() == []
+    assert app.lanes.parts.store.lanes() == []
 
 
 def test_nonsense_of_a_task_is_refused_by_name(app):
@@ -409,7 +409,7 @@ def test_nonsense_of_a_task_is_refused_by_name(app):
     with pytest.raises(ValueError, match=r"expected lane_priority of task ask to be .* got 'high'"):
         app.tasks["ask"].delay("ollama/x")
 
-    assert app.lanes.store.lanes() == []
+    assert app.lanes.parts.store.lanes() == []
 
 
 def test_eager_tasks_take_a_priority_and_refuse_nonsense(app):
@@ -438,7 +438,7 @@ def test_the_publish_says_whether_a_call_makes_room_else_the_call_before_else_th
 
     app.tasks["ask"].apply_async(("ollama/x",), **options)
 
-    (record,) = app.lanes.store._lanes["ollama"].records.values()
+    (record,) = app.lanes.parts.store._lanes["ollama"].records.values()
     assert record.call.preemptible is is_preemptible
 
 
@@ -446,5 +446,5 @@ def test_what_is_no_answer_is_refused_before_anything_is_published(app):
     with pytest.raises(ValueError, match="expected preemptible to be True or False, got 'yes'"):
         app.tasks["ask"].apply_async(("ollama/x",), preemptible="yes")
 
-    assert app.lanes.store.lanes() == []
+    assert app.lanes.parts.store.lanes() == []
     assert app.tasks["ask"].apply(("ollama/x",), preemptible=True).successful()

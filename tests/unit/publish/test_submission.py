@@ -48,7 +48,7 @@ def shop(**lanes: dict) -> Celery:
     app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     usual = {"store": {"url": "memory://submission"}, "defaults": {"queue_prefix": "submission."}}
     Lanes(app, Settings.parse({**usual, **lanes}))
-    app.lanes.store = Store()
+    app.lanes.parts.store = Store()
 
     @app.task(name="ask", shared=False)
     def ask(model):
@@ -73,7 +73,7 @@ def busy(app):
     """A lane with one call that has just begun, and one of heavy's that waits."""
     for _ in range(3):
         app.tasks["ask"].apply_async((MODEL,), caller="heavy")
-    app.lanes.store.serve()
+    app.lanes.parts.store.serve()
     return app
 
 
@@ -111,7 +111,7 @@ def test_a_call_that_would_wait_too_long_is_not_published(busy):
 
     error = refused.value
     assert (error.position, error.eta_s, error.retry_after_s) == (2, 20, 7.5)
-    assert busy.lanes.store.snapshot("ollama").waiting == 1
+    assert busy.lanes.parts.store.snapshot("ollama").waiting == 1
 
 
 def test_a_longest_wait_that_the_signature_names_holds(busy):
@@ -132,7 +132,7 @@ def test_a_chain_stands_where_its_first_call_does(busy):
         first = first.parent
     assert (submission.position.place, submission.position.others_ahead) == (2, 1)
     assert busy.lanes.position(first) == submission.position
-    assert busy.lanes.store.snapshot("ollama").waiting == 2
+    assert busy.lanes.parts.store.snapshot("ollama").waiting == 2
 
 
 def test_nothing_of_a_chain_whose_first_call_is_refused_is_published(busy):
@@ -141,7 +141,7 @@ def test_nothing_of_a_chain_whose_first_call_is_refused_is_published(busy):
     with pytest.raises(LaneBusy):
         busy.lanes.submit(chain(ask.si(MODEL), ask.si(MODEL)), max_wait=0)
 
-    assert busy.lanes.store.snapshot("ollama").waiting == 1
+    assert busy.lanes.parts.store.snapshot("ollama").waiting == 1
 
 
 CANVASES = {
@@ -160,7 +160,7 @@ def test_what_begins_with_several_calls_is_refused(app, make):
     with pytest.raises(TypeError, match="submit each of them"):
         app.lanes.submit(make(app.tasks["ask"]))
 
-    assert app.lanes.store.snapshot("ollama").waiting == 0
+    assert app.lanes.parts.store.snapshot("ollama").waiting == 0
 
 
 def test_what_is_no_signature_is_refused(app):
@@ -194,19 +194,19 @@ def test_what_runs_here_and_now_stands_nowhere(app):
 
 
 def test_a_call_whose_first_answer_was_lost_is_one_call_and_knows_its_place(busy):
-    busy.lanes.store.losses = 2
+    busy.lanes.parts.store.losses = 2
     signature = busy.tasks["ask"].s(MODEL).set(caller="light", retry=True, retry_policy=AT_ONCE)
 
     submission = busy.lanes.submit(signature)
 
     assert submission.position.place == 2
-    assert busy.lanes.store.snapshot("ollama").waiting == 2
+    assert busy.lanes.parts.store.snapshot("ollama").waiting == 2
 
 
 def test_who_is_told_is_no_property_of_the_message(app):
     app.lanes.submit(app.tasks["ask"].s(MODEL))
 
-    (grant,) = app.lanes.store.next("ollama", worker="w", request=2, want=1).grants
+    (grant,) = app.lanes.parts.store.next("ollama", worker="w", request=2, want=1).grants
 
     assert not [name for name in Envelope.unpack(grant.envelope).properties if "lanes" in name]
 
@@ -226,7 +226,7 @@ def test_whatever_waits_is_cancelled_when_nobody_waits_for_it_any_more(busy, mak
     with pytest.raises(GaveUp):
         busy.lanes.call(make(busy.tasks["ask"].si(MODEL)), timeout=0.05)
 
-    assert busy.lanes.store.snapshot("ollama").waiting == 1
+    assert busy.lanes.parts.store.snapshot("ollama").waiting == 1
 
 
 def test_a_call_is_cancelled_though_the_result_backend_is_away(busy, monkeypatch):
@@ -239,7 +239,7 @@ def test_a_call_is_cancelled_though_the_result_backend_is_away(busy, monkeypatch
     with pytest.raises(OSError, match="away"):
         busy.lanes.call(busy.tasks["ask"].s(MODEL))
 
-    assert busy.lanes.store.snapshot("ollama").waiting == 1
+    assert busy.lanes.parts.store.snapshot("ollama").waiting == 1
 
 
 class Chains(Store):
@@ -267,24 +267,24 @@ def a_call(name: str) -> Call:
 @pytest.fixture
 def generate(app):
     """The task, over lanes that can be crowded."""
-    app.lanes.store = Chains()
-    app.lanes.settings = Settings.parse({"store": {"url": "memory://submission"}})
+    app.lanes.parts.store = Chains()
+    app.lanes.parts.settings = Settings.parse({"store": {"url": "memory://submission"}})
     return app.tasks["celery_lanes.generate"]
 
 
 def waiting(app) -> dict[str, int]:
-    return {lane: app.lanes.store.snapshot(lane).waiting for lane in "abc"}
+    return {lane: app.lanes.parts.store.snapshot(lane).waiting for lane in "abc"}
 
 
 def test_a_chain_that_may_not_wait_begins_in_the_first_lane_that_has_room(generate):
     app = generate.app
-    app.lanes.store.crowd("a", 2)
-    app.lanes.store.crowd("b", 1)
+    app.lanes.parts.store.crowd("a", 2)
+    app.lanes.parts.store.crowd("b", 1)
 
     generate.apply_async(("a/x,b/y,a/z,c/w", "hi"), caller="heavy", max_wait=5)
 
     assert waiting(app) == {"a": 2, "b": 1, "c": 1}
-    (grant,) = app.lanes.store.next("c", worker="v", request=1, want=1).grants
+    (grant,) = app.lanes.parts.store.next("c", worker="v", request=1, want=1).grants
     header = Envelope.unpack(grant.envelope).headers["lanes"]
     journey = Journey.model_validate(header["stage"])
     assert (header["lane"], header["model"]) == ("c", "c/w")
@@ -300,7 +300,7 @@ def test_a_chain_that_may_not_wait_begins_in_the_first_lane_that_has_room(genera
 def test_when_all_lanes_are_too_busy_nothing_is_published_and_the_shortest_wait_is_told(generate):
     app = generate.app
     for lane, line in (("a", 2), ("b", 1), ("c", 3)):
-        app.lanes.store.crowd(lane, line)
+        app.lanes.parts.store.crowd(lane, line)
 
     with pytest.raises(LaneBusy, match="lane b is busy") as caught:
         generate.apply_async(("a/x,b/y,c/z", "hi"), caller="heavy", max_wait=5)
@@ -311,14 +311,14 @@ def test_when_all_lanes_are_too_busy_nothing_is_published_and_the_shortest_wait_
 
 def test_a_task_that_asks_all_of_its_models_in_one_lane_waits_in_that_one(generate):
     app = generate.app
-    app.lanes.store.crowd("a", 2)
+    app.lanes.parts.store.crowd("a", 2)
 
     with pytest.raises(LaneBusy, match="lane a is busy"):
         app.tasks["ask"].apply_async(("a/x,b/y",), caller="heavy", max_wait=5)
 
 
 def test_a_call_that_names_its_lane_waits_there(generate):
-    generate.app.lanes.store.crowd("b", 2)
+    generate.app.lanes.parts.store.crowd("b", 2)
 
     with pytest.raises(LaneBusy, match="lane b is busy"):
         generate.apply_async(("a/x,c/z", "hi"), lane="b", caller="heavy", max_wait=5)
@@ -327,28 +327,30 @@ def test_a_call_that_names_its_lane_waits_there(generate):
 def test_a_cost_that_was_given_in_one_lanes_unit_is_not_taken_for_anothers(generate):
     app = generate.app
     lanes = {"a": {"cost": "tokens"}}
-    app.lanes.settings = Settings.parse({"store": {"url": "memory://submission"}, "lanes": lanes})
-    app.lanes.store.crowd("a", 2)
+    app.lanes.parts.settings = Settings.parse(
+        {"store": {"url": "memory://submission"}, "lanes": lanes}
+    )
+    app.lanes.parts.store.crowd("a", 2)
 
     generate.apply_async(("a/x,b/y", "hi"), caller="heavy", max_wait=5, cost=5000)
 
-    (grant,) = app.lanes.store.next("b", worker="v", request=1, want=1).grants
+    (grant,) = app.lanes.parts.store.next("b", worker="v", request=1, want=1).grants
     assert Envelope.unpack(grant.envelope).headers["lanes"].get("cost", 1) == 1
 
 
 def test_a_store_that_goes_away_behind_a_busy_lane_sends_no_call_there(generate):
     app = generate.app
     store = {"url": "memory://submission", "on_store_down": "bypass"}
-    app.lanes.settings = Settings.parse({"store": store})
-    app.lanes.store.crowd("a", 2)
-    admit = app.lanes.store.admit
+    app.lanes.parts.settings = Settings.parse({"store": store})
+    app.lanes.parts.store.crowd("a", 2)
+    admit = app.lanes.parts.store.admit
 
     def away_from_b(lane, calls, **how):
         if lane == "b":
             raise StoreUnavailable
         return admit(lane, calls, **how)
 
-    app.lanes.store.admit = away_from_b
+    app.lanes.parts.store.admit = away_from_b
 
     with pytest.raises(LaneBusy, match="lane a is busy"):
         generate.apply_async(("a/x,b/y", "hi"), caller="heavy", max_wait=5, retry=False)

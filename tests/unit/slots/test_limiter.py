@@ -34,7 +34,7 @@ def test_requests_of_a_limited_model_hold_slots_of_the_lane(lanes):
 
     async def answer(messages, info) -> ModelResponse:
         async with changed:
-            running.append(lanes.store.snapshot("ollama").running)
+            running.append(lanes.parts.store.snapshot("ollama").running)
             changed.notify_all()
             both = len(running) + len(running) % 2  # each has another one beside it
             await changed.wait_for(lambda: len(running) >= both)
@@ -50,7 +50,7 @@ def test_requests_of_a_limited_model_hold_slots_of_the_lane(lanes):
     assert asyncio.run(main()) == ["because"] * 10
     assert max(running) == 2
     with lanes.slot("ollama/x"), lanes.slot("ollama/x"):  # all have been given back
-        assert lanes.store.snapshot("ollama").running == 2
+        assert lanes.parts.store.snapshot("ollama").running == 2
 
 
 def test_a_request_that_would_wait_too_long_raises(lanes):
@@ -86,7 +86,7 @@ def test_a_request_that_failed_says_nothing_of_service_times(lanes):
 
     with lanes.slot("ollama/x") as slot:
         slot.release(failed=True)
-    ledger = lanes.store._lanes["ollama"]
+    ledger = lanes.parts.store._lanes["ollama"]
     assert not ledger.leases
     assert not ledger.times_ms
 

@@ -30,12 +30,12 @@ def lanes():
     for name in "abc":
         lanes.registry.register_provider(FakeProvider(name))
     yield lanes
-    lanes.store.clear()
+    lanes.parts.store.clear()
     app.close()
 
 
 def running(lanes, names="ab") -> dict[str, int]:
-    return {lane: lanes.store.snapshot(lane).running for lane in names}
+    return {lane: lanes.parts.store.snapshot(lane).running for lane in names}
 
 
 def test_the_cap_holds_for_chains_in_threads_and_each_target_has_its_lanes(lanes):

@@ -52,7 +52,7 @@ def lanes(make_lanes) -> Lanes:
 
 
 def counts(lanes: Lanes) -> tuple[int, int]:
-    now = lanes.store.snapshot("ollama")
+    now = lanes.parts.store.snapshot("ollama")
     return now.running, now.waiting
 
 
@@ -104,7 +104,7 @@ def test_a_slot_is_held_for_the_block_and_free_when_it_has_ended(lanes):
         )
 
     assert counts(lanes) == (0, 0)
-    assert lanes.store.snapshot("ollama").done_last_minute == 1
+    assert lanes.parts.store.snapshot("ollama").done_last_minute == 1
 
 
 def test_a_slot_of_a_lane_by_name(lanes):
@@ -137,7 +137,7 @@ def test_releasing_early_and_twice_is_legal(lanes):
 
     slot.release()
     assert counts(lanes) == (0, 0)
-    assert lanes.store.snapshot("ollama").done_last_minute == 2
+    assert lanes.parts.store.snapshot("ollama").done_last_minute == 2
 
 
 def test_a_block_that_raises_gives_its_slot_back_and_says_nothing_of_service_times(lanes):
@@ -145,12 +145,12 @@ def test_a_block_that_raises_gives_its_slot_back_and_says_nothing_of_service_tim
         raise KeyError
 
     assert counts(lanes) == (0, 0)
-    assert not lanes.store._lanes["ollama"].times_ms
+    assert not lanes.parts.store._lanes["ollama"].times_ms
 
 
 def test_the_real_cost_is_charged(make_lanes):
     lanes = make_lanes(lane={"cost": "tokens"})
-    ends = ends_of(lanes.store)
+    ends = ends_of(lanes.parts.store)
 
     with lanes.slot("ollama/x", cost=500) as slot:
         slot.release(cost=120)
@@ -166,7 +166,7 @@ def test_whose_and_how_urgent_it_is_as_given_or_as_the_context_says(lanes):
                 Waiter(lanes.slot("ollama/x", caller="zoe", priority=0)),
             ]
         until(lambda: counts(lanes) == (1, 2))
-        waiting = [r for r in lanes.store._lanes["ollama"].records.values() if not r.token]
+        waiting = [r for r in lanes.parts.store._lanes["ollama"].records.values() if not r.token]
         assert sorted((r.call.caller, r.call.priority) for r in waiting) == [("bob", 7), ("zoe", 0)]
 
     for waiter in waiters:
@@ -220,7 +220,7 @@ class Racing(MemoryStore):
 @pytest.fixture
 def racing(lanes, monkeypatch) -> Racing:
     store = Racing()
-    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: store)
     return store
 
 
@@ -322,10 +322,10 @@ def test_cancelling_a_caller_ends_its_waits(lanes):
 
 def test_a_slot_whose_lease_is_gone_says_so_and_gives_nothing_back(lanes):
     with lanes.slot("ollama/x") as slot:
-        ledger = lanes.store._lanes["ollama"]
-        with lanes.store._lock:
+        ledger = lanes.parts.store._lanes["ollama"]
+        with lanes.parts.store._lock:
             ledger.leases[next(iter(ledger.leases))] = 0
-            lanes.store.reap("ollama")
+            lanes.parts.store.reap("ollama")
 
         until(lambda: slot.is_lost)
         assert slot.should_yield()
@@ -354,7 +354,7 @@ def test_what_is_no_answer_is_refused(lanes):
 
 def test_slots_are_renewed_while_their_blocks_run(lanes):
     with lanes.slot("ollama/x") as slot:
-        ledger = lanes.store._lanes["ollama"]
+        ledger = lanes.parts.store._lanes["ollama"]
         (call,) = ledger.leases
         first = ledger.leases[call]
         until(lambda: ledger.leases[call] > first + 100)
@@ -377,7 +377,7 @@ def test_a_bucket_that_refills_lets_the_waiter_go_with_no_worker_there(make_lane
         with lanes.slot("ollama/x"):
             pass
 
-    assert lanes.store.snapshot("ollama").done_last_minute == 3
+    assert lanes.parts.store.snapshot("ollama").done_last_minute == 3
 
 
 class Away(MemoryStore):
@@ -401,7 +401,7 @@ class Away(MemoryStore):
 @pytest.fixture
 def away(lanes, monkeypatch) -> Away:
     store = Away()
-    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: store)
     return store
 
 
@@ -463,7 +463,7 @@ def test_a_longest_wait_holds_while_the_store_hangs(lanes, away, monkeypatch):
 
 def test_a_store_that_cannot_be_opened_is_told_to_who_asks(make_lanes, monkeypatch):
     lanes = make_lanes()
-    monkeypatch.setattr(lanes, "open_store", lambda: open_store("nowhere://"))
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: open_store("nowhere://"))
 
     waiter = Waiter(lanes.slot("ollama/x", max_wait=600))
 
@@ -503,7 +503,7 @@ class Full(MemoryStore):
 @pytest.fixture
 def full(lanes, monkeypatch) -> Full:
     store = Full()
-    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: store)
     return store
 
 
@@ -586,7 +586,7 @@ def test_a_lane_whose_node_is_away_costs_other_lanes_no_slot(make_lanes, monkeyp
             return super()._open(lane)
 
     lanes, store = make_lanes(rules=[{"match": "gpu/*", "lane": "gpu"}]), Cluster()
-    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: store)
     with lanes.slot("gpu/x") as lost, lanes.slot("ollama/x") as slot:
         store.away = "gpu"
         ledger = store._lanes["ollama"]
@@ -616,8 +616,8 @@ def test_an_answer_that_is_older_than_its_lease_is_not_trusted(lanes, monkeypatc
             return claim
 
     store = Slow()
-    store.configure("ollama", lanes.rules("ollama"))
-    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    store.configure("ollama", lanes.parts.rules("ollama"))
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: store)
 
     with pytest.raises(WaitCancelled), lanes.slot("ollama/x"):
         pytest.fail("it was let in")
@@ -634,8 +634,8 @@ def test_what_the_store_let_in_although_its_answer_was_lost_goes_back(lanes, mon
             return verdicts
 
     store = Lossy()
-    store.configure("ollama", lanes.rules("ollama"))
-    monkeypatch.setattr(lanes, "open_store", lambda: store)
+    store.configure("ollama", lanes.parts.rules("ollama"))
+    monkeypatch.setattr(lanes.parts, "open_store", lambda: store)
 
     with pytest.raises(StoreUnavailable), lanes.slot("ollama/x"):
         pytest.fail("it was let in")
@@ -648,12 +648,12 @@ def test_what_the_store_let_in_although_its_answer_was_lost_goes_back(lanes, mon
 def test_a_slot_that_nobody_here_has_asked_for_goes_back(make_lanes):
     """The server may execute an admit long after its sender has given it up."""
     lanes = make_lanes(lane={"max_concurrent": 2})
-    ends = ends_of(lanes.store)
+    ends = ends_of(lanes.parts.store)
     with lanes.slot("ollama/x"):
-        (record,) = lanes.store._lanes["ollama"].records.values()
+        (record,) = lanes.parts.store._lanes["ollama"].records.values()
         ghost = replace(record.call, id="ghost", task_id="ghost")
 
-        lanes.admit("ollama", [ghost])
+        lanes.parts.admit("ollama", [ghost])
 
         until(lambda: ends)
         assert [(end.call, end.outcome) for end in ends] == [("ghost", Outcome.BACK)]

@@ -25,7 +25,9 @@ def within(lane):
 
 def test_a_stream_gives_its_slot_back_early_only_where_its_lane_says_so(lanes, monkeypatch):
     told = []
-    monkeypatch.setattr(lanes.store, "establish", lambda *at, **whose: told.append((at, whose)))
+    monkeypatch.setattr(
+        lanes.parts.store, "establish", lambda *at, **whose: told.append((at, whose))
+    )
 
     for request in (within("short"), within("long"), Context({})):
         lanes.established(request)
@@ -37,7 +39,7 @@ def test_a_stream_keeps_its_slot_if_its_store_is_away(lanes, monkeypatch, caplog
     def fail(*_, **__):
         raise StoreUnavailable
 
-    monkeypatch.setattr(lanes.store, "establish", fail)
+    monkeypatch.setattr(lanes.parts.store, "establish", fail)
 
     lanes.established(within("short"))
 

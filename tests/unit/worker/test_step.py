@@ -22,7 +22,7 @@ from celery_lanes.worker.step import WorkerLanes, _checked
 def test_the_pool_grows_in_the_thread_that_opens_the_mail_and_not_in_the_store_thread():
     """A forked child ends with the thread that forked it."""
     grown_in = []
-    lanes = WorkerLanes(worker=SimpleNamespace(), lanes=SimpleNamespace(open_store=None))
+    lanes = WorkerLanes(worker=SimpleNamespace(), parts=SimpleNamespace(open_store=None))
     lanes.postman = HubPostman()
     lanes._view = SimpleNamespace(grow=lambda: grown_in.append(threading.get_ident()))
 

@@ -46,7 +46,7 @@ def asking(task: Any, patience: Patience | None) -> Iterator[Ask]:
 @contextmanager
 def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
     lanes = _lanes(task)
-    press = lanes.press()
+    press = lanes.parts.printer.press()
     pump = Pump(task.request.id, hangup, patience, granted_ms_of(task.request))
     teller = _Teller(press, pump, patience, partial(lanes.established, task.request))
     try:

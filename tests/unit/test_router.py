@@ -9,7 +9,7 @@ from celery_lanes.config.settings import LaneSettings, Rule, Settings
 from celery_lanes.errors import ConfigError
 from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.registry import Registry
-from celery_lanes.publish.router import MODEL_OPTION, LaneRouter, Routed
+from celery_lanes.router import MODEL_OPTION, LaneRouter, Routed
 
 MODEL = "ollama/llama3.1:8b"
 OLLAMA = Routed("ollama", MODEL)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery_lanes.config.settings import DEFAULT_LANE, Settings
 from celery_lanes.errors import SpecError
-
-if TYPE_CHECKING:
-    from celery_lanes.llm.registry import Registry
+from celery_lanes.llm.registry import Registry
 
 MODEL_ARGUMENT = "model"
 
@@ -142,6 +140,13 @@ class LaneRouter:
         if (known := self._parameters.get(task)) is None:
             known = self._parameters[task] = _read_signature(task.run)
         return known
+
+
+def is_lane_task(task: Any) -> bool:
+    """Whether a task may run in a lane: it names one, or has an argument with the model."""
+    if getattr(task, "lane", None) or getattr(task, "model_arg", None):
+        return True
+    return MODEL_ARGUMENT in inspect.signature(task.run).parameters
 
 
 def _lane_of(settings: Settings, model: str, *, is_certain: bool) -> str | None:
