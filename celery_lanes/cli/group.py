@@ -17,6 +17,7 @@ COMMANDS = {
     "pause": "celery_lanes.cli.steering:pause_command",
     "resume": "celery_lanes.cli.steering:resume_command",
     "route": "celery_lanes.cli.views:route_command",
+    "running": "celery_lanes.cli.views:running_command",
     "set": "celery_lanes.cli.steering:set_command",
     "status": "celery_lanes.cli.views:status_command",
     "stop": "celery_lanes.cli.steering:stop_command",

@@ -82,7 +82,8 @@ class WorkerLanes:
     def __init__(self, worker: Any, lanes: Lanes) -> None:
         self._worker = worker
         self._lanes = lanes
-        self.agent = Agent(open_store=lanes.open_store, source=lanes, hands=self)
+        open_store, node = lanes.open_store, worker.hostname
+        self.agent = Agent(node=node, open_store=open_store, source=lanes, hands=self)
         self._served: set[str] = set()
         self._has_opened = False
 
