@@ -85,14 +85,17 @@ class Calls:
 
         As by ``lanes.slot``, under the same caps, shares and rates; a stream holds its slot to its
         end, or as ``stream_slot`` says. Inside a task that runs in a lane there is no second one.
+        The lane hears of overloads and of limits that are used up, as by ``generate``.
 
         Args:
             spec: as ``registry.parse`` takes it, and raises for it.
             max_wait: seconds for a slot, ``None`` = any time; beyond, the next target is asked. The
                 wait counts to the ``timeout_s`` of the call.
         """
-        return self.parts.registry.parse(spec).served_by(
-            lambda target: within_slots(self, target, max_wait)
+        chain, lanes = self.parts.registry.parse(spec), self.parts.app.lanes
+        is_alone = len(chain) == 1
+        return chain.served_by(
+            lambda target: within_slots(lanes, target, max_wait, is_alone=is_alone)
         )
 
     def submit(self, signature: Any, max_wait: float | None = None) -> Submission:

@@ -51,8 +51,7 @@ class Envelope:
     def unpack(cls, raw: bytes) -> Envelope:
         """Read packed bytes; ``ValueError`` if they are none."""
         head, _, body = raw.partition(b"\n")
-        known = _DECODER.decode(head.decode())
-        is_text, content_type, content_encoding, headers, properties = known
+        is_text, content_type, content_encoding, headers, properties = _read(head)
         return cls(
             body=body.decode() if is_text else body,
             content_type=content_type,
@@ -60,3 +59,16 @@ class Envelope:
             headers=headers,
             properties=properties,
         )
+
+
+def headers_in(head: bytes) -> dict[str, Any]:
+    """Read the headers from the first line of packed bytes; none in what is no such line."""
+    try:
+        _, _, _, headers, _ = _read(head)
+    except (TypeError, ValueError):
+        return {}
+    return headers if isinstance(headers, dict) else {}
+
+
+def _read(head: bytes) -> Any:
+    return _DECODER.decode(head.decode())

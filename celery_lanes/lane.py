@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
+from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config import durations
 from celery_lanes.config.settings import Settings
 from celery_lanes.config.tables import LaneSettings
+from celery_lanes.envelope import headers_in
 from celery_lanes.errors import ConfigError
+from celery_lanes.store.attempts import Lease
 from celery_lanes.store.base import Snapshot, Store
 from celery_lanes.store.calls import fitting
+from celery_lanes.store.checks import MAX_LEASES
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.rules import Bucket, Limit, Policy, Unlimited
 
@@ -64,6 +69,15 @@ class Lane:
         """Change the limit in cost: "100k/m", as much at once; "" and ``None`` as above."""
         self._store.set_limit(self.name, Limit.TOKENS, _bucket(tokens, None))
 
+    def running(self, limit: int = MAX_LEASES) -> list[RunningCall]:
+        """Read who has the calls that run, those first that have run longest.
+
+        At most ``limit`` with a slot, up to 100, and as many without; of more than that, those
+        whose leases were renewed least recently.
+        """
+        leases = self._store.leases(self.name, limit)
+        return [_running(lease) for lease in sorted(leases, key=lambda held: -held.ran_ms)]
+
     def callers(self) -> list[CallerStatus]:
         """Read what holds for callers that the settings name, that were steered, or that wait.
 
@@ -79,6 +93,52 @@ class Lane:
                 " be steered apart; pause the lane, or cancel what waits of the caller"
             )
         return LaneCaller(self.name, fitting(name), self._store)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningCall:
+    """A call that runs in a lane, or code outside a task that holds a slot of it.
+
+    Attributes:
+        caller: whose it is; "" if nobody has said.
+        run_id: the run it belongs to; "" if it says none, or has headers of more than 20 KB, or is
+            larger than 1 MB.
+        model: ``provider/model``; "" likewise, and of a slot.
+        task: the task's name; "" of a slot.
+        task_id: Celery's; of a slot a random name.
+        worker: the node name of the worker that runs it; of a slot its host and process id.
+        ran_s: since it was granted.
+        attempt: counts grants from 1.
+        priority: higher first.
+        has_slot: False for a stream that runs on without one.
+    """
+
+    caller: str
+    run_id: str
+    model: str
+    task: str
+    task_id: str
+    worker: str
+    ran_s: float
+    attempt: int
+    priority: int
+    has_slot: bool
+
+
+def _running(lease: Lease) -> RunningCall:
+    info = CallInfo.from_header(headers_in(lease.head).get(HEADER))
+    return RunningCall(
+        caller=lease.caller,
+        run_id=info.run_id,
+        model=info.model,
+        task=lease.task,
+        task_id=lease.task_id,
+        worker=lease.worker.rpartition("/")[0],
+        ran_s=lease.ran_ms / 1000,
+        attempt=lease.attempt,
+        priority=lease.priority,
+        has_slot=not lease.is_established,
+    )
 
 
 class LaneCaller:

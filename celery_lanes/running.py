@@ -17,6 +17,7 @@ from celery_lanes.llm.chains.journey import Leg
 from celery_lanes.once import once
 from celery_lanes.parts import Parts
 from celery_lanes.publish.outgoing import estimate
+from celery_lanes.slots.slot import Slot
 from celery_lanes.store.adapting import MAX_PROVIDER_WAIT_MS
 from celery_lanes.store.calls import Busy, Call
 from celery_lanes.store.quota import Quota, closed_ms, scarcest
@@ -61,10 +62,10 @@ class Running:
         it.
 
         Args:
-            request: the task's own, ``self.request``.
+            request: the task's own, ``self.request``, or a ``Slot`` that is held.
             retry_after: seconds that the provider asked to wait, if it did.
         """
-        held = held_by(request)
+        held = _lease_of(request)
         wait_ms = round(min(max(0.0, retry_after or 0.0) * 1000, MAX_PROVIDER_WAIT_MS))
         if held is None or not (wait_ms or self.parts.settings.lane(held.lane).adaptive):
             return
@@ -101,10 +102,10 @@ class Running:
         be it.
 
         Args:
-            request: the task's own, ``self.request``.
+            request: the task's own, ``self.request``, or a ``Slot`` that is held.
             quotas: as ``Reply.quotas`` has them, or ``[Quota("requests", 0, resets_ms=9_000)]``.
         """
-        held, least = held_by(request), scarcest(quotas)
+        held, least = _lease_of(request), scarcest(quotas)
         if held is None or least is None or not self.parts.settings.lane(held.lane).adaptive:
             return
         wait_ms = min(closed_ms(quotas), MAX_PROVIDER_WAIT_MS)
@@ -212,6 +213,11 @@ class Running:
         if lane.cost == self.parts.settings.lane(here).cost:
             return None
         return estimate(lane, self.parts.task(request.task), request.args, request.kwargs) or 1.0
+
+
+def _lease_of(holder: Any) -> Held | None:
+    """Find the lease of a task's request, or of a slot."""
+    return holder.lease if isinstance(holder, Slot) else held_by(holder)
 
 
 def _held(request: Any) -> Held:

@@ -30,11 +30,11 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Publish; ``stream=True`` is for the body, wherever it is said (``.set``, a canvas).
 
-        Raises ``TypeError`` for what is nearly an option of ours, and what the task's own
-        ``check_keywords`` raises, unless a canvas goes on in a worker.
+        Raises ``TypeError`` for what is nearly an option of ours where the call goes to a lane, and
+        what the task's own ``check_keywords`` raises, unless a canvas goes on in a worker.
         """
         if GOES_ON not in options:
-            check_options(options)
+            check_options(self, args, kwargs, options)
             if (check := getattr(self, "check_keywords", None)) is not None:
                 check(kwargs or {})
         if (stream := options.pop("stream", None)) is not None:

@@ -6,6 +6,7 @@ from typing import IO, Any
 
 import click
 
+from celery_lanes.cli.lazy import LazyGroup
 from celery_lanes.errors import ConfigError, LanesError, StoreUnavailable
 
 REFUSED = 1
@@ -36,7 +37,7 @@ class CommandFailed(click.ClickException):
             click.echo(f"celery lanes: {line}", err=file is None, file=file)
 
 
-class LanesGroup(click.Group):
+class LanesGroup(LazyGroup):
     """A group of commands whose errors are one clear line and an exit code, never a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -7,42 +7,24 @@ from typing import Any
 import click
 
 from celery_lanes.cli.exits import EXIT_CODES, LanesGroup
-from celery_lanes.cli.repairs import dead_command, health_command
-from celery_lanes.cli.steering import (
-    cancel_command,
-    pause_command,
-    resume_command,
-    set_command,
-    stop_command,
-)
-from celery_lanes.cli.views import (
-    callers_command,
-    check_command,
-    route_command,
-    status_command,
-    where_command,
-)
 
-COMMANDS = (
-    callers_command,
-    cancel_command,
-    check_command,
-    dead_command,
-    health_command,
-    pause_command,
-    resume_command,
-    route_command,
-    set_command,
-    status_command,
-    stop_command,
-    where_command,
-)
+COMMANDS = {
+    "callers": "celery_lanes.cli.views:callers_command",
+    "cancel": "celery_lanes.cli.steering:cancel_command",
+    "check": "celery_lanes.cli.views:check_command",
+    "dead": "celery_lanes.cli.repairs:dead_command",
+    "health": "celery_lanes.cli.repairs:health_command",
+    "pause": "celery_lanes.cli.steering:pause_command",
+    "resume": "celery_lanes.cli.steering:resume_command",
+    "route": "celery_lanes.cli.views:route_command",
+    "running": "celery_lanes.cli.views:running_command",
+    "set": "celery_lanes.cli.steering:set_command",
+    "status": "celery_lanes.cli.views:status_command",
+    "stop": "celery_lanes.cli.steering:stop_command",
+    "where": "celery_lanes.cli.views:where_command",
+}
 
 
-@click.group(cls=LanesGroup, epilog=EXIT_CODES)
+@click.group(cls=LanesGroup, homes=COMMANDS, epilog=EXIT_CODES)
 def lanes(**_: Any) -> None:
     """See and steer the lanes of an app: celery -A shop lanes status."""
-
-
-for command in COMMANDS:
-    lanes.add_command(command)

@@ -24,7 +24,7 @@ from celery_lanes.cli.params import Rate, Slots, Weight
 @click.option("--weight", metavar="W|default", type=Weight(), help="Share of the caller.")
 @click.pass_context
 def set_command(ctx: click.Context, /, lane: str, caller: str | None, **_: Any) -> None:
-    """Change the limits of LANE, or of one caller in it, for all workers.
+    """Change limits of LANE, or of one caller in it, for all workers.
 
     At once, for what waits already, too; "default" goes back to the file's.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from celery_lanes.cli import callers, route, status, where
+from celery_lanes.cli import callers, route, running, status, where
 from celery_lanes.cli.check import check_app
 from celery_lanes.cli.console import open_console, print_table
 from celery_lanes.cli.context import lanes_of
 from celery_lanes.cli.exits import REFUSED, CommandFailed
 from celery_lanes.cli.findings import exit_code, lines
+from celery_lanes.store.checks import MAX_LEASES
 
 
 @click.command(name="status")
@@ -44,6 +45,29 @@ def callers_command(ctx: click.Context, /, lane: str, *, as_json: bool) -> None:
         click.echo(callers.rest(found), nl=False)
     else:
         click.echo(f"{lane}: no caller waits by name, nor was anything said or set of one")
+
+
+@click.command(name="running")
+@click.argument("lane")
+@click.option("--limit", default=MAX_LEASES, show_default=True, type=click.IntRange(1, MAX_LEASES),
+              help="Show so many that hold a slot.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+@click.pass_context
+def running_command(ctx: click.Context, /, lane: str, limit: int, *, as_json: bool) -> None:
+    """Show the running calls of LANE, and who has them.
+
+    Those that have run longest first. What holds a slot outside a task is a "(slot)"; "no slot" is
+    a stream that runs on without one.
+    """
+    lanes = lanes_of(ctx)
+    found = running.read(lanes, lane, limit)
+    if as_json:
+        click.echo(running.to_json(found))
+    elif found:
+        print_table(running.table(found), is_plain=ctx.obj.no_color)
+        click.echo(running.rest(lanes, lane, found), nl=False)
+    else:
+        click.echo(f"{lane}: nothing runs")
 
 
 @click.command(name="where")

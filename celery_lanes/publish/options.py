@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -17,14 +18,23 @@ GOES_ON = "parent_id"
 """Celery says it when a canvas goes on in a worker: what is raised then leaves a result pending."""
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what is nearly one of ours: Celery takes any name, and tells nobody.
+def check_options(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
+    """Refuse, of a call for a lane, what is nearly one of ours: Celery takes any name in silence.
 
+    An option of a plain task, or one that a task class of the user's own takes, is none of ours.
     Raises ``TypeError``, as Python does for an unknown keyword.
     """
     for name in options:
-        if (meant := _meant(name)) is not None:
+        if (meant := _meant(name)) is None or _takes(task, name):
+            continue
+        if task.app.lanes.parts.router.route(task.name, args, kwargs, options, task) is not None:
             raise TypeError(f"apply_async has no option {name!r}; did you mean {meant}?")
+
+
+def _takes(task: Any, name: str) -> bool:
+    """Say whether any of a task's classes has a parameter of that name."""
+    own = (vars(known).get("apply_async") for known in type(task).__mro__)
+    return any(name in inspect.signature(apply).parameters for apply in own if apply)
 
 
 def check_max_wait(seconds: Any) -> None:

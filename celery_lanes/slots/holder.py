@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from socket import gethostname
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.slots.desk import Desk, RuleBook
@@ -41,7 +42,7 @@ class Holder:
 
     def __init__(self, open_store: Callable[[], Store], book: RuleBook) -> None:
         self.pid = os.getpid()
-        self.incarnation = uuid.uuid4().hex
+        self.incarnation = f"{gethostname()}:{self.pid}/{uuid.uuid4().hex}"
         self._open_store, self._book = open_store, book
         self._mail = Mailbox()
         self._watch = Watch(self._mail)

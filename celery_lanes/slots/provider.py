@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from celery_lanes.callinfo import held_by
+from celery_lanes.errors import ProviderError
 from celery_lanes.llm.capabilities import Capabilities
 from celery_lanes.llm.chains.queueing import note_queued
 from celery_lanes.llm.provider import IDLE_S, Provider
@@ -17,9 +18,10 @@ from celery_lanes.llm.stream import Stream
 from celery_lanes.llm.target import Target
 from celery_lanes.slots.slot import Slot
 from celery_lanes.store.checks import MAX_TIME_MS
+from celery_lanes.store.quota import Quota
 
 if TYPE_CHECKING:
-    from celery_lanes.calls import Calls
+    from celery_lanes.app import Lanes
 
 Take = Callable[[str, float], Slot | None]
 """Gives a slot for a model, and for a call that may take so many seconds."""
@@ -32,18 +34,20 @@ class LaneProvider:
 
     ``wait_counts``: the wait for it counts to the time of the call. A stream holds its slot until
     it ends or is closed, or until its first piece has come: ``stream_slot`` says so of a lane.
+    ``is_alone``: the call has nobody else to ask, so that the lane waits as this one asks it to.
     """
 
     def __init__(
         self,
         provider: Provider,
         take: Take,
-        stream_slot: Callable[[str], str],
+        lanes: Lanes,
         *,
         wait_counts: bool = False,
+        is_alone: bool = True,
     ) -> None:
-        self._provider, self._take, self._stream_slot = provider, take, stream_slot
-        self._wait_counts = wait_counts
+        self._provider, self._take, self._lanes = provider, take, lanes
+        self._wait_counts, self._is_alone = wait_counts, is_alone
 
     def __repr__(self) -> str:
         return f"LaneProvider({self._provider!r})"
@@ -69,10 +73,12 @@ class LaneProvider:
 
         Raises ``ProviderError``, and what a ``Slot`` does: ``LaneBusy``, ``WaitCancelled``.
         """
-        with self._held(request, timeout_s) as (_, _, left_s):
-            return self._provider.generate(
+        with self._held(request, timeout_s) as (_, slot, left_s):
+            reply = self._provider.generate(
                 request, timeout_s=left_s, idempotency_key=idempotency_key
             )
+            self._forewarn(slot, reply.quotas)
+            return reply
 
     def stream(
         self,
@@ -87,9 +93,9 @@ class LaneProvider:
             stream = self._provider.stream(
                 request, timeout_s=left_s, idle_s=idle_s, idempotency_key=idempotency_key
             )
-            is_held_on = slot is None or self._stream_slot(slot.lane) == "full"
+            self._forewarn(slot, stream.quotas)
             give_back = held.pop_all().close
-            pieces = stream if is_held_on else _freeing(stream, give_back)
+            pieces = stream if slot is None else self._pieces(stream, slot, give_back)
             return stream.relayed(pieces, give_back)
 
     def close(self) -> None:
@@ -109,18 +115,39 @@ class LaneProvider:
                 finally:
                     note_queued(time.monotonic() - began_at)
             waited_s = time.monotonic() - began_at if self._wait_counts else 0.0
-            yield held, slot, max(SHORTEST_S, timeout_s - waited_s)
+            with self._telling(slot):
+                yield held, slot, max(SHORTEST_S, timeout_s - waited_s)
 
+    def _pieces(
+        self, stream: Stream, slot: Slot, give_back: Callable[[], None]
+    ) -> Iterator[Piece | Done]:
+        """Give a stream's pieces, and the slot back with the first one if that is all it needs."""
+        is_held_on = self._lanes.settings.lane(slot.lane).stream_slot == "full"
+        with self._telling(slot):
+            for piece in stream:
+                if not is_held_on:
+                    give_back()
+                yield piece
 
-def _freeing(stream: Stream, give_back: Callable[[], None]) -> Iterator[Piece | Done]:
-    """Give a stream's pieces, and the slot back with the first one."""
-    for piece in stream:
-        give_back()
-        yield piece
+    @contextmanager
+    def _telling(self, slot: Slot | None) -> Iterator[None]:
+        """Tell the lane of an overload, while the slot is held: no grant comes before that."""
+        try:
+            yield
+        except ProviderError as error:
+            if slot is not None and error.is_overload:
+                waits = self._is_alone or self._lanes.settings.lane(slot.lane).adaptive
+                self._lanes.overloaded(slot, retry_after=error.retry_after_s if waits else None)
+            raise
+
+    def _forewarn(self, slot: Slot | None, quotas: Sequence[Quota]) -> None:
+        """Tell the lane what is left of its provider's limits."""
+        if slot is not None:
+            self._lanes.forewarned(slot, quotas)
 
 
 def wrap_provider_for_lane(
-    provider: Provider, lanes: Calls, *, max_wait: float | None = None
+    provider: Provider, lanes: Lanes, *, max_wait: float | None = None
 ) -> LaneProvider:
     """Let every call of a provider hold a slot of its model's lane; none inside a lane's task.
 
@@ -129,29 +156,26 @@ def wrap_provider_for_lane(
     return LaneProvider(
         provider,
         lambda model, _: slot_of(lanes, f"{provider.name}/{model}", max_wait),
-        stream_slot_of(lanes),
+        lanes,
     )
 
 
-def within_slots(lanes: Calls, target: Target, max_wait: float | None) -> LaneProvider:
+def within_slots(
+    lanes: Lanes, target: Target, max_wait: float | None, *, is_alone: bool
+) -> LaneProvider:
     """Do so for one target of a chain, whose lane is found by its name as it is written.
 
-    The wait counts to the time of the call, which bounds it.
+    The wait counts to the time of the call, which bounds it. ``is_alone``: it has no other target.
     """
 
     def take(_: str, timeout_s: float) -> Slot | None:
         bounds = [seconds for seconds in (max_wait, timeout_s) if seconds is not None]
         return slot_of(lanes, target.written, min(*bounds, MAX_TIME_MS / 1000))
 
-    return LaneProvider(target.provider, take, stream_slot_of(lanes), wait_counts=True)
+    return LaneProvider(target.provider, take, lanes, wait_counts=True, is_alone=is_alone)
 
 
-def stream_slot_of(lanes: Calls) -> Callable[[str], str]:
-    """Give what says of a lane for how long a stream holds its slot."""
-    return lambda lane: lanes.parts.settings.lane(lane).stream_slot
-
-
-def slot_of(lanes: Calls, model: str, max_wait: float | None) -> Slot | None:
+def slot_of(lanes: Lanes, model: str, max_wait: float | None) -> Slot | None:
     """Give a slot of a model's lane; ``None`` to a task that has been granted one already."""
     task = lanes.parts.app.current_worker_task
     if task is not None and held_by(task.request) is not None:

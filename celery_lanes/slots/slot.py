@@ -12,6 +12,7 @@ from typing import Protocol
 
 from typing_extensions import Self
 
+from celery_lanes.callinfo import Held
 from celery_lanes.errors import LanesError, StoreUnavailable
 from celery_lanes.slots.ticket import Ticket
 from celery_lanes.store.attempts import Outcome
@@ -56,6 +57,12 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"Slot({self.lane!r}, caller={self.caller!r})"
+
+    @property
+    def lease(self) -> Held | None:
+        """Which lease it is held by; ``None`` while it is not held, and with lanes switched off."""
+        call, token = self._ticket.call.id, self._ticket.token
+        return Held(self.lane, call, token) if self._is_held and token else None
 
     @property
     def is_lost(self) -> bool:

@@ -76,6 +76,43 @@ class Grant:
     granted_ms: int = 0
 
 
+HEAD_BYTES = 20_000
+"""The longest first line of a message that is read with a lease."""
+
+READ_BYTES = 1_000_000
+"""The longest message whose first line is looked for: a script reads all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A running call's, for people to see.
+
+    Attributes:
+        call: its id.
+        task_id: Celery's.
+        task: the task's name; "" of a ticket.
+        caller: whose it is.
+        priority: -1000 to 1000.
+        worker: who has it, an incarnation.
+        attempt: counts grants from 1.
+        ran_ms: since its grant.
+        is_established: it runs on without a slot.
+        head: the first line of its message, which is the sender's and not the store's; empty if
+            there is none, or too much to read.
+    """
+
+    call: str
+    task_id: str
+    task: str
+    caller: str
+    priority: int
+    worker: str
+    attempt: int
+    ran_ms: int
+    is_established: bool
+    head: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Closing:
     """A call whose result this worker must write, then ``close``.

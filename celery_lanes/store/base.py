@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from celery_lanes.store.attempts import Claim, Reaped, Release, Renewal, Turn
+from celery_lanes.store.attempts import Claim, Lease, Reaped, Release, Renewal, Turn
 from celery_lanes.store.calls import Busy, Call, DeadLetter, Verdict
 from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.quota import Quota
@@ -265,6 +265,12 @@ class Store(Protocol):
 
         Of those who only wait, up to 750: the 250 that are next, that are last, and of those whose
         rate is used up. In a fifo lane nobody waits by name.
+        """
+
+    def leases(self, lane: str, limit: int) -> list[Lease]:
+        """Read who has up to so many of the running calls, 1 to 100; those first that end first.
+
+        Unless they are renewed, that is. After those with a slot, as many of those without one.
         """
 
     def snapshot(self, lane: str) -> Snapshot:

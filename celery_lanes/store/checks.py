@@ -19,6 +19,9 @@ from celery_lanes.store.rules import Bucket, LaneRules, Limit, Unlimited
 MAX_COST = 1e9
 MAX_TIME_MS = 2**52
 MAX_SLOTS = 100_000
+MAX_LEASES = 100
+"""Leases in one answer, of calls with a slot; for an operator's screen."""
+
 MAX_LETTERS = 50
 """Dead letters in one answer: they hold whole messages, and a socket waits for a second."""
 
@@ -128,6 +131,11 @@ def check_page(limit: int, before_ms: int | None) -> None:
     _check_number(limit, 1, MAX_LETTERS, "the number of dead letters", is_whole=True)
     if before_ms is not None:
         check_died(before_ms)
+
+
+def check_leases(limit: int) -> None:
+    """Refuse to read fewer leases than one, or more than anybody reads."""
+    _check_number(limit, 1, MAX_LEASES, "the number of leases", is_whole=True)
 
 
 def check_died(died_ms: int) -> None:

@@ -42,9 +42,9 @@ class Agent:
     """The store thread and its ledger of attempts."""
 
     def __init__(
-        self, *, open_store: Callable[[], Store], source: LaneSource, hands: Hands
+        self, *, node: str, open_store: Callable[[], Store], source: LaneSource, hands: Hands
     ) -> None:
-        self.incarnation = uuid.uuid4().hex
+        self.incarnation = f"{node}/{uuid.uuid4().hex}"
         self._link = Link(open_store, self.incarnation)
         self._hands = hands
         self._talk = Conversation(self.incarnation, source, hands, self)

@@ -84,7 +84,9 @@ class WorkerLanes:
     def __init__(self, worker: Any, parts: Parts) -> None:
         self._worker = worker
         self._parts = parts
-        self.agent = Agent(open_store=parts.open_store, source=parts, hands=self)
+        self.agent = Agent(
+            node=worker.hostname, open_store=parts.open_store, source=parts, hands=self
+        )
         self._served: set[str] = set()
         self._has_opened = False
 

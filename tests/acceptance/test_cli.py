@@ -19,10 +19,12 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from celery_lanes import Lanes, Settings
+from celery_lanes.callinfo import CallInfo
 from celery_lanes.cli import callers, main, status
 from celery_lanes.cli import lanes as lanes_group
 from celery_lanes.cli.status import to_json
 from celery_lanes.config.durations import rounded
+from celery_lanes.envelope import Envelope
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import Snapshot
@@ -88,6 +90,25 @@ def park(shell, lane, *ids, caller="alice"):
     shell.store.admit(lane, calls, policy=Policy.FAIR)
 
 
+class SharedLane:
+    """The lane ollama, two calls of which may run."""
+
+    def __init__(self, shell):
+        self.store, self.tokens = shell.store, {}
+        self.store.configure("ollama", LaneRules(max_concurrent=2))
+
+    def start(self, name, *, task="shop.summarise", **fields):
+        call = Call(id=name, task_id=name, task=task, **fields)
+        self.store.admit("ollama", [call], policy=Policy.FAIR)
+        ask = {"worker": "celery@one/1f", "request": len(self.tokens) + 1, "want": 1}
+        (grant,) = self.store.next("ollama", **ask).grants
+        self.tokens[name] = grant.token
+
+
+def message_of(**fields):
+    return Envelope(body="[]", content_type=None, content_encoding=None, **fields).pack()
+
+
 def test_status_lists_configured_and_used_lanes(shell):
     park(shell, "openai", "a", "b")
 
@@ -113,6 +134,32 @@ def test_status_shows_streams_that_run_on_without_a_slot_if_there_are_any(shell)
     ollama = next(row for row in rows if row[0] == "ollama")
     assert ollama[header.index("running")] == "0"
     assert ollama[header.index("established")] == "1"
+
+
+def test_running_shows_whose_calls_run_and_who_has_them(shell):
+    assert shell("running", "ollama").output == "ollama: nothing runs\n"
+    lane = SharedLane(shell)
+    lane.start("stream", caller="ann")
+    lane.store.establish("ollama", call="stream", token=lane.tokens["stream"])
+    lane.start("odd", caller="", task="", envelope=b"no message")
+    info = CallInfo(caller="bob", run_id="run-7", model="ollama/x").to_header()
+    lane.start("told", caller="bob", envelope=message_of(headers={"lanes": info}))
+
+    shown = shell("running", "ollama").output
+    few = shell("running", "ollama", "--limit", "1").output
+    told = json.loads(shell("running", "ollama", "--json").output)
+
+    header, _, *rows = (
+        re.split(r"  +", line.strip()) for line in shown.splitlines() if line.strip()
+    )
+    by_caller = {row[0]: row for row in rows}
+    assert header == ["caller", "run", "task", "model", "worker", "for", "state", "task id"]
+    assert by_caller["ann"][-2:] == ["no slot", "stream"]
+    assert by_caller["(none)"][1] == "(slot)"
+    assert by_caller["bob"][:5] == ["bob", "run-7", "shop.summarise", "ollama/x", "celery@one"]
+    assert few.endswith(" and 1 more with a slot\n")
+    (bobs,) = (call for call in told if call["caller"] == "bob")
+    assert (bobs["worker"], bobs["has_slot"], bobs["attempt"]) == ("celery@one", True, 1)
 
 
 def test_status_json_is_a_list_of_objects_with_units_in_their_names(shell):
@@ -761,7 +808,7 @@ def test_check_finds_a_store_that_is_away_once():
 
 @pytest.mark.parametrize("group", [lanes_group, main], ids=["lanes", "celery-lanes"])
 def test_no_line_of_the_help_is_cut(group):
-    shown = CliRunner().invoke(group, ["--help"]).output
+    shown = CliRunner().invoke(group, ["--help"], terminal_width=78).output  # of 80, click takes
 
     assert "...\n" not in shown.replace("[ARGS]...\n", "")
 

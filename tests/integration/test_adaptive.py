@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from celery_lanes.errors import RateLimited
+from celery_lanes.llm import Message, Request
 from celery_lanes.store.quota import Quota
 from celery_lanes.store.standing import Hold
 from celery_lanes.tasks import generate
@@ -103,6 +105,30 @@ def test_a_lane_whose_provider_has_nothing_left_waits_before_anybody_is_refused(
     warned, *others = observer.log
     assert min(record.start_s for record in others) - warned.end_s >= 2.9
     assert refusals(observer) == []
+
+
+def test_a_chain_outside_tasks_tells_its_lane_what_its_provider_says(
+    make_shop, observer, monkeypatch
+):
+    monkeypatch.setenv("LLM_OLLAMA", observer.dsn)
+    lanes = make_shop(rest=ADAPTIVE).tasks.lanes
+    observer.script(
+        Answer(headers={"x-ratelimit-remaining-requests": "7"}),
+        Answer(status=429, headers={"Retry-After": "300"}),
+    )
+    chain = lanes.chain("ollama/x")
+    asked = Request(model="ollama/x", messages=(Message(role="user", content="hello"),))
+
+    assert chain.generate(asked).text == "hello"
+    answered = lanes.lane("ollama").stats()
+    with pytest.raises(RateLimited):
+        chain.generate(asked)
+    refused = lanes.lane("ollama").stats()
+
+    assert (answered.quota, answered.effective) == (Quota("requests", 7), 12)
+    assert refused.effective == 6
+    assert 290_000 < refused.provider_wait_ms <= 300_000
+    assert refused.running == 0
 
 
 def test_a_task_says_by_itself_that_its_provider_is_busy(make_shop):

@@ -19,7 +19,7 @@ def test_place_reason_and_command_agree_while_a_call_runs(make_shop):
     shop.worker()
     lanes, sleep = shop.tasks.lanes, shop.tasks.sleep
     sleep.apply_async(("ollama/x", 0.2), caller="ann").get(timeout=20)
-    running = sleep.apply_async(("ollama/x", 8), caller="ann")
+    running = sleep.apply_async(("ollama/x", 8), caller="ann", run_id="run-7")
     until(lambda: lanes.position(running).reason is Hold.RUNNING)
     for _ in range(3):
         sleep.apply_async(("ollama/x", 0.1), caller="ann")
@@ -27,6 +27,7 @@ def test_place_reason_and_command_agree_while_a_call_runs(make_shop):
     last = sleep.apply_async(("ollama/x", 0.1), caller="ann")
 
     position = lanes.position(mine)
+    (busy,) = lanes.lane("ollama").running()
 
     assert (position.lane, position.place, position.reason) == ("ollama", 2, Hold.SHARE)
     assert (position.own_ahead, position.others_ahead) == (0, 1)
@@ -36,6 +37,9 @@ def test_place_reason_and_command_agree_while_a_call_runs(make_shop):
     told = _celery(shop, "where", mine.id)
     assert "place   2" in told
     assert "ahead   0 own, 1 of other callers" in told
+    assert (busy.task_id, busy.task, busy.model) == (running.id, sleep.name, "ollama/x")
+    assert (busy.caller, busy.run_id) == ("ann", "run-7")
+    assert busy.worker in shop.tasks.app.control.ping(timeout=1, limit=1)[0]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])

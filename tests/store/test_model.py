@@ -481,6 +481,10 @@ class TwoStores(RuleBasedStateMachine):
         self.clock.sleep_ms(ms)
         self.next(worker=worker, want=0, count=1, **end)
 
+    @rule(limit=st.sampled_from([1, 3, 100]))
+    def read_leases(self, limit):
+        self.both("leases", limit)
+
     @rule()
     def read_dead_letters(self):
         self.both("dead_letters", limit=5)

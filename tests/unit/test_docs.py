@@ -24,6 +24,8 @@ SHOWN = {
     ],
     "an option that `apply_async` does not know": [
         "test_what_is_nearly_an_option_is_refused_before_anything_is_published",
+        "test_what_is_nearly_an_option_is_a_property_of_a_plain_tasks_message_as_in_celery",
+        "test_an_option_that_a_task_class_of_ones_own_takes_is_no_misspelling",
     ],
     "a chord with a failed or a lost part": [
         "test_a_chord_with_a_failed_and_with_a_lost_part_fails_as_in_plain_celery",

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from kombu.message import Message
 
-from celery_lanes.envelope import Envelope
+from celery_lanes.envelope import Envelope, headers_in
 from celery_lanes.store.attempts import Closing, Grant, Reason
 from celery_lanes.store.calls import Call
 
@@ -73,3 +73,16 @@ def test_a_body_that_kombu_has_decompressed_is_not_decompressed_again():
 )
 def test_what_users_wrote_is_in_no_log(holder):
     assert "secret" not in repr(holder)
+
+
+def test_the_headers_are_read_from_the_first_line_alone():
+    packed = Envelope(
+        body=b"a long body", content_type=None, content_encoding=None, headers=TYPED
+    ).pack()
+
+    assert headers_in(packed.partition(b"\n")[0]) == TYPED
+
+
+@pytest.mark.parametrize("head", [b"", b"\xff", b"{}", b"7", b"[1]", b"[0, 0, 0, [], 0]"])
+def test_a_line_that_is_none_has_no_headers(head):
+    assert headers_in(head) == {}

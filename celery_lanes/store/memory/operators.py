@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from celery_lanes.store.attempts import Lease
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import (
     DeadLetter,
@@ -12,6 +13,7 @@ from celery_lanes.store.calls import (
 from celery_lanes.store.checks import (
     check_caller,
     check_died,
+    check_leases,
     check_limit,
     check_page,
     check_rate,
@@ -23,7 +25,7 @@ from celery_lanes.store.live import CallerStatus
 from celery_lanes.store.memory.cancelling import cancel_caller
 from celery_lanes.store.memory.grants import serve_tickets
 from celery_lanes.store.memory.ledgers import Ledgers, takers
-from celery_lanes.store.memory.reading import callers_of, letters_of, snapshot_of
+from celery_lanes.store.memory.reading import callers_of, leases_of, letters_of, snapshot_of
 from celery_lanes.store.memory.steering import set_rules, steer
 from celery_lanes.store.rules import Bucket, LaneRules, Limit, Unlimited
 
@@ -109,6 +111,12 @@ class Operators(Ledgers):
         """Read what holds for callers that are named or steered, or that wait."""
         with self._open(lane) as ledger:
             return callers_of(ledger)
+
+    def leases(self, lane: str, limit: int) -> list[Lease]:
+        """Read who has the running calls."""
+        check_leases(limit)
+        with self._open(lane) as ledger:
+            return leases_of(ledger, limit)
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from celery_lanes.store.attempts import HEAD_BYTES, READ_BYTES, Lease
 from celery_lanes.store.base import Snapshot
-from celery_lanes.store.calls import DeadLetter, onward_of
+from celery_lanes.store.calls import DeadLetter, State, onward_of
 from celery_lanes.store.keys import EVERYBODY, quoted
 from celery_lanes.store.live import NOTHING, CallerStatus
 from celery_lanes.store.memory.ledger import Ledger
@@ -69,6 +70,41 @@ def _status_of(ledger: Ledger, caller: str) -> CallerStatus:
         live=live.names,
         waiting=ledger.queue.count(quoted(caller)),
     )
+
+
+def leases_of(ledger: Ledger, limit: int) -> list[Lease]:
+    """Say who has the calls whose leases end first, with a slot and without."""
+    closing = {call: expires for call, expires in ledger.closing.items() if expires}
+    ids = [*_first_to_end(ledger.leases, limit), *_first_to_end(closing, limit)]
+    records = (ledger.records[call] for call in ids)
+    return [_lease_of(ledger, record) for record in records if record.state is State.RUNNING]
+
+
+def _first_to_end(held: Mapping[str, int], limit: int) -> list[str]:
+    return sorted(held, key=lambda call: (held[call], call))[:limit]
+
+
+def _lease_of(ledger: Ledger, record: Record) -> Lease:
+    call = record.call
+    return Lease(
+        call=call.id,
+        task_id=call.task_id,
+        task=call.task,
+        caller=call.caller,
+        priority=call.priority,
+        worker=record.worker,
+        attempt=record.attempts,
+        ran_ms=max(0, ledger.now - record.granted_at_ms),
+        is_established=record.is_established,
+        head=_head_of(call.envelope),
+    )
+
+
+def _head_of(envelope: bytes) -> bytes:
+    if len(envelope) > READ_BYTES:
+        return b""
+    head = envelope.partition(b"\n")[0]
+    return head if len(head) <= HEAD_BYTES else b""
 
 
 def letters_of(ledger: Ledger, limit: int, before_ms: int | None) -> list[DeadLetter]:

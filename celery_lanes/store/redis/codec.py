@@ -8,7 +8,16 @@ from itertools import accumulate, pairwise
 from typing import Any
 from urllib.parse import unquote
 
-from celery_lanes.store.attempts import Claim, Closing, Grant, Outcome, Reason, Release, Turn
+from celery_lanes.store.attempts import (
+    Claim,
+    Closing,
+    Grant,
+    Lease,
+    Outcome,
+    Reason,
+    Release,
+    Turn,
+)
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import (
     MOVED_AGAIN_MS,
@@ -170,6 +179,24 @@ def _onward(call: bytes, envelope: bytes, *facts: Any) -> Call:
         has_waited=True,
         redelivery_ms=MOVED_AGAIN_MS,
         envelope=envelope,
+    )
+
+
+def lease(texts: list[bytes], numbers: list[int], head: bytes) -> Lease:
+    """Read who has a running call."""
+    call, task_id, task, caller, worker = (text.decode() for text in texts)
+    priority, attempt, ran_ms, is_established = numbers
+    return Lease(
+        call=call,
+        task_id=unquote(task_id),
+        task=task,
+        caller=caller,
+        priority=priority,
+        worker=unquote(worker),
+        attempt=attempt,
+        ran_ms=ran_ms,
+        is_established=bool(is_established),
+        head=head,
     )
 
 

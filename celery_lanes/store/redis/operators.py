@@ -6,11 +6,13 @@ from hashlib import sha1
 from operator import attrgetter
 
 from celery_lanes.errors import StoreError
+from celery_lanes.store.attempts import HEAD_BYTES, READ_BYTES, Lease
 from celery_lanes.store.base import Snapshot
 from celery_lanes.store.calls import DeadLetter
 from celery_lanes.store.checks import (
     check_caller,
     check_died,
+    check_leases,
     check_limit,
     check_page,
     check_rate,
@@ -97,6 +99,13 @@ class Operators(Prefix):
         told = self._wire.run("callers", lane)
         statuses = [codec.caller_status(*fields, waiting=count) for *fields, count in told]
         return sorted(statuses, key=attrgetter("caller"))
+
+    def leases(self, lane: str, limit: int) -> list[Lease]:
+        """Read who has the running calls."""
+        check_leases(limit)
+        checked_name(lane, "the lane's name")
+        told = self._wire.run("leases", lane, limit, READ_BYTES, HEAD_BYTES)
+        return [codec.lease(*fields) for fields in told]
 
     def snapshot(self, lane: str) -> Snapshot:
         """Read a lane."""

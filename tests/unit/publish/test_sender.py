@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from kombu import Exchange
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
@@ -41,10 +41,10 @@ class Lossy(MemoryStore):
         return verdicts
 
 
-def app_of(name: str, **lanes: dict) -> Celery:
+def app_of(name: str, *, task_cls: type | None = None, **lanes: dict) -> Celery:
     """Make an app with a broker and a store of its own, in this process's memory."""
     url = f"memory://{name}-{uuid.uuid4().hex}"
-    app = Celery(name, broker=url, set_as_current=False)
+    app = Celery(name, broker=url, set_as_current=False, task_cls=task_cls)
     Lanes(app, Settings.parse({"store": {"url": url, "prefix": name}, **lanes}))
 
     @app.task(name="ask", shared=False)
@@ -75,6 +75,8 @@ def taken(app: Celery, lane: str) -> list[Grant]:
         ("preemptable", "preemptible"),
         ("maxwait", "max_wait"),
         ("steam", "stream"),
+        ("costs", "cost"),
+        ("callers", "caller"),
     ],
 )
 def test_what_is_nearly_an_option_is_refused_before_anything_is_published(app, said, meant):
@@ -86,6 +88,38 @@ def test_what_is_nearly_an_option_is_refused_before_anything_is_published(app, s
         ("ollama/x",), priority=3, expiration=9, tenant="a property of its own"
     )
     assert len(taken(app, "ollama")) == 1
+
+
+def test_what_is_nearly_an_option_is_a_property_of_a_plain_tasks_message_as_in_celery(app):
+    @app.task(shared=False)
+    def tidy(folder): ...
+
+    @app.task(shared=False)
+    def index(model):
+        """Named for a model of Django's."""
+
+    for task in (tidy, index):
+        task.apply_async(("shop.Order",), costs=3)
+
+    with app.connection_for_write() as connection:
+        queue = connection.SimpleQueue("celery")
+        brought = [queue.get_nowait().properties["costs"] for _ in range(2)]
+    assert brought == [3, 3]
+
+
+def test_an_option_that_a_task_class_of_ones_own_takes_is_no_misspelling():
+    class Shared(Task):
+        abstract = True
+
+        def apply_async(self, args=None, kwargs=None, *rest, callers=(), **options):
+            return super().apply_async(args, kwargs, *rest, caller="+".join(callers), **options)
+
+    app = app_of("shared", task_cls=Shared)
+
+    app.tasks["ask"].apply_async(("ollama/x",), callers=["ann", "bob"])
+
+    assert [grant.caller for grant in taken(app, "ollama")] == ["ann+bob"]
+    app.close()
 
 
 # -- a lane that nobody may serve

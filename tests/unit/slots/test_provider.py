@@ -11,12 +11,20 @@ from celery import Celery
 
 from celery_lanes import Lanes, Settings, call_context
 from celery_lanes.callinfo import CallInfo
-from celery_lanes.errors import ChainExhausted, LaneBusy, ModelNotFound
+from celery_lanes.errors import (
+    ChainExhausted,
+    LaneBusy,
+    ModelNotFound,
+    RateLimited,
+    StreamInterrupted,
+)
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
 from celery_lanes.llm.providers.fake import FakeProvider
+from celery_lanes.llm.reply import Reply, Usage
 from celery_lanes.llm.request import Request
 from celery_lanes.slots.provider import wrap_provider_for_lane
+from celery_lanes.store.quota import Quota
 
 ASK = Request(model="?", messages=(Message(role="user", content="hello"),))
 
@@ -26,8 +34,9 @@ def lanes():
     app = Celery("shop", broker="memory://", set_as_current=False)
     tables = {name: {"max_concurrent": 1} for name in "abc"}
     tables["c"]["stream_slot"] = "establish"
+    tables["d"] = {"max_concurrent": 8, "adaptive": True}
     lanes = Lanes(app, Settings.parse({"store": {"url": "memory://chains"}, "lanes": tables}))
-    for name in "abc":
+    for name in tables:
         lanes.registry.register_provider(FakeProvider(name))
     yield lanes
     lanes.parts.store.clear()
@@ -160,3 +169,81 @@ def test_the_ledger_tells_the_wait_for_a_slot_from_the_time_of_the_attempt(lanes
 def test_a_chain_that_gets_no_slot_in_its_time_ends(lanes):
     with lanes.slot(lane="a"), pytest.raises((ChainExhausted, LaneBusy)):
         lanes.chain("a/x").generate(ASK, timeout_s=0.2)
+
+
+# -- what a lane hears of its provider
+
+BUSY = RateLimited("slow down", 429, 300)
+
+
+def waits_s(lanes, lane) -> int:
+    return round(lanes.lane(lane).stats().provider_wait_ms / 1000)
+
+
+@pytest.mark.parametrize("ask", [whole, streamed])
+def test_a_lane_hears_that_its_provider_is_busy_and_for_how_long_it_asks_to_wait(lanes, ask):
+    lanes.registry.provider("a").script(BUSY)
+    lanes.registry.provider("d").script(BUSY)
+
+    for spec in ("a/x", "d/x"):
+        with pytest.raises(RateLimited):
+            ask(lanes.chain(spec))
+
+    assert (waits_s(lanes, "a"), waits_s(lanes, "d")) == (300, 300)
+    assert lanes.lane("d").stats().effective == 4
+    with pytest.raises(LaneBusy):
+        lanes.slot(lane="a", max_wait=1).__enter__()
+
+
+def test_only_an_adaptive_lane_waits_for_one_model_where_there_is_another_to_ask(lanes):
+    for name in "ad":
+        lanes.registry.provider(name).script(BUSY)
+
+        assert lanes.chain(f"{name}/x,b/y").generate(ASK).attempts[-1].lane == "b"
+
+    assert (waits_s(lanes, "a"), waits_s(lanes, "d")) == (0, 300)
+
+
+def test_a_lane_hears_of_an_overload_in_mid_reply_while_its_slot_is_held(lanes, monkeypatch):
+    def broken():
+        yield "a word"
+        raise StreamInterrupted("overloaded", 529)
+
+    held, tell = [], lanes.overloaded
+    monkeypatch.setattr(
+        lanes,
+        "overloaded",
+        lambda slot, **said: held.append(running(lanes, "d")) or tell(slot, **said),
+    )
+    lanes.registry.provider("d").script(broken())
+
+    with pytest.raises(StreamInterrupted):
+        streamed(lanes.chain("d/x"))
+
+    assert held == [{"d": 1}]
+    assert (running(lanes, "d"), lanes.lane("d").stats().effective) == ({"d": 0}, 4)
+
+
+@pytest.mark.parametrize("ask", [whole, streamed])
+def test_an_adaptive_lane_hears_what_is_left_of_its_providers_limits(lanes, ask):
+    used_up = Quota("requests", 0, 60, 12_000)
+    usage = Usage(input_tokens=1, output_tokens=1)
+    answer = Reply(text="hello", model="d/x", usage=usage, quotas=(used_up,))
+    lanes.registry.provider("d").script(answer)
+
+    ask(lanes.chain("d/x"))
+
+    now = lanes.lane("d").stats()
+    assert (now.quota, now.effective) == (used_up, 8)
+    assert 11_000 < now.provider_wait_ms <= 12_000
+
+
+def test_code_that_holds_a_slot_may_say_so_itself_and_nobody_else(lanes):
+    with lanes.slot(lane="d") as slot:
+        lanes.overloaded(slot, retry_after=60)
+    assert (waits_s(lanes, "d"), lanes.lane("d").stats().effective) == (60, 4)
+    lanes.lane("d").resume()
+
+    lanes.overloaded(slot, retry_after=60)
+
+    assert waits_s(lanes, "d") == 0

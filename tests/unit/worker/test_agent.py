@@ -136,7 +136,7 @@ def agent_of(hands: Hands) -> Iterator[Callable[..., Agent]]:
     agents = []
 
     def make(store: MemoryStore, *lanes: str) -> Agent:
-        agent = Agent(open_store=lambda: store, source=Source(), hands=hands)
+        agent = Agent(node="w", open_store=lambda: store, source=Source(), hands=hands)
         agent.open(lanes)
         agents.append(agent)
         return agent

@@ -22,7 +22,9 @@ from celery_lanes.worker.step import WorkerLanes, _checked
 def test_the_pool_grows_in_the_thread_that_opens_the_mail_and_not_in_the_store_thread():
     """A forked child ends with the thread that forked it."""
     grown_in = []
-    lanes = WorkerLanes(worker=SimpleNamespace(), parts=SimpleNamespace(open_store=None))
+    lanes = WorkerLanes(
+        worker=SimpleNamespace(hostname="w"), parts=SimpleNamespace(open_store=None)
+    )
     lanes.postman = HubPostman()
     lanes._view = SimpleNamespace(grow=lambda: grown_in.append(threading.get_ident()))
 
@@ -37,7 +39,9 @@ def test_the_pool_grows_in_the_thread_that_opens_the_mail_and_not_in_the_store_t
 
 def test_a_call_that_was_asked_for_before_its_consumer_was_cancelled_goes_back():
     settings = SimpleNamespace(lane_of_queue=lambda queue: queue)
-    lanes = WorkerLanes(SimpleNamespace(), SimpleNamespace(open_store=None, settings=settings))
+    lanes = WorkerLanes(
+        SimpleNamespace(hostname="w"), SimpleNamespace(open_store=None, settings=settings)
+    )
     started, released = [], []
     start = SimpleNamespace(start=lambda attempt: attempt.claim() and started.append(attempt.lane))
     lanes.dispatcher = start
@@ -57,7 +61,9 @@ def test_a_worker_whose_settings_know_no_preemption_leaves_its_calls_alone(preem
     settings = SimpleNamespace(
         preempts=preempts, lane=lambda _: SimpleNamespace(preempt_grace_s=1.0)
     )
-    lanes = WorkerLanes(SimpleNamespace(), SimpleNamespace(open_store=None, settings=settings))
+    lanes = WorkerLanes(
+        SimpleNamespace(hostname="w"), SimpleNamespace(open_store=None, settings=settings)
+    )
     lanes.postman, told = HubPostman(), []
     lanes.dispatcher = SimpleNamespace(make_room=lambda attempt, _: told.append(attempt.lane))
 
@@ -69,7 +75,10 @@ def test_a_worker_whose_settings_know_no_preemption_leaves_its_calls_alone(preem
 
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_a_result_that_another_worker_has_had_to_write_is_not_written(monkeypatch, is_ours):
-    lanes, written = WorkerLanes(SimpleNamespace(), SimpleNamespace(open_store=None)), []
+    lanes, written = (
+        WorkerLanes(SimpleNamespace(hostname="w"), SimpleNamespace(open_store=None)),
+        [],
+    )
     monkeypatch.setattr(step, "write_result", lambda _, closing: written.append(closing))
     closing = Closing("c", "t", Reason.CANCELLED, b"")
     lanes.agent._share("a").closings["c"] = replace(closing) if not is_ours else closing
