@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from celery import Task
@@ -17,6 +19,14 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
     """A task whose local runs carry attribution, too; ``Lanes`` makes it the app's base class."""
 
     abstract = True
+    estimate_cost: Callable[..., float]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep the decorator's ``estimate_cost=f`` a function: Python would make a method of it."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "_decorated" in own and isinstance(estimate := own.get("estimate_cost"), FunctionType):
+            cls.estimate_cost = staticmethod(estimate)
 
     def should_yield(self) -> bool:
         """Say whether the body must make room for a more urgent call, by raising ``Preempted``.

@@ -122,6 +122,35 @@ def test_an_option_that_a_task_class_of_ones_own_takes_is_no_misspelling():
     app.close()
 
 
+def test_what_estimates_a_call_may_be_a_function_or_a_method():
+    app = app_of("dear", defaults={"cost": "tokens"})
+
+    class Method(app.Task):
+        name = "method"
+        factor = 3
+
+        def run(self, model, text):
+            pass
+
+        def estimate_cost(self, model, text):
+            return self.factor * len(text)
+
+    def run(model, text):
+        pass
+
+    app.register_task(Method())
+    app.task(name="plain", estimate_cost=lambda model, text: len(text))(run)
+    app.task(name="static", estimate_cost=staticmethod(lambda model, text: 5))(run)
+    for name in ("method", "plain", "static"):
+        app.tasks[name].delay("ollama/x", "four")
+
+    grants = taken(app, "ollama")
+    headers = [Envelope.unpack(grant.envelope).headers for grant in grants]
+    costs = {header["task"]: header[HEADER]["cost"] for header in headers}
+    assert costs == {"method": 12, "plain": 4, "static": 5}
+    app.close()
+
+
 # -- a lane that nobody may serve
 
 
