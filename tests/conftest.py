@@ -42,5 +42,5 @@ def _log_level() -> None:
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[EmbeddedRabbitMQ]:
     """A RabbitMQ of the session's own; mark the test ``rabbitmq``."""
-    with services.rabbitmq_server() as server:
+    with EmbeddedRabbitMQ(services.rabbitmq_program()) as server:
         yield server

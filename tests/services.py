@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
 
 from celery_lanes.errors import LanesError
-from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
+from celery_lanes.testing.rabbitmq import find_program
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -29,6 +27,14 @@ def redis_program() -> str:
     return program or unavailable("redis-server is not installed")
 
 
+def rabbitmq_program() -> str:
+    """Find RabbitMQ, which takes 4 s to start; mark the test ``rabbitmq``."""
+    try:
+        return find_program()
+    except LanesError as missing:
+        unavailable(str(missing))
+
+
 def version_of(program: str) -> tuple[int, ...]:
     """Give what a server's program says of itself; a Valkey's version, the first is 7.2."""
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
@@ -39,14 +45,3 @@ def need(version: tuple[int, ...], program: str) -> None:
     """Skip a test of what an older server does not have."""
     if version_of(program) < version:
         pytest.skip(f"needs a server of version {'.'.join(map(str, version))}")
-
-
-@contextlib.contextmanager
-def rabbitmq_server() -> Iterator[EmbeddedRabbitMQ]:
-    """Run RabbitMQ; 4 s to start."""
-    try:
-        server = EmbeddedRabbitMQ()
-    except LanesError as missing:
-        unavailable(str(missing))
-    with server:
-        yield server

@@ -27,6 +27,7 @@ from celery_lanes import Lanes
 from celery_lanes.config.settings import STORE_VARIABLE, Settings
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
+from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
 from tests import services
 from tests.acceptance.nodes import (
     LANES,
@@ -156,7 +157,7 @@ def rabbitmq_broker(rabbitmq_process: ServerProcess) -> CeleryTestBroker:
 @pytest.fixture(scope="module")
 def rabbitmq_process() -> Iterator[ServerProcess]:
     """One for all tests, for it takes 4 s to start."""
-    with services.rabbitmq_server() as server:
+    with EmbeddedRabbitMQ(services.rabbitmq_program()) as server:
         yield ServerProcess(server)
 
 

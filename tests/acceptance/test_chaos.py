@@ -25,7 +25,7 @@ from celery_lanes.chaos.clock import Clock
 from celery_lanes.chaos.evidence import Evidence
 from celery_lanes.chaos.faults import Havoc, Struck
 from celery_lanes.chaos.figures import Figures
-from celery_lanes.chaos.load import Published, Shape, planned_load, read_published
+from celery_lanes.chaos.load import Published, Shape, accepted_ids, planned_load, read_published
 from celery_lanes.chaos.observer import RESULT_KEY, End, Run
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S
@@ -72,6 +72,14 @@ def test_a_users_own_server_is_cut_off_but_never_restarted():
     assert {Kind.STORE_CUT, Kind.BROKER_CUT} <= planned_counts.keys()
     with pytest.raises(ConfigError, match="your own store is only cut off"):
         ChaosOptions(store="redis://box/0", store_restarts=1)
+
+
+def test_a_rabbitmq_of_the_runs_own_is_restarted():
+    options = ChaosOptions(store="redis://box/0", broker="rabbitmq", broker_restarts=3)
+
+    assert options.outside == {"store": "redis://box/0"}
+    assert counts(options)[Kind.BROKER_RESTART] == 3
+    assert Kind.BROKER_RESTART in counts(replace(options, broker_restarts=None))
 
 
 def test_pauses_outlive_a_lease():
@@ -135,6 +143,54 @@ def test_a_url_leads_through_the_proxy(url, host, led):
 def test_what_no_proxy_can_stand_before_is_refused():
     with pytest.raises(ConfigError, match="expected one host"):
         address("sentinel://a:26379;b:26379/0")
+
+
+# -- the faults -----------------------------------------------------------------------------------
+
+
+class SlowServer:
+    """A server that answers some looks after it has been started again."""
+
+    name = "broker"
+
+    def __init__(self):
+        self.looks_until_up = 0
+
+    def take_down(self, *, is_hard):
+        self.looks_until_up = 3
+
+    def bring_up(self):
+        pass
+
+    def is_up(self):
+        self.looks_until_up -= 1
+        return self.looks_until_up <= 0
+
+
+def havoc_at(server, *plan):
+    return Havoc(plan, None, {server.name: server}, None, None)
+
+
+def test_a_restart_lasts_until_the_server_answers_and_the_next_one_waits():
+    first, second = (Fault(at_s, Kind.BROKER_RESTART, for_s=2.0) for at_s in (0.0, 1.0))
+    havoc = havoc_at(SlowServer(), first, second)
+
+    for now_s in range(10, 15):
+        assert (havoc.left, havoc.journal) == (2 if now_s == 10 else 1, [])
+        havoc.tick(float(now_s), now_s - 10.0)
+
+    assert havoc.left == 0
+    assert havoc.journal == [Struck(Kind.BROKER_RESTART, 10.0, 14.0)]
+
+
+def test_it_is_calm_when_every_server_answers_again():
+    havoc = havoc_at(SlowServer(), *[Fault(0.0, Kind.BROKER_RESTART, for_s=60.0)] * 2)
+    havoc.tick(10.0, 0.0)
+
+    assert [havoc.calm(now_s) for now_s in (11.0, 12.0, 13.0)] == [False, False, True]
+
+    assert havoc.left == 0
+    assert havoc.journal == [Struck(Kind.BROKER_RESTART, 10.0, 13.0)]
 
 
 # -- what is made of the records -------------------------------------------------------------------
@@ -450,6 +506,28 @@ def test_a_workers_clock_jumps_under_it_and_calls_end_in_their_time(tmp_path):
     (first_s,) = islice(offsets_s(options, 0), 1)
     assert offsets == {round(first_s, -2), -HOUR_S}  # by which an ETA would be far away
     assert [struck.by_s for struck in havoc.journal] == [-HOUR_S - first_s]
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.crash
+@pytest.mark.slow
+def test_a_rabbitmq_that_is_killed_under_a_load_loses_no_call(tmp_path):
+    options = ChaosOptions(
+        seed=2, broker="rabbitmq", intake="broker", workers=1, minutes=0.3, calls=200, logs=tmp_path
+    )
+    kill = Fault(0.0, Kind.BROKER_RESTART, for_s=0.5, is_hard=True)
+
+    with staged(options, time.monotonic()) as stage:
+        havoc = Havoc([kill], stage.staff, stage.servers, stage.producer.kill, None)
+        _play(stage, lambda: len(stage.clerk.ended()) >= 20)
+        _play(stage, lambda: havoc.tick(time.monotonic(), 0.0) or havoc.journal)
+        told_before = len(accepted_ids(stage.producer.told()))
+        _play(stage, lambda: stage.producer.is_done and len(stage.clerk.ended()) == 200)
+        left = list(stage.remains.left())
+
+    assert told_before < 200
+    assert [struck.until_s - struck.from_s > kill.for_s for struck in havoc.journal] == [True]
+    assert left == []
 
 
 def _play(stage, done):
