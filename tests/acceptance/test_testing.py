@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from celery import Celery
-from kombu import Connection
 from kombu.transport.virtual.base import Transport
 
 from celery_lanes import Lanes, Settings
@@ -22,7 +21,6 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import Policy
 from celery_lanes.testing.memory import _emptied, serving
-from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
 from tests import services
 from tests.waiting import until
 
@@ -43,24 +41,6 @@ def test_the_pages_tests_pass_in_a_folder_of_their_own(tmp_path):
 
     assert set(files) == {"shop.py", "test_shop.py", "test_llm.py"}
     assert "3 passed" in ran.stdout, ran.stdout
-
-
-@pytest.mark.rabbitmq
-@pytest.mark.crash
-@pytest.mark.slow
-def test_a_rabbitmq_that_is_killed_and_started_again_has_its_messages():
-    with EmbeddedRabbitMQ(services.rabbitmq_program()) as server:
-        url, pid = server.url(), server.pid
-        with Connection(url, transport_options={"confirm_publish": True}) as broker:
-            broker.SimpleQueue("shop").put("a question")
-
-        server.kill()
-        assert not psutil.pid_exists(pid)
-        server.start()
-
-        assert server.url() == url
-        with Connection(url) as broker:
-            assert broker.SimpleQueue("shop").get(timeout=10).payload == "a question"
 
 
 STARTING = """
