@@ -46,7 +46,7 @@ class Server:
             self.embedded.spawn()
 
     def is_up(self) -> bool:
-        """Say whether it answers; of a user's own server nobody has ended that."""
+        """Say whether it answers; a user's own is never taken down."""
         return self.embedded is None or self.embedded.is_ready()
 
 
@@ -75,7 +75,10 @@ def address(url: str) -> tuple[str, int]:
     if parts.scheme not in PORTS or parts.hostname is None:
         known = ", ".join(f"{scheme}://" for scheme in PORTS)
         scheme = f"{parts.scheme}://" if parts.scheme else "no scheme"
-        raise ConfigError(f"expected one host at {known}, for a proxy before it; got {scheme}")
+        raise ConfigError(
+            f"expected one host at {known}, for a proxy before it, or --broker {RABBITMQ};"
+            f" got {scheme}"
+        )
     return parts.hostname, parts.port or PORTS[parts.scheme]
 
 
