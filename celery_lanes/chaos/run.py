@@ -169,6 +169,7 @@ class Storm:
             gone=tuple(stage.staff.gone),
             stuck=tuple(stage.staff.stuck),
             started_off_s=tuple(stage.staff.started_off_s),
+            deserted=tuple(stage.staff.deserted),
             left=tuple(stage.remains.left()),
             dropped=self._dropped(),
             pending=tuple(pending),

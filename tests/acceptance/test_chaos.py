@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -34,7 +35,7 @@ from celery_lanes.chaos.promises import breaches
 from celery_lanes.chaos.report import lines
 from celery_lanes.chaos.run import conclude
 from celery_lanes.chaos.server import address, through
-from celery_lanes.chaos.staff import Gone, is_kombus
+from celery_lanes.chaos.staff import Gone, Staff, is_kombus
 from celery_lanes.chaos.stage import staged
 from celery_lanes.errors import ConfigError
 from celery_lanes.testing.embedded import EmbeddedValkey
@@ -368,6 +369,26 @@ def test_outages_do_not_count_as_recovery(outages, net_s):
 
     assert shown.recovery.p95_s == pytest.approx(15.0)
     assert shown.net_recovery.p95_s == pytest.approx(net_s)
+
+
+def test_the_time_in_which_no_worker_is_there_does_not_count_as_recovery():
+    seen = evidence(KILLED, AGAIN, journal=(KILL,), deserted=((0.0, 2.0), (6.0, 14.0)))
+
+    shown = Figures(seen, OPTIONS)
+
+    assert (shown.recovery.p95_s, shown.net_recovery.p95_s) == pytest.approx((15.0, 7.0))
+
+
+def test_it_is_noted_when_no_worker_is_there():
+    first, second = SimpleNamespace(is_up=True), SimpleNamespace(is_up=True)
+    staff = Staff([first, second])
+    staff._see_to = lambda *_: None
+
+    for now_s, are_up in enumerate([(1, 1), (0, 1), (0, 0), (0, 0), (1, 0), (0, 0)]):
+        first.is_up, second.is_up = are_up
+        staff.tick(float(now_s))
+
+    assert staff.deserted == [(2.0, 3.0), (5.0, 5.0)]
 
 
 def test_wrong_clocks_are_told_and_explain_nothing():
