@@ -10,7 +10,7 @@ import redis as redis_py
 from redis.crc import key_slot
 
 from celery_lanes.testing.embedded import EmbeddedValkey
-from tests import services
+from celery_lanes.testing.server import free_port
 from tests.waiting import until
 
 SLOTS = 16384
@@ -161,7 +161,7 @@ def slot_of(key: str) -> int:
 def port_with_bus() -> int:
     """Find a port whose bus port is free too."""
     while True:
-        port = services.free_port() - BUS_OFFSET
+        port = free_port() - BUS_OFFSET
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

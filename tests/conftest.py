@@ -9,6 +9,7 @@ import pytest
 from celery import _state
 from hypothesis import settings
 
+from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
 from tests import services
 
 settings.register_profile("slow machines", deadline=None)  # a stall is no failure
@@ -39,14 +40,7 @@ def _log_level() -> None:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Server]:
+def rabbitmq() -> Iterator[EmbeddedRabbitMQ]:
     """A RabbitMQ of the session's own; mark the test ``rabbitmq``."""
-    with services.rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Server]:
-    """The machine's own ``redis-server``, beside the embedded Valkey."""
-    with services.redis_server(tmp_path_factory.mktemp("redis")) as server:
+    with EmbeddedRabbitMQ(services.rabbitmq_program()) as server:
         yield server

@@ -44,7 +44,7 @@ def _kinds(seen: Evidence, options: ChaosOptions) -> Iterator[tuple[str, Iterabl
     yield "published twice", published_twice(seen.runs)
     bodies = stale(seen.runs, seen.journal)
     yield "went on", (body.run.task_id for body in bodies if body.for_s > GRACE_S)
-    healed = recoveries(seen.runs, seen.ends, seen.journal)
+    healed = recoveries(seen)
     yield "late", (each.task_id for each in healed if each.net_s > options.recovery_s)
     yield "changed", sorted(changed(seen.ends))
 
@@ -68,6 +68,7 @@ def _story(seen: Evidence, task_id: str, first_s: float) -> Iterator[str]:
     begin_s, end_s = min(told)[0] - AROUND_S, max(told)[0] + AROUND_S
     whose = {"", *(run.worker for run in mine)}
     told += [(each.from_s, _fault(each)) for each in seen.journal if each.worker in whose]
+    told += [(from_s, f"no worker for {to_s - from_s:.2f} s") for from_s, to_s in seen.deserted]
     for at_s, what in sorted(told):
         if begin_s <= at_s <= end_s:
             yield f"  {at_s - first_s:9.3f} s  {what}"

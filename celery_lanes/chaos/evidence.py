@@ -24,6 +24,7 @@ class Evidence:
         left: what the store still held of the run at the end, which should be nothing.
         stuck: workers that did not stop when told to, and had to be killed.
         started_off_s: how far off the clocks were with which workers started.
+        deserted: from when until when no worker was there.
         dropped: bodies of chords that Celery did not publish, a worker having been lost.
         pending: what had not ended in time after the last fault.
         drained_s: how long that took.
@@ -37,6 +38,7 @@ class Evidence:
     gone: tuple[Gone, ...] = ()
     stuck: tuple[Gone, ...] = ()
     started_off_s: tuple[float, ...] = ()
+    deserted: tuple[tuple[float, float], ...] = ()
     dropped: frozenset[str] = frozenset()
     left: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()

@@ -31,11 +31,15 @@ class Struck:
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
-    """A fault that is not over yet, and how to end it."""
+    """A fault that is not over yet, how to end it, and whether it is over after that.
+
+    A server that is started again may take seconds until it answers.
+    """
 
     struck: Struck
     target: str
     end: Callable[[], None]
+    is_over: Callable[[], bool]
 
 
 class Havoc:
@@ -55,6 +59,7 @@ class Havoc:
         self.journal: list[Struck] = []
         self._waiting = list(plan)
         self._lasting: list[Lasting] = []
+        self._ending: list[Lasting] = []
         self._staff = staff
         self._servers = servers
         self._kill_producer = kill_producer
@@ -66,23 +71,27 @@ class Havoc:
         return len(self._waiting)
 
     def tick(self, now_s: float, elapsed_s: float) -> None:
-        """End what is over, and begin what is due and finds its target ready."""
-        for lasting in [each for each in self._lasting if now_s >= each.struck.until_s]:
-            self._end(lasting, now_s)
+        """End what has lasted, and begin what is due and finds its target ready."""
+        self._end([each for each in self._lasting if now_s >= each.struck.until_s], now_s)
         for fault in [fault for fault in self._waiting if fault.at_s <= elapsed_s]:
             if self._strike(fault, now_s):
                 self._waiting.remove(fault)
 
-    def calm(self, now_s: float) -> None:
-        """End all faults, and begin no more."""
+    def calm(self, now_s: float) -> bool:
+        """End all faults, and begin no more; say whether all are over."""
         self._waiting.clear()
-        for lasting in list(self._lasting):
-            self._end(lasting, now_s)
+        self._end(list(self._lasting), now_s)
+        return not self._ending
 
-    def _end(self, lasting: Lasting, now_s: float) -> None:
-        lasting.end()
-        self._lasting.remove(lasting)
-        self.journal.append(replace(lasting.struck, until_s=now_s))
+    def _end(self, lasted: Sequence[Lasting], now_s: float) -> None:
+        """End these, and note which of all that were ended are over by now."""
+        for lasting in lasted:
+            lasting.end()
+            self._lasting.remove(lasting)
+            self._ending.append(lasting)
+        for lasting in [each for each in self._ending if each.is_over()]:
+            self._ending.remove(lasting)
+            self.journal.append(replace(lasting.struck, until_s=now_s))
 
     def _strike(self, fault: Fault, now_s: float) -> bool:
         if fault.kind.target == "worker":
@@ -144,14 +153,20 @@ class Havoc:
             self._last(struck, server.name, server.proxy.restore)
         else:
             server.take_down(is_hard=fault.is_hard)
-            self._last(struck, server.name, server.bring_up)
+            self._last(struck, server.name, server.bring_up, server.is_up)
         return True
 
     def _is_busy(self, target: str) -> bool:
-        return any(lasting.target == target for lasting in self._lasting)
+        return any(lasting.target == target for lasting in (*self._lasting, *self._ending))
 
-    def _last(self, struck: Struck, target: str, end: Callable[[], None]) -> None:
-        self._lasting.append(Lasting(struck, target, end))
+    def _last(
+        self,
+        struck: Struck,
+        target: str,
+        end: Callable[[], None],
+        is_over: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._lasting.append(Lasting(struck, target, end, is_over))
 
 
 def _signal(pid: int, number: int) -> None:

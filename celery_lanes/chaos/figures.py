@@ -143,6 +143,11 @@ class Figures:
         """Workers that did not stop when told to."""
         return len(self._seen.stuck)
 
+    @cached_property
+    def deserted_s(self) -> float:
+        """For how long no worker was there, in sum, the start included."""
+        return sum(to_s - from_s for from_s, to_s in self._seen.deserted)
+
     # -- what was promised -------------------------------------------------------------------
 
     @cached_property
@@ -269,7 +274,7 @@ class Figures:
     @cached_property
     def _recoveries(self) -> list[Recovery]:
         seen = self._seen
-        return recoveries(seen.runs, seen.ends, seen.journal)
+        return recoveries(seen)
 
     @cached_property
     def _early(self) -> set[str]:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from celery_lanes.errors import ConfigError
 
+RABBITMQ = "rabbitmq"
+"""In place of a broker's URL: a RabbitMQ of the run's own."""
+
 CALLERS = ("heavy", "alice", "bob", "carol", "dave")
 HEAVY_SHARE = 0.4
 """The part of all calls that the first caller publishes; the others share the rest."""
@@ -27,8 +30,9 @@ class ChaosOptions:
     """The load, what serves it, and what befalls it.
 
     Attributes:
-        broker: an outside broker's URL, which is cut but never restarted; ``None`` = embedded.
-        store: the same for the store.
+        broker: an outside broker's URL, which is cut but never restarted; ``rabbitmq`` = an
+            embedded RabbitMQ; ``None`` = an embedded Valkey.
+        store: an outside store's URL; ``None`` = an embedded Valkey.
         minutes: how long faults happen; starting and draining come on top.
         seed: reproduces the load and the plan of faults.
         calls: task messages; ``None`` = as many as keep the lane half busy.
@@ -80,11 +84,17 @@ class ChaosOptions:
             raise ConfigError(
                 f"expected least_ms to be at most {self.most_ms}, got {self.least_ms}"
             )
-        for name, url in (("store", self.store), ("broker", self.broker)):
-            if url and getattr(self, f"{name}_restarts"):
+        for name in self.outside:
+            if getattr(self, f"{name}_restarts"):
                 raise ConfigError(f"expected no {name} restarts: your own {name} is only cut off")
         if self.jumps and not self.skew_s:
             raise ConfigError(f"expected no jumps of true clocks (skew 0), got {self.jumps}")
+
+    @property
+    def outside(self) -> dict[str, str]:
+        """Give the URLs of the user's own servers, which are never restarted, by what they are."""
+        urls = {"store": self.store, "broker": None if self.broker == RABBITMQ else self.broker}
+        return {name: url for name, url in urls.items() if url}
 
     @property
     def duration_s(self) -> float:

@@ -86,8 +86,7 @@ def counts(options: ChaosOptions) -> dict[Kind, int]:
 
 def _counts(options: ChaosOptions) -> Iterator[tuple[Kind, int]]:
     often = _Often(options.minutes)
-    store = 0 if options.store else 0.5
-    broker = 0 if options.broker else 0.5
+    store, broker = (0 if name in options.outside else 0.5 for name in ("store", "broker"))
     yield Kind.KILL, often(options.kills, 4)
     yield from _halves(often(options.stops, 2), Kind.TERM, Kind.QUIT)
     yield from _halves(often(options.pauses, 2), Kind.PAUSE, Kind.PAUSE_CHILD)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from celery_lanes.chaos.evidence import Evidence
 from celery_lanes.chaos.faults import Struck
-from celery_lanes.chaos.observer import End, Run
+from celery_lanes.chaos.observer import Run
 from celery_lanes.chaos.outages import broker_away, spent_s, store_away
 from celery_lanes.chaos.plan import Kind
 
@@ -21,7 +22,8 @@ class Recovery:
 
     Attributes:
         after_s: since the kill.
-        net_s: less the time in which nobody could reach the store, or workers had no broker.
+        net_s: less the time in which nobody could reach the store, workers had no broker, or none
+            was there.
     """
 
     task_id: str
@@ -29,16 +31,14 @@ class Recovery:
     net_s: float
 
 
-def recoveries(
-    runs: Sequence[Run], ends: Iterable[End], journal: Sequence[Struck]
-) -> list[Recovery]:
+def recoveries(seen: Evidence) -> list[Recovery]:
     """Find what each kill interrupted and when that went on."""
-    ended_at = {end.task_id: end.at_s for end in sorted(ends, key=lambda end: -end.at_s)}
+    ended_at = {end.task_id: end.at_s for end in sorted(seen.ends, key=lambda end: -end.at_s)}
     by_call: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in seen.runs:
         by_call[run.call].append(run)
-    away = [*store_away(journal), *broker_away(journal)]
-    kills = [struck for struck in journal if struck.kind is Kind.KILL]
+    away = [*store_away(seen.journal), *broker_away(seen.journal), *seen.deserted]
+    kills = [struck for struck in seen.journal if struck.kind is Kind.KILL]
     return [
         Recovery(
             run.task_id,
@@ -46,7 +46,7 @@ def recoveries(
             at_s - kill.from_s - spent_s(away, kill.from_s, at_s),
         )
         for kill in kills
-        for run in _interrupted(kill, runs)
+        for run in _interrupted(kill, seen.runs)
         if (at_s := _went_on(run, kill, by_call[run.call], ended_at)) is not None
     ]
 

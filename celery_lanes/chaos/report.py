@@ -58,6 +58,7 @@ def _happened(shown: Figures) -> Iterator[tuple[str, str]]:
     yield "workers that started with a wrong clock", off
     yield "longest jump of a worker's clock", f"{shown.jump_max_s:.1f} s"
     yield "workers that did not stop when told to", f"{shown.stuck}"
+    yield "no worker was there", f"for {shown.deserted_s:.1f} s in all"
     yield "publishes refused", f"{shown.refused}"
     yield "ran again, their worker having been lost", f"{shown.ran_again}"
     yield "early calls that ended as WorkerLostError", f"{shown.lost_early}"

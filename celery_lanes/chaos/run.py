@@ -59,7 +59,7 @@ def conclude(seen: Evidence, options: ChaosOptions, console: Console) -> int:
 
 
 def _run(options: ChaosOptions, console: Console) -> int:
-    for url in filter(None, (options.store, options.broker)):
+    for url in options.outside.values():
         address(url)
     plan = planned(options)
     console.print(f"  seed {options.seed}: {options.total} calls, {len(plan)} faults")
@@ -109,7 +109,8 @@ class Storm:
         while self._elapsed_s < usual_s or (self._havoc.left and self._elapsed_s < latest_s):
             self._tick()
             self._havoc.tick(time.monotonic(), self._elapsed_s)
-        self._havoc.calm(time.monotonic())
+        while not self._havoc.calm(time.monotonic()):
+            self._tick()
 
     def _drain(self, deadline_s: float) -> list[str]:
         """Wait until nothing is pending; else say what was at the end."""
@@ -168,6 +169,7 @@ class Storm:
             gone=tuple(stage.staff.gone),
             stuck=tuple(stage.staff.stuck),
             started_off_s=tuple(stage.staff.started_off_s),
+            deserted=tuple(stage.staff.deserted),
             left=tuple(stage.remains.left()),
             dropped=self._dropped(),
             pending=tuple(pending),

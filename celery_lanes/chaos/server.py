@@ -7,9 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
+from celery_lanes.chaos.options import RABBITMQ
 from celery_lanes.errors import ConfigError
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.proxy import Proxy
+from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
 
 PORTS = {"redis": 6379, "valkey": 6379, "amqp": 5672, "pyamqp": 5672}
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -31,7 +33,7 @@ class Server:
     url: str
     direct_url: str
     proxy: Proxy
-    embedded: EmbeddedValkey | None
+    embedded: EmbeddedValkey | EmbeddedRabbitMQ | None
 
     def take_down(self, *, is_hard: bool) -> None:
         """Kill our own server, or stop it."""
@@ -39,20 +41,32 @@ class Server:
             (self.embedded.kill if is_hard else self.embedded.stop)()
 
     def bring_up(self) -> None:
-        """Start it again, on the same port with the same data."""
+        """Start it again, on the same port with the same data; it may take seconds to answer."""
         if self.embedded is not None:
-            self.embedded.start()
+            self.embedded.spawn()
+
+    def is_up(self) -> bool:
+        """Say whether it answers; a user's own is never taken down."""
+        return self.embedded is None or self.embedded.is_ready()
 
 
 @contextmanager
-def served(name: str, url: str | None) -> Iterator[Server]:
+def served(name: str, place: str | None) -> Iterator[Server]:
     """Give the server at an outside URL, or an embedded one, and a proxy before it."""
     with ExitStack() as exits:
-        embedded = None if url else exits.enter_context(EmbeddedValkey(*DURABLE))
-        direct = url or (embedded.url() if embedded else "")
+        embedded = _embedded(place)
+        if embedded is not None:
+            exits.enter_context(embedded)
+        direct = embedded.url() if embedded else str(place)
         host, port = address(direct)
         proxy = exits.enter_context(Proxy(port, host))
         yield Server(name, through(proxy.port, direct), direct, proxy, embedded)
+
+
+def _embedded(place: str | None) -> EmbeddedValkey | EmbeddedRabbitMQ | None:
+    if place is None:
+        return EmbeddedValkey(*DURABLE)
+    return EmbeddedRabbitMQ() if place == RABBITMQ else None
 
 
 def address(url: str) -> tuple[str, int]:
@@ -60,8 +74,10 @@ def address(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     if parts.scheme not in PORTS or parts.hostname is None:
         known = ", ".join(f"{scheme}://" for scheme in PORTS)
+        scheme = f"{parts.scheme}://" if parts.scheme else "no scheme"
         raise ConfigError(
-            f"expected one host at {known}, for a proxy before it; got {parts.scheme}://"
+            f"expected one host at {known}, for a proxy before it, or --broker {RABBITMQ};"
+            f" got {scheme}"
         )
     return parts.hostname, parts.port or PORTS[parts.scheme]
 

@@ -91,6 +91,10 @@ class Staff:
         self.seats = seats
         self.gone: list[Gone] = []
         self.stuck: list[Gone] = []
+        self.deserted: list[tuple[float, float]] = []
+        """From when until when no worker was ready: killed, told to go, or starting."""
+
+        self._deserted_since_s: float | None = None
 
     @property
     def started_off_s(self) -> list[float]:
@@ -101,6 +105,7 @@ class Staff:
         """See to every seat: note who has gone, and put new workers in."""
         for seat in self.seats:
             self._see_to(seat, now_s)
+        self._note_desertion(now_s)
 
     def dismiss(self) -> None:
         """End all of them."""
@@ -113,6 +118,15 @@ class Staff:
             if seat.worker is not None:
                 seat.worker.stop()
                 seat.worker = None
+
+    def _note_desertion(self, now_s: float) -> None:
+        if any(seat.is_up for seat in self.seats):
+            self._deserted_since_s = None
+        elif self._deserted_since_s is None:
+            self._deserted_since_s = now_s
+            self.deserted.append((now_s, now_s))
+        else:
+            self.deserted[-1] = (self._deserted_since_s, now_s)
 
     def _see_to(self, seat: Seat, now_s: float) -> None:
         if seat.worker is None:

@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
-from celery_lanes.errors import ConfigError, StoreUnavailable
+from celery_lanes.errors import ConfigError, LanesError
 
 
 @click.command(name="chaos")
-@click.option("--broker", metavar="URL", help="Your own broker, which is cut off but never "
+@click.option("--broker", metavar="rabbitmq|URL", help="rabbitmq: an embedded one (rabbitmq-server "
+              "must be installed). A URL: your own broker, which is cut off but never restarted. "
+              "Else an embedded Valkey.")  # fmt: skip
+@click.option("--store", metavar="URL", help="Your own store, which is cut off but never "
               "restarted; else an embedded Valkey.")  # fmt: skip
-@click.option("--store", metavar="URL", help="Your own store; likewise.")
 @click.option("--minutes", default=2.0, show_default=True, type=click.FloatRange(0.2, 1440),
               help="How long faults happen; starting and draining come on top.")  # fmt: skip
 @click.option("--seed", default=1, show_default=True, help="Gives the same load and plan again.")
@@ -64,5 +66,5 @@ def chaos(ctx: click.Context, /, **options: Any) -> None:
         ctx.exit(run_chaos(ChaosOptions(**options)))
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    except StoreUnavailable as error:  # there is no server to start
+    except LanesError as error:  # there is no server to start
         raise click.ClickException(str(error)) from error

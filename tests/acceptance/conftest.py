@@ -25,14 +25,16 @@ from pytest_docker_tools import build, container, fxtr
 
 from celery_lanes import Lanes
 from celery_lanes.config.settings import STORE_VARIABLE, Settings
+from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
+from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
+from tests import services
 from tests.acceptance.nodes import (
     LANES,
     ROOT,
     LanesWorkerContainer,
-    RabbitMQProcess,
     ServerContainer,
-    ValkeyProcess,
+    ServerProcess,
     WorkerProcess,
 )
 
@@ -137,26 +139,26 @@ def store_url(backend: str) -> str:
 
 @pytest.fixture
 def valkey_broker() -> Iterator[CeleryTestBroker]:
-    with ValkeyProcess() as process:
+    with ServerProcess(EmbeddedValkey()) as process:
         yield RedisTestBroker(ServerContainer(process))
 
 
 @pytest.fixture
 def valkey_backend() -> Iterator[CeleryTestBackend]:
-    with ValkeyProcess() as process:
+    with ServerProcess(EmbeddedValkey()) as process:
         yield RedisTestBackend(ServerContainer(process))
 
 
 @pytest.fixture
-def rabbitmq_broker(rabbitmq_process: RabbitMQProcess) -> CeleryTestBroker:
+def rabbitmq_broker(rabbitmq_process: ServerProcess) -> CeleryTestBroker:
     return RabbitMQTestBroker(ServerContainer(rabbitmq_process))
 
 
 @pytest.fixture(scope="module")
-def rabbitmq_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQProcess]:
+def rabbitmq_process() -> Iterator[ServerProcess]:
     """One for all tests, for it takes 4 s to start."""
-    with RabbitMQProcess(tmp_path_factory.mktemp("rabbitmq")) as process:
-        yield process
+    with EmbeddedRabbitMQ(services.rabbitmq_program()) as server:
+        yield ServerProcess(server)
 
 
 def _worker(name: str):

@@ -13,14 +13,14 @@ import sys
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from pytest_celery import CeleryTestContainer, CeleryWorkerContainer
 from typing_extensions import Self
 
 from celery_lanes.testing.embedded import EmbeddedValkey
-from tests import services
+from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
+from celery_lanes.testing.server import end_with_parent
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -76,16 +76,16 @@ class ProcessContainer(ABC):
     def logs(self) -> bytes: ...
 
 
-class ValkeyProcess(ProcessContainer):
-    """An embedded Valkey; after a restart it listens on the same port, and is empty."""
+class ServerProcess(ProcessContainer):
+    """An embedded server. After a restart it has its port; a Valkey is empty, a RabbitMQ is not."""
 
-    def __init__(self) -> None:
-        super().__init__("valkey")
-        self._server = EmbeddedValkey()
-        self.url = self._server.url()
+    def __init__(self, server: EmbeddedValkey | EmbeddedRabbitMQ) -> None:
+        super().__init__(repr(server))
+        self._server = server
+        self.url = server.url()
 
     def __exit__(self, *exc: object) -> None:
-        self._server.__exit__(None, None, None)  # its folder goes, too
+        self._server.__exit__(*exc)  # its folder goes, too
 
     @property
     def is_running(self) -> bool:
@@ -101,42 +101,7 @@ class ValkeyProcess(ProcessContainer):
         self._server.kill()
 
     def logs(self) -> bytes:
-        return self._server._log.read_bytes()
-
-
-class RabbitMQProcess(ProcessContainer):
-    """The machine's RabbitMQ; after a restart it has its port and its durable queues again."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__("rabbitmq")
-        self._folder = folder
-        self._port = services.free_port()
-        self._exits = ExitStack()
-        self._server: services.Server | None = None
-
-    @property
-    def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
-
-    @property
-    def is_running(self) -> bool:
-        return self._server is not None and self._server.process.poll() is None
-
-    def start(self) -> None:
-        self._exits.close()  # with the last server goes its name service
-        running = services.rabbitmq_server(self._folder, port=self._port)
-        self._server = self._exits.enter_context(running)
-
-    def stop(self, timeout_s: float) -> None:
-        self._exits.close()
-
-    def kill(self, signal: str | int = "SIGKILL") -> None:
-        if self._server is not None:
-            self._server.kill()
-        self._exits.close()
-
-    def logs(self) -> bytes:
-        return (self._folder / "rabbitmq.log").read_bytes()
+        return self._server.log().encode()
 
 
 class WorkerProcess(ProcessContainer):
@@ -212,7 +177,7 @@ class WorkerProcess(ProcessContainer):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=services._end_with_parent,  # noqa: PLW1509 - one C function
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - one C function
             )
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -25,7 +26,7 @@ from celery_lanes.chaos.clock import Clock
 from celery_lanes.chaos.evidence import Evidence
 from celery_lanes.chaos.faults import Havoc, Struck
 from celery_lanes.chaos.figures import Figures
-from celery_lanes.chaos.load import Published, Shape, planned_load, read_published
+from celery_lanes.chaos.load import Published, Shape, accepted_ids, planned_load, read_published
 from celery_lanes.chaos.observer import RESULT_KEY, End, Run
 from celery_lanes.chaos.options import ChaosOptions
 from celery_lanes.chaos.overlaps import GRACE_S
@@ -34,11 +35,12 @@ from celery_lanes.chaos.promises import breaches
 from celery_lanes.chaos.report import lines
 from celery_lanes.chaos.run import conclude
 from celery_lanes.chaos.server import address, through
-from celery_lanes.chaos.staff import Gone, is_kombus
+from celery_lanes.chaos.staff import Gone, Staff, is_kombus
 from celery_lanes.chaos.stage import staged
 from celery_lanes.errors import ConfigError
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.proxy import Proxy
+from tests import services
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +74,14 @@ def test_a_users_own_server_is_cut_off_but_never_restarted():
     assert {Kind.STORE_CUT, Kind.BROKER_CUT} <= planned_counts.keys()
     with pytest.raises(ConfigError, match="your own store is only cut off"):
         ChaosOptions(store="redis://box/0", store_restarts=1)
+
+
+def test_a_rabbitmq_of_the_runs_own_is_restarted():
+    options = ChaosOptions(store="redis://box/0", broker="rabbitmq", broker_restarts=3)
+
+    assert options.outside == {"store": "redis://box/0"}
+    assert counts(options)[Kind.BROKER_RESTART] == 3
+    assert Kind.BROKER_RESTART in counts(replace(options, broker_restarts=None))
 
 
 def test_pauses_outlive_a_lease():
@@ -135,6 +145,54 @@ def test_a_url_leads_through_the_proxy(url, host, led):
 def test_what_no_proxy_can_stand_before_is_refused():
     with pytest.raises(ConfigError, match="expected one host"):
         address("sentinel://a:26379;b:26379/0")
+
+
+# -- the faults -----------------------------------------------------------------------------------
+
+
+class SlowServer:
+    """A server that answers some looks after it has been started again."""
+
+    name = "broker"
+
+    def __init__(self):
+        self.looks_until_up = 0
+
+    def take_down(self, *, is_hard):
+        self.looks_until_up = 3
+
+    def bring_up(self):
+        pass
+
+    def is_up(self):
+        self.looks_until_up -= 1
+        return self.looks_until_up <= 0
+
+
+def havoc_at(server, *plan):
+    return Havoc(plan, None, {server.name: server}, None, None)
+
+
+def test_a_restart_lasts_until_the_server_answers_and_the_next_one_waits():
+    first, second = (Fault(at_s, Kind.BROKER_RESTART, for_s=2.0) for at_s in (0.0, 1.0))
+    havoc = havoc_at(SlowServer(), first, second)
+
+    for now_s in range(10, 15):
+        assert (havoc.left, havoc.journal) == (2 if now_s == 10 else 1, [])
+        havoc.tick(float(now_s), now_s - 10.0)
+
+    assert havoc.left == 0
+    assert havoc.journal == [Struck(Kind.BROKER_RESTART, 10.0, 14.0)]
+
+
+def test_it_is_calm_when_every_server_answers_again():
+    havoc = havoc_at(SlowServer(), *[Fault(0.0, Kind.BROKER_RESTART, for_s=60.0)] * 2)
+    havoc.tick(10.0, 0.0)
+
+    assert [havoc.calm(now_s) for now_s in (11.0, 12.0, 13.0)] == [False, False, True]
+
+    assert havoc.left == 0
+    assert havoc.journal == [Struck(Kind.BROKER_RESTART, 10.0, 13.0)]
 
 
 # -- what is made of the records -------------------------------------------------------------------
@@ -313,6 +371,26 @@ def test_outages_do_not_count_as_recovery(outages, net_s):
     assert shown.net_recovery.p95_s == pytest.approx(net_s)
 
 
+def test_the_time_in_which_no_worker_is_there_does_not_count_as_recovery():
+    seen = evidence(KILLED, AGAIN, journal=(KILL,), deserted=((0.0, 2.0), (6.0, 14.0)))
+
+    shown = Figures(seen, OPTIONS)
+
+    assert (shown.recovery.p95_s, shown.net_recovery.p95_s) == pytest.approx((15.0, 7.0))
+
+
+def test_it_is_noted_when_no_worker_is_there():
+    first, second = SimpleNamespace(is_up=True), SimpleNamespace(is_up=True)
+    staff = Staff([first, second])
+    staff._see_to = lambda *_: None
+
+    for now_s, are_up in enumerate([(1, 1), (0, 1), (0, 0), (0, 0), (1, 0), (0, 0)]):
+        first.is_up, second.is_up = are_up
+        staff.tick(float(now_s))
+
+    assert staff.deserted == [(2.0, 3.0), (5.0, 5.0)]
+
+
 def test_wrong_clocks_are_told_and_explain_nothing():
     jumps = tuple(Struck(Kind.CLOCK_JUMP, 5.0, 5.0, "w1", by_s) for by_s in (7.0, -41.5))
     seen = evidence(A, AGAIN, journal=jumps, started_off_s=(0.0, 12.0, -28.25))
@@ -450,6 +528,28 @@ def test_a_workers_clock_jumps_under_it_and_calls_end_in_their_time(tmp_path):
     (first_s,) = islice(offsets_s(options, 0), 1)
     assert offsets == {round(first_s, -2), -HOUR_S}  # by which an ETA would be far away
     assert [struck.by_s for struck in havoc.journal] == [-HOUR_S - first_s]
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.crash
+@pytest.mark.slow
+def test_a_rabbitmq_that_is_killed_has_all_that_it_took_when_it_is_back(tmp_path):
+    services.rabbitmq_program()
+    options = ChaosOptions(
+        seed=2, broker="rabbitmq", intake="broker", workers=1, minutes=0.2, calls=80, logs=tmp_path
+    )
+    kill = Fault(0.0, Kind.BROKER_RESTART, for_s=0.5, is_hard=True)
+
+    with staged(options, time.monotonic()) as stage:
+        havoc = Havoc([kill], stage.staff, stage.servers, stage.producer.kill, None)
+        until(lambda: stage.producer.tick() or len(accepted_ids(stage.producer.told())) >= 20)
+        assert stage.staff.seats[0].worker is None  # so RabbitMQ has them all
+        until(lambda: havoc.tick(time.monotonic(), 0.0) or havoc.journal, timeout_s=60)
+        _play(stage, lambda: stage.producer.is_done and len(stage.clerk.ended()) == 80)
+        left = list(stage.remains.left())
+
+    assert [struck.until_s - struck.from_s > kill.for_s for struck in havoc.journal] == [True]
+    assert left == []
 
 
 def _play(stage, done):

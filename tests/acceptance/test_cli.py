@@ -32,7 +32,7 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.checks import MAX_LETTERS
 from celery_lanes.store.quota import Quota
 from celery_lanes.store.rules import Bucket, LaneRules, Policy
-from celery_lanes.testing import embedded
+from celery_lanes.testing import embedded, rabbitmq
 from celery_lanes.testing.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).parents[2]
@@ -853,6 +853,16 @@ def test_without_a_server_to_start_there_is_one_line(command, monkeypatch):
     shown = CliRunner().invoke(main, [command])
 
     assert (shown.exit_code, shown.stderr) == (1, "Error: no server found: pip install it\n")
+
+
+def test_without_a_rabbitmq_to_start_a_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(rabbitmq.shutil, "which", lambda *_, **__: None)
+
+    shown = CliRunner().invoke(main, ["chaos", "--broker", "rabbitmq"])
+
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("Error: no rabbitmq-server found: install RabbitMQ")
+    assert shown.stderr.count("\n") == 1
 
 
 def _environment():

@@ -19,7 +19,8 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import LLMStub
-from tests.services import free_port, unavailable
+from celery_lanes.testing.server import free_port
+from tests.services import unavailable
 from tests.waiting import until
 
 if sys.version_info >= (3, 11):

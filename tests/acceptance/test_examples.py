@@ -19,8 +19,8 @@ from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
 from celery_lanes.testing.llm_stub import Answer, LLMStub
+from celery_lanes.testing.server import free_port
 from celery_lanes.testing.workers import WorkerProcess
-from tests import services
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def served(name, env):
     if found is None:
         yield {}
         return
-    port = services.free_port()
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", found[1], "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **env},

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from celery import Celery
 from kombu.transport.virtual.base import Transport
@@ -19,6 +21,8 @@ from celery_lanes.store.calls import Call
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import Policy
 from celery_lanes.testing.memory import _emptied, serving
+from tests import services
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/testing.md").read_text()
@@ -37,6 +41,37 @@ def test_the_pages_tests_pass_in_a_folder_of_their_own(tmp_path):
 
     assert set(files) == {"shop.py", "test_shop.py", "test_llm.py"}
     assert "3 passed" in ran.stdout, ran.stdout
+
+
+STARTING = """
+import sys, time
+from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
+server = EmbeddedRabbitMQ(sys.argv[1])
+server.spawn()
+print(server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.crash
+def test_a_rabbitmq_ends_with_who_started_it_also_by_kill_9():
+    command = [sys.executable, "-c", STARTING, services.rabbitmq_program()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        pid = int(owner.stdout.readline())
+        started = psutil.Process(owner.pid).children(recursive=True)
+
+        owner.kill()
+
+    assert pid in {process.pid for process in started}
+    assert len(started) >= 2  # and Erlang's name service
+    until(lambda: not any(map(is_alive, started)))
+
+
+def is_alive(process):
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def make_shop(
     with ExitStack() as exits:
 
         def make(broker: str = "redis", **config: str) -> Shop:
-            url = valkey.url(0) if broker == "redis" else request.getfixturevalue("rabbitmq").url
+            url = valkey.url(0) if broker == "redis" else request.getfixturevalue("rabbitmq").url()
             prefix = "lanes." if broker == "redis" else f"l{uuid.uuid4().hex[:6]}."
             shop = Shop(
                 broker=url,

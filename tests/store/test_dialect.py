@@ -31,10 +31,11 @@ def served(url: str, **options: str) -> Driver:
     return lane
 
 
-def without_functions() -> list[str]:
-    """Take functions from a server that has them."""
-    has_them = services.version_of(services.redis_program()) >= FUNCTIONS
-    return ["--rename-command", "FCALL", ""] if has_them else []
+def redis_without_functions() -> EmbeddedValkey:
+    """Take functions from a Redis that has them."""
+    program = services.redis_program()
+    has_them = services.version_of(program) >= FUNCTIONS
+    return EmbeddedValkey(*(["--rename-command", "FCALL", ""] if has_them else []), program=program)
 
 
 def scripts_run(client: Redis) -> int:
@@ -83,11 +84,11 @@ def test_another_versions_functions_stay(valkey):
     client.function_delete("lanes_0")
 
 
-def test_a_server_without_functions_gets_scripts(tmp_path):
-    with services.redis_server(tmp_path, *without_functions()) as server:
-        lane = served(server.url)
+def test_a_server_without_functions_gets_scripts():
+    with redis_without_functions() as server:
+        lane = served(server.url())
 
-        assert scripts_run(Redis.from_url(server.url)) > 0
+        assert scripts_run(Redis.from_url(server.url())) > 0
         assert isinstance(lane.store._wire._speech.dialect, Scripts)
 
 
@@ -132,10 +133,10 @@ def test_a_full_server_that_takes_no_functions_still_renews_and_releases(program
         assert lane.counts == (0, 0, 0, 0)
 
 
-def test_threads_that_find_a_server_without_functions_together_are_all_served(tmp_path):
-    with services.redis_server(tmp_path, *without_functions()) as server:
+def test_threads_that_find_a_server_without_functions_together_are_all_served():
+    with redis_without_functions() as server:
         for _ in range(5):
-            store = open_store(server.url, prefix=uuid.uuid4().hex)
+            store = open_store(server.url(), prefix=uuid.uuid4().hex)
             with ThreadPoolExecutor(4) as threads:
                 counts = list(threads.map(lambda _: store.snapshot("a").waiting, range(8)))  # noqa: B023 # used at once
             assert counts == [0] * 8

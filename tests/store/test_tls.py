@@ -14,6 +14,7 @@ import redis as redis_py
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.connect import open_store
 from celery_lanes.testing.embedded import EmbeddedValkey
+from celery_lanes.testing.server import free_port
 from tests import services
 from tests.clusters import cluster_of, port_with_bus
 from tests.store.driving import Driver, RealClock
@@ -57,7 +58,7 @@ def tls_server(certificates: Path, *options: str):
 @pytest.fixture(scope="module")
 def tls_port(certificates):
     """The TLS port of a server that wants a password, and no certificate of its clients."""
-    port = services.free_port()
+    port = free_port()
     options = ("--tls-port", str(port), "--tls-auth-clients", "no")
     with tls_server(certificates, *options) as server:
         redis_py.Redis(port=server.port).config_set("requirepass", SECRET)
@@ -155,7 +156,7 @@ def test_url_in_celerys_spelling_may_go_without_verification(tls_port):
 
 
 def test_server_that_wants_a_certificate_of_its_clients_gets_the_one_of_the_url(certificates):
-    port = services.free_port()
+    port = free_port()
     trust = f"ssl_ca_certs={certificates}/server.crt"
     own = f"ssl_certfile={certificates}/server.crt&ssl_keyfile={certificates}/server.key"
     with tls_server(certificates, "--tls-port", str(port), "--tls-auth-clients", "yes"):
