@@ -43,9 +43,9 @@ class Keeper(Protocol):
 class Slot:
     """A slot, held inside ``with`` or ``async with``; for one block.
 
-    While the block runs, a thread of this process renews the slot's lease. If that is gone all the
-    same (the process was paused, or cut off from the store, for longer than ``lease_ttl``), the
-    slot is somebody else's: the block should end soon.
+    While the block runs, a thread of this process renews the slot's lease. If it cannot (the
+    process is paused, or cut off from the store, for longer than ``lease_ttl``), the slot may be
+    somebody else's: the block should end soon.
     """
 
     def __init__(self, keeper: Callable[[], Keeper], ticket: Ticket) -> None:
@@ -66,8 +66,12 @@ class Slot:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the lease was gone before the slot was given back."""
-        return self._ticket.is_lost
+        """Whether the lease was gone before the slot was given back, or may be.
+
+        The latter while the store has not been heard of for ``lease_ttl``; it may say that all is
+        well, if it was away itself.
+        """
+        return self._ticket.is_lost or (self._is_held and self._ticket.is_overdue)
 
     def should_yield(self) -> bool:
         """Say whether the block should end soon: a more urgent call wants its slot, or has it.

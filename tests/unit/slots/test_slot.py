@@ -526,6 +526,18 @@ def test_wishes_that_a_full_store_refuses_cost_nobody_the_lease(lanes, full):
         assert not slot.is_lost
 
 
+def test_a_slot_that_cannot_be_renewed_may_be_lost_until_the_store_says_it_is_not(lanes, away):
+    with lanes.slot("ollama/x") as slot:
+        assert not slot.is_lost
+        away.is_away = True
+        until(slot.should_yield)
+        assert slot.is_lost
+
+        away.is_away = False
+        until(lambda: not slot.is_lost)
+    assert not slot.is_lost
+
+
 def test_what_is_asked_for_while_the_store_is_away_is_not_withdrawn_one_by_one(lanes, away):
     """After a long outage there would be thousands, and leases that nobody renews meanwhile."""
     withdrawn = []
