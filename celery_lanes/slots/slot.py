@@ -55,6 +55,11 @@ class Slot:
         self._keeper: Keeper | None = None
         self._is_held = self._is_async = False
 
+    def __del__(self) -> None:
+        """Give back what nobody else can: of a stream that was neither read out nor closed."""
+        with suppress(Exception):  # it was never made, or the interpreter ends
+            self._give_back(Outcome.FAILED)
+
     def __repr__(self) -> str:
         return f"Slot({self.lane!r}, caller={self.caller!r})"
 
