@@ -209,7 +209,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         for entry in entries:
             self._read(entry)
         if not entries:
-            self._look_for_end(self._transcripts.last(self.task_id))
+            self._look_for_end()
 
     def _read(self, entry: Entry) -> None:
         """Give out what is new in an entry, and say so if something before it is missing."""
@@ -223,8 +223,12 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
                 self._add(Mark(run, index), what)
         self._place = entry.last
 
-    def _look_for_end(self, newest: Entry | None) -> None:
-        """End as the transcript says, whose end may have been read before, or as the result."""
+    def _look_for_end(self) -> None:
+        """End as the transcript says, whose end may have been read before, or as the result.
+
+        The last words may have been written while the result was asked for: they come first.
+        """
+        newest = self._newest()
         if newest is not None and newest.last > self._place:
             return
         if newest is not None and newest.last == self._place:
@@ -232,8 +236,11 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             if isinstance(known := from_json(last), Ending):
                 self._add(self._place, known)
                 return
-        if told := self._find_ending():
+        if (told := self._find_ending()) and self._newest() == newest:
             self._end(told)
+
+    def _newest(self) -> Entry | None:
+        return self._transcripts.last(self.task_id)
 
     def _end(self, told: Sequence[What]) -> None:
         """End by the result; if nothing was ever streamed, it has the reply as well."""

@@ -144,6 +144,20 @@ def test_a_reply_whose_last_words_are_missing_has_a_gap(call, read):
 
 
 @WAYS
+def test_last_words_that_come_while_the_result_is_asked_for_come_first(call, read):
+    def ended_just_now():
+        if call.runs == 0:
+            call.run(["a"], [Finished()])
+        return (Finished(),)
+
+    assert told(read(Reader("t1", call.transcripts, ended_just_now, print))) == [
+        "start",
+        "a",
+        "done",
+    ]
+
+
+@WAYS
 def test_a_call_that_was_published_without_stream_is_read_from_its_result(call, read):
     reply = Reply(text="all of it", usage=USAGE, model="m")
     with Celery(broker="memory://", backend="cache+memory://", set_as_current=False) as app:
