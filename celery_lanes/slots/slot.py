@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as EndedTimeoutError
 from contextlib import suppress
 from types import TracebackType
@@ -134,12 +135,12 @@ class Slot:
         keeper = self._begin()
         try:
             keeper.want(self._ticket)
-            granted = asyncio.wrap_future(self._ticket.granted)
-            await asyncio.wait_for(granted, self._longest_s)
+            await _ended(self._ticket.granted, self._longest_s)
+            self._ticket.granted.result(0)
             self._is_held = True
         except BaseException as error:
             keeper.give_up(self._ticket)
-            if isinstance(error, asyncio.TimeoutError):
+            if isinstance(error, EndedTimeoutError):
                 raise self._unheard from None
             raise
         return self
@@ -153,9 +154,7 @@ class Slot:
         """Give the slot back."""
         self._give_back(_outcome(kind))
         if self._keeper_here is not None:
-            with suppress(asyncio.TimeoutError):
-                ended = asyncio.wrap_future(self._ticket.ended)
-                await asyncio.wait_for(ended, RELEASE_PATIENCE_S)
+            await _ended(self._ticket.ended, RELEASE_PATIENCE_S)
 
     @property
     def _longest_s(self) -> float | None:
@@ -190,6 +189,22 @@ class Slot:
         """Give the keeper, if this process has entered the block: a fork within holds nothing."""
         keeper = self._keeper
         return keeper if keeper is not None and keeper.pid == os.getpid() else None
+
+
+async def _ended(future: Future[None], within_s: float | None) -> None:
+    """Wait until a future is done, or for so long.
+
+    Not by ``wait_for``: up to Python 3.11 it swallows a cancellation that comes with the end.
+    """
+    loop = asyncio.get_running_loop()
+    is_done = loop.create_future()
+
+    def tell(_: Future[None]) -> None:
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(is_done.set_result, None)
+
+    future.add_done_callback(tell)
+    await asyncio.wait([is_done], timeout=within_s)
 
 
 def _outcome(kind: type[BaseException] | None) -> Outcome:

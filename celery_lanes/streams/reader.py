@@ -63,7 +63,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._due_at = 0.0
         self._away_since: float | None = None
         self._step_taken: asyncio.Future[None] | None = None
-        self._waiting: asyncio.Event | None = None
+        self._waiting: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"Reader({self.task_id!r}, cursor={self.cursor!r})"
@@ -76,7 +76,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         """Read no more. May be repeated. A step that is being taken closes it when it is done."""
         self._has_ended = True
         if self._waiting is not None:  # in a loop, which must let go of the descriptor first
-            self._waiting.set()
+            _wake(self._waiting)
         elif self._step_taken is None or self._step_taken.done():
             self._follower.close()
 
@@ -156,18 +156,18 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         return not self._has_ended and time.monotonic() >= self._due_at
 
     async def _is_readable_in_loop(self, descriptor: int, wait_s: float) -> bool:
+        """Wait; not by ``wait_for``, which may swallow a cancellation up to Python 3.11."""
         loop = asyncio.get_running_loop()
-        is_there = self._waiting = asyncio.Event()
-        loop.add_reader(descriptor, is_there.set)
+        is_there = self._waiting = loop.create_future()
+        loop.add_reader(descriptor, _wake, is_there)
         try:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(is_there.wait(), wait_s)
+            await asyncio.wait([is_there], timeout=wait_s)
         finally:
             loop.remove_reader(descriptor)
             self._waiting = None
             if self._has_ended:
                 self._follower.close()
-        return is_there.is_set()
+        return is_there.done()
 
     def _wait_s(self, until: float) -> float:
         now = time.monotonic()
@@ -267,6 +267,11 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         if not (told := self._find_ending()):
             raise error
         self._end(told)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _is_readable(descriptor: int, wait_s: float) -> bool:

@@ -308,6 +308,26 @@ def test_a_cancelled_wait_is_withdrawn(lanes):
     asyncio.run(main())
 
 
+def test_a_cancellation_that_comes_with_the_slot_is_heard(lanes):
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with lanes.slot("ollama/x"):
+            slot = lanes.slot("ollama/x", max_wait=60)
+            waiting = asyncio.create_task(_held(slot))
+            while slot._keeper is None:
+                await asyncio.sleep(0)
+            slot._ticket.granted.add_done_callback(
+                lambda _: loop.call_soon_threadsafe(waiting.cancel)
+            )
+        await waiting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+
+    with lanes.slot("ollama/x"):
+        assert counts(lanes) == (1, 0)
+
+
 def test_cancelling_a_caller_ends_its_waits(lanes):
     with lanes.slot("ollama/x", caller="ann"):
         waiter = Waiter(lanes.slot("ollama/x", caller="ann"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import threading
 import time
 from contextlib import suppress
@@ -324,6 +325,21 @@ def test_a_reader_that_is_closed_while_another_task_waits_for_it_ends(call):
         return await waiting, reader._follower.fileno()
 
     assert asyncio.run(main()) == (None, -1)
+
+
+def test_a_cancellation_that_comes_with_a_piece_is_heard(call):
+    async def main():
+        reader = call.reader()
+        waiting = asyncio.ensure_future(anext(reader, None))
+        while reader._waiting is None:  # noqa: ASYNC110 # nobody says so
+            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        call.run(["a"])
+        is_readable = select.select([reader._follower], [], [], 5)[0]
+        loop.call_later(0, waiting.cancel)  # in the turn of the loop in which it is readable
+        return is_readable, await asyncio.wait([waiting]), waiting.cancelled()
+
+    assert asyncio.run(main())[-1]
 
 
 def test_an_error_whose_message_cannot_be_read_is_told_all_the_same():
