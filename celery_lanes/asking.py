@@ -31,12 +31,14 @@ Ask = Callable[..., Reply]
 def asking(task: Any, patience: Patience | None) -> Iterator[Ask]:
     """Give what asks a chain for a task; with ``patience``, what comes is streamed to its readers.
 
+    A task that is called directly has none: there is no id to read it by.
+
     What the block raises is the end of the stream, unless it is a word to Celery, such as Retry, or
     the call makes room: then it goes on when the call runs again.
     """
     hangup = Hangup()
     with interruptible(hangup), _yielding(task, hangup):
-        if patience is None:
+        if patience is None or task.request.id is None:
             yield Chain.generate
             return
         with _streaming(task, hangup, patience) as ask:

@@ -16,7 +16,16 @@ from typing_extensions import Self
 
 from celery_lanes.errors import StoreUnavailable
 from celery_lanes.store.transcripts import Entry, Follower, Mark, Stop, Transcripts
-from celery_lanes.streams.events import Cancelled, Ending, Event, Failed, Gap, What, from_json
+from celery_lanes.streams.events import (
+    Began,
+    Cancelled,
+    Ending,
+    Event,
+    Failed,
+    Gap,
+    What,
+    from_json,
+)
 
 SILENCE_S = 2.0
 """After so long a silence it is looked whether the call has a result."""
@@ -220,8 +229,14 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             self._add(Mark(run, first - 1), Gap())
         for index, told in enumerate(events, first):
             if index >= following and (what := from_json(told)) is not None:
-                self._add(Mark(run, index), what)
+                self._add(Mark(run, index), self._as_seen_from_here(run, what))
         self._place = entry.last
+
+    def _as_seen_from_here(self, run: int, what: What) -> What:
+        """Void what was read of an earlier run, also where the store has forgotten that one."""
+        if isinstance(what, Began) and self._place.run not in {0, run}:
+            return what.model_copy(update={"type": "restart"})
+        return what
 
     def _look_for_end(self) -> None:
         """End as the transcript says, whose end may have been read before, or as the result.

@@ -13,7 +13,7 @@ from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.llm.reply import TextDelta
 from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.streams import press as presses
-from celery_lanes.streams.events import Finished
+from celery_lanes.streams.events import Failed, Finished
 from celery_lanes.streams.press import Press, Printer
 from celery_lanes.streams.pump import Patience, Pump
 from celery_lanes.streams.reader import Reader
@@ -101,6 +101,23 @@ def test_a_part_of_the_store_that_is_away_holds_up_its_own_calls_only(caplog):
     assert kinds(heard(transcripts)) == ["start", "text", "done"]
     assert sum("not all hear" in record.message for record in caplog.records) == 1
     assert sum("are heard again" in record.message for record in caplog.records) == 1
+
+
+def test_a_call_that_says_what_cannot_be_written_holds_up_no_other(caplog):
+    transcripts = MemoryTranscripts()
+    press = Press(transcripts)
+    odd, sound = opened(press, "t1"), opened(press, "t2")
+
+    say(press, sound, "a")
+    odd.end(Failed(error_class="ValueError", attempts=({"answer": object()},)))
+    press.close(odd)
+    say(press, sound, "b")
+    sound.end(Finished())
+    press.close(sound)
+
+    assert "".join(event.text for event in heard(transcripts, "t2")) == "ab"
+    assert "cannot write what t1 says" in caplog.text
+    assert "t2" not in caplog.text
 
 
 def test_a_call_that_ends_while_the_store_is_away_does_not_wait_for_ever(monkeypatch, caplog):

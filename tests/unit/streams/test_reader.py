@@ -8,6 +8,7 @@ import select
 import threading
 import time
 from contextlib import suppress
+from itertools import islice
 
 import pytest
 from celery import Celery
@@ -118,8 +119,20 @@ def test_a_call_that_begins_again_voids_what_came(call, read):
 
     rest = read(call.reader(after=begun[-1].id))
 
-    assert told(begun + rest) == ["start", "a", "b", "start", "A", "done"]
+    assert told(begun + rest) == ["start", "a", "b", "restart", "A", "done"]
     reader.close()
+
+
+@WAYS
+def test_a_run_after_one_that_the_store_has_forgotten_voids_what_came_all_the_same(call, read):
+    call.run(["a"])
+    *_, last = islice(call.reader(), 2)
+    call.transcripts._logs.clear()
+    call.run(["A", Finished()])
+
+    events = read(call.reader(after=last.id))
+
+    assert [event.type for event in events] == ["restart", "text", "done"]
 
 
 @WAYS
