@@ -76,6 +76,11 @@ class Draft:
     entry: Entry | None = None
     is_opening: bool = False
 
+    @property
+    def size(self) -> int:
+        """How many characters its entry has."""
+        return len(self.entry.payload) if self.entry else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:

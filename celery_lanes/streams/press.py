@@ -12,10 +12,13 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
 from celery_lanes.errors import StoreError
-from celery_lanes.store.transcripts import Heard, Transcripts
+from celery_lanes.store.transcripts import Draft, Heard, Transcripts
 from celery_lanes.streams.pump import Pump
 
 logger = logging.getLogger(__name__)
+
+TURN_BYTES = 1024 * 1024
+"""What is written at once, more or less: the store is waited for only so long."""
 
 AGAIN_S = 0.5
 """How long it waits before it tries a store again that is away."""
@@ -89,13 +92,7 @@ class Press:
 
     def _turn(self) -> None:
         self._open = [pump for pump in self._open if not pump.is_over.is_set()]
-        now = time.monotonic()
-        due = [pump for pump in self._open if pump.due_at() <= now]
-        drafts = {}
-        for pump in due:
-            with _apart(pump):
-                drafts[pump] = pump.draft()
-        if not drafts:
+        if not (drafts := self._drafts()):
             return
         heard = self._transcripts.write(list(drafts.values()))
         for pump, answer in zip(drafts, heard, strict=True):
@@ -104,6 +101,18 @@ class Press:
         if self._is_away and not any(pump.is_unheard for pump in self._open):
             self._is_away = False
             logger.info("celery_lanes: streamed calls are heard again")
+
+    def _drafts(self) -> dict[Pump, Draft]:
+        """Give what is due; if that is too much at once, of those first who have waited longest."""
+        now = time.monotonic()
+        drafts: dict[Pump, Draft] = {}
+        size = 0
+        for pump in sorted(self._open, key=lambda pump: pump.asked_at):
+            if pump.due_at() <= now and size < TURN_BYTES:
+                with _apart(pump):
+                    drafts[pump] = draft = pump.draft()
+                    size += draft.size
+        return drafts
 
     def _tell(self, pump: Pump, answer: Heard | StoreError) -> None:
         if isinstance(answer, StoreError):
