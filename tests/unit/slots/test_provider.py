@@ -116,7 +116,7 @@ def test_the_time_of_a_stream_that_breaks_tells_nothing(lanes, lane):
     with pytest.raises(StreamInterrupted):
         list(lanes.chain(f"{lane}/x").stream(ASK))
 
-    ledger = lanes.store._lanes[lane]
+    ledger = lanes.parts.store._lanes[lane]
     assert not ledger.leases
     assert bool(ledger.times_ms) == (lane == "c")  # its slot's time had ended well by then
 
