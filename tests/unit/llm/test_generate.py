@@ -567,10 +567,6 @@ def test_a_streams_time_outs_are_checked(generate, terms, said):
     assert generate.sent == []
 
 
-def test_a_direct_call_is_no_stream_for_it_has_no_id_to_be_read_by(generate):
-    assert generate("m1/small", "hi", stream=True)["text"] == "hello"
-
-
 def test_a_stream_needs_lanes(generate):
     generate.app.lanes = None
 
