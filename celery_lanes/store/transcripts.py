@@ -101,7 +101,10 @@ class Follower(Protocol):
         """Ask for what comes after a place, to be answered when there is something."""
 
     def take(self) -> list[Entry]:
-        """Read the answer, waiting for it if need be; nothing, if nothing came in time."""
+        """Read the answer, waiting for it if need be; nothing, if nothing came in time.
+
+        Nothing either, if another thread has closed it meanwhile, or ``StoreUnavailable``.
+        """
 
     def fileno(self) -> int:
         """Give what becomes readable when ``take`` need not wait; -1 for nothing."""

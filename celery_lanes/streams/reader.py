@@ -202,7 +202,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
     def _step(self) -> None:
         """Take the answer, if the store has been asked, and ask it for what comes next."""
         try:
-            if self._is_asked:
+            if self._is_asked and not self._has_ended:
                 self._is_asked = False
                 self._take(self._follower.take())
             if not self._has_ended:

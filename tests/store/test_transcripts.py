@@ -125,6 +125,14 @@ def test_a_follower_hears_of_what_comes_as_it_comes(transcripts):
     writer.join()
 
 
+def test_a_follower_that_another_thread_has_closed_hears_nothing(transcripts):
+    follower = transcripts.follow("t{1}")
+    follower.ask(Mark(), WAIT_MS)
+    follower.close()
+
+    assert follower.take() == []
+
+
 def test_they_are_forgotten_an_hour_after_their_last_entry(transcripts, kind):
     write(transcripts, draft(7, 1))
     transcripts.stop("t{1}", "abort")

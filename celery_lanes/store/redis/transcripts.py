@@ -169,8 +169,10 @@ class RedisFollower:
 
     def take(self) -> list[Entry]:
         """Read the answer."""
+        if (connection := self._connection) is None:
+            return []
         with self._faultless():
-            answer = self._connection.read_response(disconnect_on_error=True)
+            answer = connection.read_response(disconnect_on_error=True)
         return [_entry(name, _pairs(flat)) for _, found in answer or () for name, flat in found]
 
     def fileno(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import select
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 
@@ -13,6 +14,7 @@ import pytest
 
 from celery_lanes.streams.events import Finished
 from tests.unit.streams.reading import USAGE, WAYS, told
+from tests.waiting import until
 
 
 @WAYS
@@ -171,6 +173,16 @@ def test_a_reader_that_is_closed_while_another_task_waits_for_it_ends(call):
         return await waiting, reader._follower.fileno()
 
     assert asyncio.run(main()) == (None, -1)
+
+
+def test_a_reader_that_another_thread_closes_ends(call):
+    reader = call.reader()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, reader)
+        until(lambda: reader._is_asked)
+        reader.close()
+
+        assert reading.result(timeout=10) == []
 
 
 def test_a_cancellation_that_comes_with_a_piece_is_heard(call):
