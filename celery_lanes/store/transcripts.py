@@ -8,6 +8,7 @@ once; and a run that another has followed can write nothing any more.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -141,6 +142,13 @@ def known_stop(word: str) -> Stop:
     if word in {"", "drain"}:
         return "drain" if word else ""
     return "abort"
+
+
+def is_readable(descriptor: int, wait_s: float) -> bool:
+    """Wait so long for something to read."""
+    poll = select.poll()  # select() refuses descriptors from 1024 on
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
 
 
 def _is_count(text: str) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import select
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 
 from typing_extensions import Self
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.store.transcripts import Entry, Follower, Mark, Stop, Transcripts
+from celery_lanes.store.transcripts import Entry, Follower, Mark, Stop, Transcripts, is_readable
 from celery_lanes.streams.events import (
     Began,
     Cancelled,
@@ -38,6 +40,9 @@ AGAIN_S = 0.5
 
 AWAY_S = 10.0
 """How long a store may be away."""
+
+THREADS = 32
+"""Of a process, for its readers in event loops: each is needed for a moment only."""
 
 
 class Reader(Iterator[Event], AsyncIterator[Event]):
@@ -139,7 +144,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             if self._has_ended:
                 raise StopAsyncIteration
             if self._step_taken is not None or await self._wait_in_loop(until):
-                await self._step_in_loop()
+                await self._step_in_loop(until)
         return self._give()
 
     def _give(self) -> Event:
@@ -152,7 +157,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         wait_s = self._wait_s(until)
         if (descriptor := self._descriptor) < 0:
             time.sleep(wait_s)
-        elif _is_readable(descriptor, wait_s):
+        elif is_readable(descriptor, wait_s):
             return True
         return time.monotonic() >= self._due_at
 
@@ -179,25 +184,29 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         return is_there.done()
 
     def _wait_s(self, until: float) -> float:
-        now = time.monotonic()
-        if now >= until:
+        left_s = self._left_s(until)
+        return max(0.0, min(self._due_at - time.monotonic(), left_s))
+
+    def _left_s(self, until: float) -> float:
+        if (left_s := until - time.monotonic()) <= 0:
             raise TimeoutError(f"nothing came of {self.task_id} within {self._timeout_s:g} s")
-        return max(0.0, min(self._due_at, until) - now)
+        return left_s
 
     @property
     def _descriptor(self) -> int:
         return self._follower.fileno() if self._is_asked else -1
 
-    async def _step_in_loop(self) -> None:
+    async def _step_in_loop(self, until: float) -> None:
         """Take a step in a thread, or wait for one that somebody has begun and not waited for."""
+        left_s = self._left_s(until)
         if self._step_taken is None:
-            self._step_taken = asyncio.ensure_future(asyncio.to_thread(self._step))
+            loop = asyncio.get_running_loop()
+            self._step_taken = loop.run_in_executor(_threads(os.getpid()), self._step)
         taken = self._step_taken
-        try:
-            await asyncio.shield(taken)
-        finally:
-            if taken.done():
-                self._step_taken = None
+        await asyncio.wait([taken], timeout=None if left_s == math.inf else left_s)
+        if taken.done():
+            self._step_taken = None
+            taken.result()
 
     def _step(self) -> None:
         """Take the answer, if the store has been asked, and ask it for what comes next."""
@@ -284,12 +293,12 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._end(told)
 
 
+@cache
+def _threads(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001 # a forked child has none of them
+    """Give threads for steps: those of the loop's own would be missed if the store hangs."""
+    return ThreadPoolExecutor(THREADS, "lanes-readers")
+
+
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _is_readable(descriptor: int, wait_s: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(wait_s * 1000))

@@ -104,6 +104,24 @@ def test_who_gives_up_waiting_loses_nothing(call):
     assert told(asyncio.run(read())) == ["start", "a", "b", "done"]
 
 
+def test_a_store_that_hangs_holds_up_no_time_out_and_nothing_else_of_the_loop(call):
+    goes_on = threading.Event()
+
+    async def read():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        reader = call.reader(timeout_s=0.1)
+        reader._follower.ask = lambda *_: goes_on.wait(60)
+        with pytest.raises(TimeoutError):
+            await anext(reader)
+        assert reader._step_taken is not None  # it hangs still
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(int), 10)
+        finally:
+            goes_on.set()
+
+    assert asyncio.run(read()) == 0
+
+
 def test_steps_are_taken_one_at_a_time_and_the_last_one_closes(call):
     async def read():
         reader = call.reader()
