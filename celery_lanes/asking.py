@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from celery.exceptions import TaskPredicate
+from celery.exceptions import SoftTimeLimitExceeded, TaskPredicate
 
 from celery_lanes.errors import ConfigError, Preempted
 from celery_lanes.journeys.journey import granted_ms_of
@@ -62,7 +62,8 @@ def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
             raise
         conclude(lease_of(task.request))
         pump.end(finished(teller.reply))
-        press.close(pump)
+        with suppress(SoftTimeLimitExceeded):  # the reply is whole; it is not lost for its readers
+            press.close(pump)
     finally:
         pump.leave()
 
