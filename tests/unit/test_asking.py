@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 
+from celery_lanes.asking import asking
 from celery_lanes.llm.chains.chain import Chain
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.providers.fake import FakeProvider
 from celery_lanes.llm.request import Request
-from celery_lanes.streams.asking import asking
 from celery_lanes.streams.pump import Patience
 
 
@@ -36,7 +36,8 @@ class Late:
 
 
 def test_a_reply_is_not_lost_for_the_last_words_to_its_readers():
-    lanes = SimpleNamespace(press=Late, established=lambda request: None)
+    parts = SimpleNamespace(printer=SimpleNamespace(press=Late))
+    lanes = SimpleNamespace(parts=parts, established=lambda request: None)
     task = SimpleNamespace(request=Context(id="t1"), app=SimpleNamespace(lanes=lanes))
     request = Request(model="m/x", messages=(Message(role="user", content="hi"),))
     chain = SimpleNamespace(stream=lambda request, **_: FakeProvider().stream(request, timeout_s=1))
