@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from celery.exceptions import TaskPredicate
+from celery.exceptions import SoftTimeLimitExceeded, TaskPredicate
 
 from celery_lanes.errors import ConfigError, Preempted
 from celery_lanes.journeys.journey import granted_ms_of
@@ -31,12 +31,14 @@ Ask = Callable[..., Reply]
 def asking(task: Any, patience: Patience | None) -> Iterator[Ask]:
     """Give what asks a chain for a task; with ``patience``, what comes is streamed to its readers.
 
+    A task that is called directly has none: there is no id to read it by.
+
     What the block raises is the end of the stream, unless it is a word to Celery, such as Retry, or
     the call makes room: then it goes on when the call runs again.
     """
     hangup = Hangup()
     with interruptible(hangup), _yielding(task, hangup):
-        if patience is None:
+        if patience is None or task.request.id is None:
             yield Chain.generate
             return
         with _streaming(task, hangup, patience) as ask:
@@ -60,7 +62,8 @@ def _streaming(task: Any, hangup: Hangup, patience: Patience) -> Iterator[Ask]:
             raise
         conclude(lease_of(task.request))
         pump.end(finished(teller.reply))
-        press.close(pump)
+        with suppress(SoftTimeLimitExceeded):  # the reply is whole; it is not lost for its readers
+            press.close(pump)
     finally:
         pump.leave()
 

@@ -9,6 +9,7 @@ import pytest
 from celery import _state
 from hypothesis import settings
 
+import celery_lanes.tasks  # noqa: F401 # it is every app's, and not to be forgotten with one
 from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
 from tests import services
 

@@ -61,7 +61,7 @@ class Desk:
         self._ending: dict[str, Ticket] = {}
         self._known: dict[str, str] = {}
         self._is_called = False
-        self._ticked_at = self._rests_until = 0.0
+        self._ticked_at = self._asked_at = self._rests_until = 0.0
         self._due_at = _NEVER
 
     # -- what the waiters say --------------------------------------------------------------------
@@ -237,13 +237,13 @@ class Desk:
     ) -> Claim:
         """Ask until an answer comes in time: of an older one, leases may be over by now."""
         while True:
-            sent_at = time.monotonic()
+            self._asked_at = time.monotonic()
             try:
                 claim = store.claim(self.lane, holder=self._holder, known=known, releases=releases)
             except LaneNotConfigured:
                 store.configure(self.lane, self._book.rules(self.lane))
                 continue
-            if time.monotonic() - sent_at < self._patience_s:
+            if time.monotonic() - self._asked_at < self._patience_s:
                 return claim
 
     def _heed(self, claim: Claim) -> None:
@@ -268,6 +268,7 @@ class Desk:
         self._known[call] = token
         if (ticket := self._waiting.pop(call, None)) is not None:
             self._held[call] = ticket
+            ticket.keep(self._asked_at)
             ticket.grant(token)
         elif call not in self._held and call not in self._releases:
             self._release(call, token, Outcome.BACK)
@@ -287,8 +288,11 @@ class Desk:
         """Keep what we hold, and prove that we wait."""
         held = [(call, ticket.token) for call, ticket in self._held.items()]
         waiting = [(call, "") for call in self._waiting]
+        asked_at = time.monotonic()
         for call in store.renew(self.lane, worker=self._holder, held=[*held, *waiting]).lost:
             self._lose(call)
+        for ticket in self._held.values():
+            ticket.keep(asked_at)
 
     def _lose(self, call: str) -> None:
         if (ticket := self._held.pop(call, None)) is not None:

@@ -123,11 +123,15 @@ class LaneProvider:
     ) -> Iterator[Piece | Done]:
         """Give a stream's pieces, and the slot back with the first one if that is all it needs."""
         is_held_on = self._lanes.settings.lane(slot.lane).stream_slot == "full"
-        with self._telling(slot):
-            for piece in stream:
-                if not is_held_on:
-                    give_back()
-                yield piece
+        try:
+            with self._telling(slot):
+                for piece in stream:
+                    if not is_held_on:
+                        give_back()
+                    yield piece
+        except Exception:
+            slot.release(failed=True)  # the time of one that breaks tells nothing
+            raise
 
     @contextmanager
     def _telling(self, slot: Slot | None) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as EndedTimeoutError
 from contextlib import suppress
 from types import TracebackType
@@ -43,9 +44,9 @@ class Keeper(Protocol):
 class Slot:
     """A slot, held inside ``with`` or ``async with``; for one block.
 
-    While the block runs, a thread of this process renews the slot's lease. If that is gone all the
-    same (the process was paused, or cut off from the store, for longer than ``lease_ttl``), the
-    slot is somebody else's: the block should end soon.
+    While the block runs, a thread of this process renews the slot's lease. If it cannot (the
+    process is paused, or cut off from the store, for longer than ``lease_ttl``), the slot may be
+    somebody else's: the block should end soon.
     """
 
     def __init__(self, keeper: Callable[[], Keeper], ticket: Ticket) -> None:
@@ -54,6 +55,11 @@ class Slot:
         self._find_keeper, self._ticket = keeper, ticket
         self._keeper: Keeper | None = None
         self._is_held = self._is_async = False
+
+    def __del__(self) -> None:
+        """Give back what nobody else can: of a stream that was neither read out nor closed."""
+        with suppress(Exception):  # it was never made, or the interpreter ends
+            self._give_back(Outcome.FAILED)
 
     def __repr__(self) -> str:
         return f"Slot({self.lane!r}, caller={self.caller!r})"
@@ -66,8 +72,12 @@ class Slot:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the lease was gone before the slot was given back."""
-        return self._ticket.is_lost
+        """Whether the lease was gone before the slot was given back, or may be.
+
+        The latter while the store has not been heard of for ``lease_ttl``; it may say that all is
+        well, if it was away itself.
+        """
+        return self._ticket.is_lost or (self._is_held and self._ticket.is_overdue)
 
     def should_yield(self) -> bool:
         """Say whether the block should end soon: a more urgent call wants its slot, or has it.
@@ -125,12 +135,12 @@ class Slot:
         keeper = self._begin()
         try:
             keeper.want(self._ticket)
-            granted = asyncio.wrap_future(self._ticket.granted)
-            await asyncio.wait_for(granted, self._longest_s)
+            await _ended(self._ticket.granted, self._longest_s)
+            self._ticket.granted.result(0)
             self._is_held = True
         except BaseException as error:
             keeper.give_up(self._ticket)
-            if isinstance(error, asyncio.TimeoutError):
+            if isinstance(error, EndedTimeoutError):
                 raise self._unheard from None
             raise
         return self
@@ -144,9 +154,7 @@ class Slot:
         """Give the slot back."""
         self._give_back(_outcome(kind))
         if self._keeper_here is not None:
-            with suppress(asyncio.TimeoutError):
-                ended = asyncio.wrap_future(self._ticket.ended)
-                await asyncio.wait_for(ended, RELEASE_PATIENCE_S)
+            await _ended(self._ticket.ended, RELEASE_PATIENCE_S)
 
     @property
     def _longest_s(self) -> float | None:
@@ -181,6 +189,22 @@ class Slot:
         """Give the keeper, if this process has entered the block: a fork within holds nothing."""
         keeper = self._keeper
         return keeper if keeper is not None and keeper.pid == os.getpid() else None
+
+
+async def _ended(future: Future[None], within_s: float | None) -> None:
+    """Wait until a future is done, or for so long.
+
+    Not by ``wait_for``: up to Python 3.11 it swallows a cancellation that comes with the end.
+    """
+    loop = asyncio.get_running_loop()
+    is_done = loop.create_future()
+
+    def tell(_: Future[None]) -> None:
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(is_done.set_result, None)
+
+    future.add_done_callback(tell)
+    await asyncio.wait([is_done], timeout=within_s)
 
 
 def _outcome(kind: type[BaseException] | None) -> Outcome:

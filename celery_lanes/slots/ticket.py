@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class Ticket:
         ended: done when the store knows that the slot is free again.
         deadline: the monotonic time until which it waits.
         token: names the lease.
+        leased_until: the monotonic time until which it lasts, as far as we know.
         is_given_up: nobody waits for it any more.
         is_asked: a more urgent call wants the slot.
         is_lost: the lease was gone before the slot was given back.
@@ -46,9 +48,19 @@ class Ticket:
     ended: Future[None] = field(default_factory=_running)
     deadline: float = float("inf")
     token: str = ""
+    leased_until: float = float("inf")
     is_given_up: bool = False
     is_asked: bool = False
     is_lost: bool = False
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the lease may be over: nobody has been able to renew it in time."""
+        return time.monotonic() >= self.leased_until
+
+    def keep(self, asked_at: float) -> None:
+        """Note that the lease was renewed, by a question of that monotonic time."""
+        self.leased_until = asked_at + self.lease_ttl_s
 
     def grant(self, token: str) -> None:
         """Let the waiter go on: the slot is its own."""

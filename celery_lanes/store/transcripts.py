@@ -8,6 +8,7 @@ once; and a run that another has followed can write nothing any more.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -76,6 +77,11 @@ class Draft:
     entry: Entry | None = None
     is_opening: bool = False
 
+    @property
+    def size(self) -> int:
+        """How many characters its entry has."""
+        return len(self.entry.payload) if self.entry else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -96,7 +102,10 @@ class Follower(Protocol):
         """Ask for what comes after a place, to be answered when there is something."""
 
     def take(self) -> list[Entry]:
-        """Read the answer, waiting for it if need be; nothing, if nothing came in time."""
+        """Read the answer, waiting for it if need be; nothing, if nothing came in time.
+
+        Nothing either, if another thread has closed it meanwhile, or ``StoreUnavailable``.
+        """
 
     def fileno(self) -> int:
         """Give what becomes readable when ``take`` need not wait; -1 for nothing."""
@@ -133,6 +142,13 @@ def known_stop(word: str) -> Stop:
     if word in {"", "drain"}:
         return "drain" if word else ""
     return "abort"
+
+
+def is_readable(descriptor: int, wait_s: float) -> bool:
+    """Wait so long for something to read."""
+    poll = select.poll()  # select() refuses descriptors from 1024 on
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
 
 
 def _is_count(text: str) -> bool:

@@ -6,16 +6,19 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
 from celery_lanes.errors import StoreError
-from celery_lanes.store.transcripts import Transcripts
+from celery_lanes.store.transcripts import Draft, Heard, Transcripts
 from celery_lanes.streams.pump import Pump
 
 logger = logging.getLogger(__name__)
+
+TURN_BYTES = 1024 * 1024
+"""What is written at once, more or less: the store is waited for only so long."""
 
 AGAIN_S = 0.5
 """How long it waits before it tries a store again that is away."""
@@ -89,19 +92,33 @@ class Press:
 
     def _turn(self) -> None:
         self._open = [pump for pump in self._open if not pump.is_over.is_set()]
-        now = time.monotonic()
-        due = [pump for pump in self._open if pump.due_at() <= now]
-        if not due:
+        if not (drafts := self._drafts()):
             return
-        heard = self._transcripts.write([pump.draft() for pump in due])
-        for pump, answer in zip(due, heard, strict=True):
-            if isinstance(answer, StoreError):
-                self._bear(pump, answer)
-            else:
-                pump.hear(answer)
+        heard = self._transcripts.write(list(drafts.values()))
+        for pump, answer in zip(drafts, heard, strict=True):
+            with _apart(pump):
+                self._tell(pump, answer)
         if self._is_away and not any(pump.is_unheard for pump in self._open):
             self._is_away = False
             logger.info("celery_lanes: streamed calls are heard again")
+
+    def _drafts(self) -> dict[Pump, Draft]:
+        """Give what is due; if that is too much at once, of those first who have waited longest."""
+        now = time.monotonic()
+        drafts: dict[Pump, Draft] = {}
+        size = 0
+        for pump in sorted(self._open, key=lambda pump: pump.asked_at):
+            if pump.due_at() <= now and size < TURN_BYTES:
+                with _apart(pump):
+                    drafts[pump] = draft = pump.draft()
+                    size += draft.size
+        return drafts
+
+    def _tell(self, pump: Pump, answer: Heard | StoreError) -> None:
+        if isinstance(answer, StoreError):
+            self._bear(pump, answer)
+        else:
+            pump.hear(answer)
 
     def _bear(self, pump: Pump, error: StoreError) -> None:
         """Try one call again later; the store may be away for some, and have the others' words."""
@@ -109,6 +126,16 @@ class Press:
         if not self._is_away:
             self._is_away = True
             logger.warning("celery_lanes: not all hear what streamed calls say: %s", error)
+
+
+@contextmanager
+def _apart(pump: Pump) -> Iterator[None]:
+    """Let one that says what cannot be written hold up no other; its readers end by its result."""
+    try:
+        yield
+    except Exception:
+        logger.exception("celery_lanes: cannot write what %s says", pump.task_id)
+        pump.leave()
 
 
 class Printer:

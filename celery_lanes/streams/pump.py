@@ -27,6 +27,9 @@ BATCH_S = 0.05
 BATCH_PIECES = 20
 """So many are not collected any longer."""
 
+ENTRY_PIECES = 500
+"""So many go into one entry at most: after an outage there may be a hundred times as many."""
+
 MAX_BYTES = 4 * 1024 * 1024
 """What is kept of one transcript; the oldest goes first."""
 
@@ -51,7 +54,8 @@ class Pump:
     The body's thread calls ``add``, ``end`` and ``leave``; the press's thread everything else.
 
     ``granted_ms``: when its attempt was granted, which orders the runs of a call; ``None`` outside
-    a lane, where the one that comes last is the last one.
+    a lane, where the one that comes last is the last one. ``asked_at``: the monotonic time at which
+    the store last heard of it.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class Pump:
         self._kept: deque[tuple[Mark, int]] = deque()
         self._bytes = 0
         self._draft: Draft | None = None
-        self._asked_at = self._printed_at = -math.inf
+        self.asked_at = self._printed_at = -math.inf
 
     @property
     def is_drained(self) -> bool:
@@ -105,7 +109,7 @@ class Pump:
         is_now = self._has_ended or not self.has_begun or self._draft is not None
         if is_now or count >= BATCH_PIECES:
             return self._rests_until
-        due_at = min(self._printed_at + BATCH_S if count else math.inf, self._asked_at + LOOK_S)
+        due_at = min(self._printed_at + BATCH_S if count else math.inf, self.asked_at + LOOK_S)
         return max(due_at, self._rests_until)
 
     def rest(self, seconds: float) -> None:
@@ -127,13 +131,13 @@ class Pump:
     def hear(self, heard: Heard) -> None:
         """Learn that the draft has been printed, and whether the call is to stop."""
         self.is_unheard = False
-        self._asked_at = time.monotonic()
+        self.asked_at = time.monotonic()
         if not self.has_begun:
             self._stop = heard.stop
             self._begin(heard.last)
             return
         if self._draft is not None:
-            self._printed_at, self._draft = self._asked_at, None
+            self._printed_at, self._draft = self.asked_at, None
         self._stop = heard.stop
         if heard.is_superseded:
             self._fall_silent()
@@ -176,10 +180,10 @@ class Pump:
         self._said.clear()
 
     def _take(self) -> list[What]:
-        """Take what has been said by now, up to the end."""
+        """Take what has been said by now, up to the end, or as much as goes into one entry."""
         pieces: list[Piece] = []
         ending: list[What] = []
-        for _ in range(len(self._said)):
+        for _ in range(min(len(self._said), ENTRY_PIECES)):
             said = self._said.popleft()
             if isinstance(said, Piece):
                 pieces.append(said)

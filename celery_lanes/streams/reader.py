@@ -5,18 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import select
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 
 from typing_extensions import Self
 
 from celery_lanes.errors import StoreUnavailable
-from celery_lanes.store.transcripts import Entry, Follower, Mark, Stop, Transcripts
-from celery_lanes.streams.events import Cancelled, Ending, Event, Failed, Gap, What, from_json
+from celery_lanes.store.transcripts import Entry, Follower, Mark, Stop, Transcripts, is_readable
+from celery_lanes.streams.events import (
+    Began,
+    Cancelled,
+    Ending,
+    Event,
+    Failed,
+    Gap,
+    What,
+    from_json,
+)
 
 SILENCE_S = 2.0
 """After so long a silence it is looked whether the call has a result."""
@@ -29,6 +40,9 @@ AGAIN_S = 0.5
 
 AWAY_S = 10.0
 """How long a store may be away."""
+
+THREADS = 32
+"""Of a process, for its readers in event loops: each is needed for a moment only."""
 
 
 class Reader(Iterator[Event], AsyncIterator[Event]):
@@ -63,7 +77,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._due_at = 0.0
         self._away_since: float | None = None
         self._step_taken: asyncio.Future[None] | None = None
-        self._waiting: asyncio.Event | None = None
+        self._waiting: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"Reader({self.task_id!r}, cursor={self.cursor!r})"
@@ -76,7 +90,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         """Read no more. May be repeated. A step that is being taken closes it when it is done."""
         self._has_ended = True
         if self._waiting is not None:  # in a loop, which must let go of the descriptor first
-            self._waiting.set()
+            _wake(self._waiting)
         elif self._step_taken is None or self._step_taken.done():
             self._follower.close()
 
@@ -130,7 +144,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             if self._has_ended:
                 raise StopAsyncIteration
             if self._step_taken is not None or await self._wait_in_loop(until):
-                await self._step_in_loop()
+                await self._step_in_loop(until)
         return self._give()
 
     def _give(self) -> Event:
@@ -143,7 +157,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         wait_s = self._wait_s(until)
         if (descriptor := self._descriptor) < 0:
             time.sleep(wait_s)
-        elif _is_readable(descriptor, wait_s):
+        elif is_readable(descriptor, wait_s):
             return True
         return time.monotonic() >= self._due_at
 
@@ -156,44 +170,48 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         return not self._has_ended and time.monotonic() >= self._due_at
 
     async def _is_readable_in_loop(self, descriptor: int, wait_s: float) -> bool:
+        """Wait; not by ``wait_for``, which may swallow a cancellation up to Python 3.11."""
         loop = asyncio.get_running_loop()
-        is_there = self._waiting = asyncio.Event()
-        loop.add_reader(descriptor, is_there.set)
+        is_there = self._waiting = loop.create_future()
+        loop.add_reader(descriptor, _wake, is_there)
         try:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(is_there.wait(), wait_s)
+            await asyncio.wait([is_there], timeout=wait_s)
         finally:
             loop.remove_reader(descriptor)
             self._waiting = None
             if self._has_ended:
                 self._follower.close()
-        return is_there.is_set()
+        return is_there.done()
 
     def _wait_s(self, until: float) -> float:
-        now = time.monotonic()
-        if now >= until:
+        left_s = self._left_s(until)
+        return max(0.0, min(self._due_at - time.monotonic(), left_s))
+
+    def _left_s(self, until: float) -> float:
+        if (left_s := until - time.monotonic()) <= 0:
             raise TimeoutError(f"nothing came of {self.task_id} within {self._timeout_s:g} s")
-        return max(0.0, min(self._due_at, until) - now)
+        return left_s
 
     @property
     def _descriptor(self) -> int:
         return self._follower.fileno() if self._is_asked else -1
 
-    async def _step_in_loop(self) -> None:
+    async def _step_in_loop(self, until: float) -> None:
         """Take a step in a thread, or wait for one that somebody has begun and not waited for."""
+        left_s = self._left_s(until)
         if self._step_taken is None:
-            self._step_taken = asyncio.ensure_future(asyncio.to_thread(self._step))
+            loop = asyncio.get_running_loop()
+            self._step_taken = loop.run_in_executor(_threads(os.getpid()), self._step)
         taken = self._step_taken
-        try:
-            await asyncio.shield(taken)
-        finally:
-            if taken.done():
-                self._step_taken = None
+        await asyncio.wait([taken], timeout=None if left_s == math.inf else left_s)
+        if taken.done():
+            self._step_taken = None
+            taken.result()
 
     def _step(self) -> None:
         """Take the answer, if the store has been asked, and ask it for what comes next."""
         try:
-            if self._is_asked:
+            if self._is_asked and not self._has_ended:
                 self._is_asked = False
                 self._take(self._follower.take())
             if not self._has_ended:
@@ -209,7 +227,7 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         for entry in entries:
             self._read(entry)
         if not entries:
-            self._look_for_end(self._transcripts.last(self.task_id))
+            self._look_for_end()
 
     def _read(self, entry: Entry) -> None:
         """Give out what is new in an entry, and say so if something before it is missing."""
@@ -220,11 +238,21 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             self._add(Mark(run, first - 1), Gap())
         for index, told in enumerate(events, first):
             if index >= following and (what := from_json(told)) is not None:
-                self._add(Mark(run, index), what)
+                self._add(Mark(run, index), self._as_seen_from_here(run, what))
         self._place = entry.last
 
-    def _look_for_end(self, newest: Entry | None) -> None:
-        """End as the transcript says, whose end may have been read before, or as the result."""
+    def _as_seen_from_here(self, run: int, what: What) -> What:
+        """Void what was read of an earlier run, also where the store has forgotten that one."""
+        if isinstance(what, Began) and self._place.run not in {0, run}:
+            return what.model_copy(update={"type": "restart"})
+        return what
+
+    def _look_for_end(self) -> None:
+        """End as the transcript says, whose end may have been read before, or as the result.
+
+        The last words may have been written while the result was asked for: they come first.
+        """
+        newest = self._newest()
         if newest is not None and newest.last > self._place:
             return
         if newest is not None and newest.last == self._place:
@@ -232,8 +260,11 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
             if isinstance(known := from_json(last), Ending):
                 self._add(self._place, known)
                 return
-        if told := self._find_ending():
+        if (told := self._find_ending()) and self._newest() == newest:
             self._end(told)
+
+    def _newest(self) -> Entry | None:
+        return self._transcripts.last(self.task_id)
 
     def _end(self, told: Sequence[What]) -> None:
         """End by the result; if nothing was ever streamed, it has the reply as well."""
@@ -262,7 +293,12 @@ class Reader(Iterator[Event], AsyncIterator[Event]):
         self._end(told)
 
 
-def _is_readable(descriptor: int, wait_s: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(wait_s * 1000))
+@cache
+def _threads(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001 # a forked child has none of them
+    """Give threads for steps: those of the loop's own would be missed if the store hangs."""
+    return ThreadPoolExecutor(THREADS, "lanes-readers")
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

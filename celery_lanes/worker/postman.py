@@ -32,25 +32,25 @@ class Mailbox:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        self._rung = False
 
     def fileno(self) -> int:
         """Give what to select on."""
         return self._read
 
     def post(self, call: Callable[..., None], *args: Any) -> None:
-        """Leave a call; rings only if nobody has rung since the box was last opened."""
+        """Leave a call, and ring.
+
+        Each letter rings: a note that somebody has done so might be all that is left of one whose
+        thread was interrupted (Ctrl-C, a soft time limit), and the box would be deaf from then on.
+        """
         self._letters.append((call, args))
-        if not self._rung:
-            self._rung = True
-            with suppress(OSError):  # closed at shutdown: the last opening takes the rest
-                os.write(self._write, b"\0")
+        with suppress(OSError):  # it rings already; or is closed: the last opening takes the rest
+            os.write(self._write, b"\0")
 
     def open(self) -> None:
         """Make every call that has come, in order; one that fails is logged, not raised."""
         with suppress(BlockingIOError):
-            os.read(self._read, 4096)
-        self._rung = False  # before emptying: a letter posted from here on rings again
+            os.read(self._read, 4096)  # before emptying: a letter posted from here on rings again
         while self._letters:
             call, args = self._letters.popleft()
             try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import uuid
 
 import pytest
 
-from celery_lanes.errors import StoreError
+from celery_lanes.errors import StoreError, StoreUnavailable
 from celery_lanes.store.connect import open_transcripts
 from celery_lanes.store.memory.transcripts import MemoryTranscripts
+from celery_lanes.store.redis import transcripts as server_transcripts
+from celery_lanes.store.redis.transcripts import RedisFollower
 from celery_lanes.store.transcripts import Draft, Entry, Heard, Mark
 
 WAIT_MS, START = 1000, Mark()
@@ -123,6 +126,40 @@ def test_a_follower_hears_of_what_comes_as_it_comes(transcripts):
     follower.close()
     follower.close()
     writer.join()
+
+
+def test_a_follower_that_another_thread_has_closed_hears_nothing(transcripts):
+    follower = transcripts.follow("t{1}")
+    follower.ask(Mark(), WAIT_MS)
+    follower.close()
+
+    assert follower.take() == []
+
+
+class Silent:
+    """A connection to a server that takes questions and does not answer."""
+
+    def __init__(self):
+        self._sock, self._other = socket.socketpair()
+
+    def send_packed_command(self, *_, **__):
+        """Take a question."""
+
+    def disconnect(self):
+        self._sock.close()
+        self._other.close()
+
+
+def test_a_server_that_hangs_is_given_up_when_its_answer_is_late(monkeypatch):
+    monkeypatch.setattr(server_transcripts, "GRACE_S", 0.1)
+    lost = []
+    follower = RedisFollower("a key", Silent, lambda: lost.append(1))
+    follower.ask(Mark(), 1)
+
+    with pytest.raises(StoreUnavailable, match="no answer"):
+        follower.take()
+
+    assert (lost, follower.fileno()) == ([1], -1)
 
 
 def test_they_are_forgotten_an_hour_after_their_last_entry(transcripts, kind):

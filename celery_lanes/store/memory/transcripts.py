@@ -112,7 +112,7 @@ class MemoryFollower:
 
     def take(self) -> list[Entry]:
         """Read what is there."""
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # there is no more, or it is closed
             while self._outer.recv(4096):
                 pass
         return self._found()

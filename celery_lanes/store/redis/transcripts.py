@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from celery_lanes.store.transcripts import (
     Heard,
     Mark,
     Stop,
+    is_readable,
     known_stop,
 )
 
@@ -140,8 +142,7 @@ class RedisTranscripts:
         if self._is_cluster:
             client = client.get_redis_connection(client.get_node_from_key(key))
         pool = client.connection_pool
-        patience = {"socket_timeout": MAX_WAIT_S + GRACE_S}
-        connection = pool.connection_class(**{**pool.connection_kwargs, **patience})
+        connection = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
         return connection
 
@@ -157,6 +158,7 @@ class RedisFollower:
     def __init__(self, key: str, connect: Callable[[], Any], lost: Callable[[], None]) -> None:
         self._key, self._connect, self._lost = key, connect, lost
         self._connection: Any = None
+        self._answered_by = 0.0
 
     def ask(self, after: Mark, wait_ms: int) -> None:
         """Send the question."""
@@ -166,11 +168,16 @@ class RedisFollower:
             if self._connection is None:
                 self._connection = self._connect()
             self._connection.send_packed_command([packed(words)], check_health=False)
+        self._answered_by = time.monotonic() + block_ms / 1000 + GRACE_S
 
     def take(self) -> list[Entry]:
         """Read the answer."""
+        if (connection := self._connection) is None:
+            return []
         with self._faultless():
-            answer = self._connection.read_response(disconnect_on_error=True)
+            if not is_readable(self.fileno(), max(0.0, self._answered_by - time.monotonic())):
+                raise StoreUnavailable("the lane store gave no answer")
+            answer = connection.read_response(disconnect_on_error=True)
         return [_entry(name, _pairs(flat)) for _, found in answer or () for name, flat in found]
 
     def fileno(self) -> int:

@@ -17,6 +17,7 @@ from celery_lanes.errors import (
     ModelNotFound,
     RateLimited,
     StreamInterrupted,
+    TransientError,
 )
 from celery_lanes.llm.messages import Message
 from celery_lanes.llm.provider import Provider
@@ -25,6 +26,7 @@ from celery_lanes.llm.reply import Reply, Usage
 from celery_lanes.llm.request import Request
 from celery_lanes.slots.provider import wrap_provider_for_lane
 from celery_lanes.store.quota import Quota
+from tests.waiting import until
 
 ASK = Request(model="?", messages=(Message(role="user", content="hello"),))
 
@@ -105,6 +107,26 @@ def test_a_stream_that_need_only_be_established_gives_its_slot_back_with_its_fir
         assert len(list(other)) > 0
 
     assert (done.reply.text, running(lanes, "c")) == ("two words", {"c": 0})
+
+
+@pytest.mark.parametrize("lane", ["a", "c"], ids=["full", "establish"])
+def test_the_time_of_a_stream_that_breaks_tells_nothing(lanes, lane):
+    lanes.registry.provider(lane).script(["two", TransientError("it broke")])
+
+    with pytest.raises(StreamInterrupted):
+        list(lanes.chain(f"{lane}/x").stream(ASK))
+
+    ledger = lanes.parts.store._lanes[lane]
+    assert not ledger.leases
+    assert bool(ledger.times_ms) == (lane == "c")  # its slot's time had ended well by then
+
+
+def test_a_stream_that_is_dropped_gives_its_slot_back(lanes):
+    for _ in range(2):
+        for _ in lanes.chain("a/x", max_wait=10).stream(ASK):
+            break
+
+    until(lambda: running(lanes)["a"] == 0)
 
 
 def test_a_lane_without_room_is_gone_on_from(lanes):

@@ -13,7 +13,8 @@ from celery_lanes.llm.http.hangup import CallCancelled, Hangup
 from celery_lanes.llm.reply import TextDelta
 from celery_lanes.store.memory.transcripts import MemoryTranscripts
 from celery_lanes.streams import press as presses
-from celery_lanes.streams.events import Finished
+from celery_lanes.streams import pump as pumps
+from celery_lanes.streams.events import Failed, Finished
 from celery_lanes.streams.press import Press, Printer
 from celery_lanes.streams.pump import Patience, Pump
 from celery_lanes.streams.reader import Reader
@@ -101,6 +102,47 @@ def test_a_part_of_the_store_that_is_away_holds_up_its_own_calls_only(caplog):
     assert kinds(heard(transcripts)) == ["start", "text", "done"]
     assert sum("not all hear" in record.message for record in caplog.records) == 1
     assert sum("are heard again" in record.message for record in caplog.records) == 1
+
+
+def test_what_is_written_at_once_is_bounded_and_nobody_starves(monkeypatch):
+    """After a long outage all calls together may have more than the store is waited for."""
+    monkeypatch.setattr(presses, "TURN_BYTES", 1)
+    monkeypatch.setattr(pumps, "ENTRY_PIECES", 1)
+    transcripts, batches = MemoryTranscripts(), []
+    write = transcripts.write
+    transcripts.write = lambda drafts: batches.append(list(drafts)) or write(drafts)
+    press = Press(transcripts)
+    calls = [Pump(f"t{at}", Hangup(), NEVER) for at in range(3)]
+    for call in calls:
+        say(press, call, *"abcd")
+        call.end(Finished())
+        press.open(call)
+
+    for call in calls:
+        press.close(call)
+
+    assert [heard(transcripts, call.task_id)[-2].text for call in calls] == ["d"] * 3
+    written = [[draft.task_id for draft in drafts if draft.entry] for drafts in batches]
+    assert max(map(len, written)) == 1
+    turns = [task_id for drafts in written for task_id in drafts]
+    assert turns[-3:] != [turns[-1]] * 3
+
+
+def test_a_call_that_says_what_cannot_be_written_holds_up_no_other(caplog):
+    transcripts = MemoryTranscripts()
+    press = Press(transcripts)
+    odd, sound = opened(press, "t1"), opened(press, "t2")
+
+    say(press, sound, "a")
+    odd.end(Failed(error_class="ValueError", attempts=({"answer": object()},)))
+    press.close(odd)
+    say(press, sound, "b")
+    sound.end(Finished())
+    press.close(sound)
+
+    assert "".join(event.text for event in heard(transcripts, "t2")) == "ab"
+    assert "cannot write what t1 says" in caplog.text
+    assert "t2" not in caplog.text
 
 
 def test_a_call_that_ends_while_the_store_is_away_does_not_wait_for_ever(monkeypatch, caplog):

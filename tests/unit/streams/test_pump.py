@@ -68,6 +68,20 @@ def test_twenty_pieces_do_not_wait(pump, clock):
     assert pump.due_at() < clock[0]
 
 
+def test_what_has_piled_up_goes_out_in_entries_of_a_bounded_size(pump, monkeypatch):
+    monkeypatch.setattr(pumps, "ENTRY_PIECES", 30)
+    words(pump, 70)
+    pump.end(Finished())
+
+    sizes = []
+    while not pump.is_over.is_set():
+        sizes.append(pump.draft().size)
+        assert printed(pump)
+
+    assert len(sizes) == 3
+    assert max(sizes) < 100
+
+
 def test_a_batch_whose_printing_failed_is_the_same_when_it_is_tried_again(pump):
     words(pump, 2)
     first = pump.draft()

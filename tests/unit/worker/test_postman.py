@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+
+import pytest
 
 from celery_lanes.worker.postman import Mailbox, Watch
 
@@ -39,3 +42,20 @@ def test_an_ear_that_is_broken_is_to_be_listened_to_and_its_successor_is_heard()
     assert not watch.wait(None, 0)
     os.write(successor.writer, b"x")
     assert watch.wait(successor, None)
+
+
+def test_a_letter_whose_ring_was_interrupted_leaves_the_box_to_be_heard(monkeypatch):
+    box = Mailbox()
+    read = []
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            box.post(read.append, "first")
+    box.post(read.append, "second")
+
+    select.select([box], [], [], 0)[0][0].open()
+    assert read == ["first", "second"]
