@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from celery_lanes.store.attempts import HEAD_BYTES, READ_BYTES, Lease
-from celery_lanes.store.base import Snapshot
+from celery_lanes.store.base import MAX_BATCH_BYTES, Snapshot
 from celery_lanes.store.calls import DeadLetter, State, onward_of
 from celery_lanes.store.keys import EVERYBODY, quoted
 from celery_lanes.store.live import NOTHING, CallerStatus
@@ -109,13 +109,16 @@ def _head_of(envelope: bytes) -> bytes:
 
 def letters_of(ledger: Ledger, limit: int, before_ms: int | None) -> list[DeadLetter]:
     """List dead letters, the youngest first, and all that died in the millisecond of the last."""
-    found = [
-        _letter_of(died_ms, record)
-        for died_ms, record in reversed(ledger.dead)
-        if before_ms is None or died_ms < before_ms
-    ]
-    last_ms = min((letter.died_ms for letter in found[:limit]), default=0)
-    return [letter for letter in found if letter.died_ms >= last_ms]
+    page: list[DeadLetter] = []
+    room = MAX_BATCH_BYTES
+    for died_ms, record in reversed(ledger.dead):
+        if before_ms is not None and died_ms >= before_ms:
+            continue
+        room -= len(record.call.envelope)
+        if page and died_ms != page[-1].died_ms and (len(page) >= limit or room < 0):
+            break
+        page.append(_letter_of(died_ms, record))
+    return page
 
 
 def _letter_of(died_ms: int, record: Record) -> DeadLetter:

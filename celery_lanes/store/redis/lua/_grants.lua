@@ -1,6 +1,7 @@
 -- What a turn gives: closing calls to write, running calls to start; as in turn.py and grants.py.
 
-local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS = 100, 50, 100
+-- TOLD_BYTES: of messages, in one answer, but for one that is larger: a client waits for a second.
+local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS, TOLD_BYTES = 100, 50, 100, 4194304
 
 -- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms,
 -- when it was granted and the lengths of call, token, caller and envelope in one line; then these four.
@@ -29,20 +30,25 @@ local function told_again(ids, state, held_by, told)
   return out
 end
 
--- Hands out what nobody holds: of the calls that have just been moved all, and so many others.
+-- Hands out what nobody holds: of the calls that have just been moved all, and so many others; says also
+-- whether there was no room in the answer for one of these.
 local function hand_out(worker, token, count, moved)
-  local ids, out = {}, {}
-  local function hand(id)
+  local ids, out, bytes = {}, {}, 0
+  local function hand(id, envelope)
     local r = record_of(id)
     lease(r, worker, token)
-    ids[#ids + 1] = id
-    out[#out + 1] = told_closing(r, redis.call('HGET', calls, 'e:' .. id))
+    ids[#ids + 1], bytes = id, bytes + #envelope
+    out[#out + 1] = told_closing(r, envelope)
   end
   for _, id in ipairs(moved) do
-    if redis.call('ZSCORE', closing, id) == '0' then hand(id) end
+    if redis.call('ZSCORE', closing, id) == '0' then hand(id, redis.call('HGET', calls, 'e:' .. id)) end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count)) do hand(id) end
-  return ids, out
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count)) do
+    local envelope = redis.call('HGET', calls, 'e:' .. id)
+    if #ids > 0 and bytes + #envelope > TOLD_BYTES then return ids, out, true end
+    hand(id, envelope)
+  end
+  return ids, out, false
 end
 
 local function first_due()
@@ -122,9 +128,9 @@ end
 
 -- Grants up to so many calls to a worker, and to its holder each ticket before them, or after them
 -- with nobody before it for whom a worker is there; gives the calls, what is told of them, how many
--- slots are left, and until when the lane's bucket lets nothing pass.
+-- slots are left, and until when the lane's bucket lets nothing pass: now, if it is enough for one answer.
 local function grant(worker, token, wanted, free)
-  local ids, out, tries = {}, {}, wanted + ASIDE_AT_ONCE
+  local ids, out, bytes, tries = {}, {}, 0, wanted + ASIDE_AT_ONCE
   while free > 0 and (#out < wanted or lane.tickets) do
     local name, start, rank = next_account()
     if not name then break end
@@ -148,6 +154,8 @@ local function grant(worker, token, wanted, free)
       set_aside(account, rank, name, start, own_at)
     elseif lane_at > now then
       return ids, out, free, lane_at
+    elseif #ids > 0 and bytes + #envelope > TOLD_BYTES then
+      return ids, out, free, now
     else
       if own[1] then redis.call('HSET', meta, 'full:' .. account, spent(own[1], own_full, 1)) end
       r.early = own[3] == '1'
@@ -157,7 +165,7 @@ local function grant(worker, token, wanted, free)
         hand_over(r)
       else
         start_call(r, worker, token)
-        ids[#ids + 1] = r.id
+        ids[#ids + 1], bytes = r.id, bytes + #envelope
         out[#out + 1] = told_grant(r, envelope)
       end
     end
