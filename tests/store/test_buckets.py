@@ -144,3 +144,34 @@ def test_odd_buckets_are_refused(lane, bucket):
 def test_odd_weights_are_refused(lane, weight):
     with pytest.raises(ValueError, match="weight of caller 'ann'"):
         lane.configure(callers={"ann": CallerRules(weight=weight)})
+
+
+@pytest.mark.parametrize("kind", ["memory"])  # no test can set a server's; the model compares them
+def test_a_clock_that_goes_back_keeps_no_caller_aside(lane):
+    rate = Bucket(count=1, period_ms=1_000, burst=1)
+    lane.configure(9, callers={"ann": CallerRules(rate=rate)})
+    lane.park("ann", times=2)
+    lane.take()
+    assert lane.turn(9).due_in_ms == 1_000
+
+    lane.clock.now -= 3_600_000
+
+    assert lane.turn(9).due_in_ms == 1_000
+    lane.clock.sleep_ms(1_000)
+    assert lane.take().caller == "ann"
+
+
+@pytest.mark.parametrize("kind", ["memory"])
+@pytest.mark.parametrize("limit", ["rate", "tokens"])
+def test_what_was_spent_of_a_lanes_bucket_stays_spent_when_the_clock_goes_back(lane, limit):
+    lane.configure(9, **{limit: Bucket(count=1, period_ms=1_000, burst=1)})
+    lane.park(times=2)
+    lane.take()
+    lane.clock.sleep_ms(400)
+    lane.turn(0)
+
+    lane.clock.now -= 3_600_000
+
+    assert lane.turn(9).due_in_ms == 600
+    lane.clock.sleep_ms(600)
+    assert lane.take()

@@ -45,7 +45,7 @@ def grant(
         if record.is_ticket and ledger.is_gone(record.call.holder):
             ledger.stop_waiting(record)
             del ledger.records[record.call.id]
-        elif (at := ledger.buckets.account_ready_at(account)) > ledger.now:
+        elif (at := ledger.buckets.account_ready_at(account, ledger.now)) > ledger.now:
             ledger.queue.set_aside(account, place, at)
         elif (at := ledger.buckets.lane_ready_at(record.call.cost)) > ledger.now:
             return tuple(granted), at

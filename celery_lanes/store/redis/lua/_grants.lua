@@ -55,6 +55,12 @@ local function first_due()
   return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or math.huge)
 end
 
+-- By a clock that has gone back, whoever was set aside would wait for too long: let all be looked at.
+local function heed_clock()
+  lane.went_back = nil
+  for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', '(+inf')) do come_back(aside) end
+end
+
 -- Lets due calls wait and accounts with a refilled bucket return; says when the next call is due.
 local function promote()
   local due = first_due()
@@ -65,6 +71,7 @@ local function promote()
     end
     due = first_due()
   end
+  if lane.went_back then heed_clock() end
   if not rules.has_accounts then return due end
   for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)) do
     come_back(aside)
@@ -145,12 +152,13 @@ local function grant(worker, token, wanted, free)
     tries = tries - 1
     if tries < 0 then return ids, out, free, now end
     local own = redis.call('HMGET', meta, 'rate:' .. account, 'full:' .. account, 'early:' .. r.task)
-    local own_full = tonumber(own[2] or 0)
+    local own_full = math.min(tonumber(own[2] or 0), full_at_last(own[1]))
     local own_at, lane_at = ready_at(own[1], own_full, 1), lane_ready_at(r.cost)
     if r.holder and is_gone(r.holder) then
       stop_waiting(r)
       forget(r)
     elseif own_at > now then
+      if own_full < tonumber(own[2]) then redis.call('HSET', meta, 'full:' .. account, own_full) end
       set_aside(account, rank, name, start, own_at)
     elseif lane_at > now then
       return ids, out, free, lane_at
