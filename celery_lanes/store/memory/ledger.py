@@ -15,6 +15,7 @@ from celery_lanes.fairness.levels import Levels
 from celery_lanes.store.adapting import Learned
 from celery_lanes.store.attempts import Reason
 from celery_lanes.store.calls import State
+from celery_lanes.store.checks import MAX_TIME_MS
 from celery_lanes.store.live import Live
 from celery_lanes.store.memory.buckets import Buckets
 from celery_lanes.store.memory.record import Record
@@ -302,4 +303,8 @@ class Ledger:
         if left_ms := self.learned.left_ms(self.now):
             times.append(self.now + left_ms)
         soonest = min(times, default=inf)
-        return None if soonest == inf else max(1, ceil(soonest - self.now))
+        return None if soonest == inf else max(1, self.ms_until(soonest))
+
+    def ms_until(self, at: float) -> int:
+        """Say in how long something is due, within what an answer of a server can hold."""
+        return min(ceil(at - self.now), MAX_TIME_MS)

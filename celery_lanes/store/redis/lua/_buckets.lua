@@ -15,6 +15,11 @@ local function full_at_last(bucket)
   return now + burst * interval
 end
 
+-- In how many ms something is due, within what an answer can hold: a slow bucket may ask for more.
+local function ms_until(at)
+  return math.min(math.ceil(at - now), 2 ^ 52)
+end
+
 -- How many calls of cost 1 it lets pass now.
 local function passing(bucket, full_at)
   if not bucket then return math.huge end

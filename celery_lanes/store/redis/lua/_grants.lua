@@ -195,5 +195,5 @@ local function due_in_ms(due, blocked_until, room_at)
   local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
   local waited = lane.wait and provider_wait() > 0 and lane.wait or math.huge
   local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge, waited)
-  return soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
+  return soonest == math.huge and -1 or math.max(1, ms_until(soonest))
 end
