@@ -121,8 +121,9 @@ class TwoStores(RuleBasedStateMachine):
         limits=st.fixed_dictionaries({"rate": buckets, "tokens": buckets}),
         preemption=preemption,
         adaptive=st.booleans(),
+        is_busy=st.sampled_from([True, True, True, False]),
     )
-    def start(self, cap, max_leases, policy, scope, limits, preemption, adaptive):
+    def start(self, cap, max_leases, policy, scope, limits, preemption, adaptive, is_busy):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
@@ -134,6 +135,16 @@ class TwoStores(RuleBasedStateMachine):
         self.lane_rules |= {"preemption": preemption, "adaptive": adaptive}
         self.set_rules(cap, {})
         self.served_at = self.clock()
+        if is_busy:
+            self.get_busy()
+
+    def get_busy(self):
+        """Have something that can end, move, be reported or stopped: chance alone seldom does."""
+        for caller, priority in (("ann", -1000), ("bob", 0), ("ann", 0), ("", -1000)):
+            fields = {"caller": caller, "priority": priority, "preemptible": True}
+            self.take_in([call_number(next(self.ids), **fields)])
+        end = {"end": {"outcome": Outcome.DONE}, "cost": None, "count": 0}
+        self.next(worker="w1", want=3, closings=0, is_reply_lost=False, **end)
 
     def teardown(self):
         if hasattr(self, "server"):
