@@ -118,12 +118,17 @@ class TwoStores(RuleBasedStateMachine):
         max_leases=st.integers(1, 3),
         policy=st.sampled_from(Policy),
         scope=st.sampled_from(Scope),
-        limits=st.fixed_dictionaries({"rate": buckets, "tokens": buckets}),
-        preemption=preemption,
-        adaptive=st.booleans(),
+        rules=st.fixed_dictionaries(
+            {
+                "rate": buckets,
+                "tokens": buckets,
+                "preemption": preemption,
+                "adaptive": st.booleans(),
+            }
+        ),
         is_busy=st.sampled_from([True, True, True, False]),
     )
-    def start(self, cap, max_leases, policy, scope, limits, preemption, adaptive, is_busy):
+    def start(self, cap, max_leases, policy, scope, rules, is_busy):
         mine, theirs = count(1), count(1)
         self.clock = ServerClock(self.client)
         self.memory = MemoryStore(self.clock, lambda: f"token{next(mine)}")
@@ -131,8 +136,7 @@ class TwoStores(RuleBasedStateMachine):
         self.server._token = lambda: f"token{next(theirs)}"
         self.server._wire.speak(self.dialect)
         self.policy, self.scope = policy, Scope.LANE if self.has_levels else scope
-        self.lane_rules = {"max_leases": max_leases, **limits}
-        self.lane_rules |= {"preemption": preemption, "adaptive": adaptive}
+        self.lane_rules = {"max_leases": max_leases, **rules}
         self.set_rules(cap, {})
         self.served_at = self.clock()
         if is_busy:
