@@ -55,12 +55,6 @@ local function first_due()
   return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or math.huge)
 end
 
--- By a clock that has gone back, whoever was set aside would wait for too long: let all be looked at.
-local function heed_clock()
-  lane.went_back = nil
-  for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', '(+inf')) do come_back(aside) end
-end
-
 -- Lets due calls wait and accounts with a refilled bucket return; says when the next call is due.
 local function promote()
   local due = first_due()
@@ -71,7 +65,10 @@ local function promote()
     end
     due = first_due()
   end
-  if lane.went_back then heed_clock() end
+  if lane.went_back then -- by this clock whoever was set aside would wait for too long: look at all anew
+    lane.went_back = nil
+    for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', '(+inf')) do come_back(aside) end
+  end
   if not rules.has_accounts then return due end
   for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)) do
     come_back(aside)
