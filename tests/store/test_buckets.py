@@ -155,34 +155,3 @@ def test_a_bucket_that_takes_for_ever_says_so(lane):
     assert lane.turn(2).due_in_ms == MAX_TIME_MS
     assert lane.store.position(lane.lane, calls[1].task_id).lane_tokens_in_ms == MAX_TIME_MS
     assert lane.admit(lane.call(), max_wait_ms=5) == [Busy(1, MAX_TIME_MS)]
-
-
-@pytest.mark.parametrize("kind", ["memory"])  # no test can set a server's; the model compares them
-def test_a_clock_that_goes_back_keeps_no_caller_aside(lane):
-    rate = Bucket(count=1, period_ms=1_000, burst=1)
-    lane.configure(9, callers={"ann": CallerRules(rate=rate)})
-    lane.park("ann", times=2)
-    lane.take()
-    assert lane.turn(9).due_in_ms == 1_000
-
-    lane.clock.now -= 3_600_000
-
-    assert lane.turn(9).due_in_ms == 1_000
-    lane.clock.sleep_ms(1_000)
-    assert lane.take().caller == "ann"
-
-
-@pytest.mark.parametrize("kind", ["memory"])
-@pytest.mark.parametrize("limit", ["rate", "tokens"])
-def test_what_was_spent_of_a_lanes_bucket_stays_spent_when_the_clock_goes_back(lane, limit):
-    lane.configure(9, **{limit: Bucket(count=1, period_ms=1_000, burst=1)})
-    lane.park(times=2)
-    lane.take()
-    lane.clock.sleep_ms(400)
-    lane.turn(0)
-
-    lane.clock.now -= 3_600_000
-
-    assert lane.turn(9).due_in_ms == 600
-    lane.clock.sleep_ms(600)
-    assert lane.take()
