@@ -18,7 +18,6 @@ from celery_lanes.config.complaints import Complaints, dotted, problem
 from celery_lanes.config.names import (
     A_NAME,
     Alias,
-    Caller,
     Family,
     Name,
     Spec,
@@ -26,6 +25,7 @@ from celery_lanes.config.names import (
     is_lane_name,
 )
 from celery_lanes.config.tables import (
+    Callers,
     CallerSettings,
     HealthSettings,
     LaneSettings,
@@ -93,7 +93,7 @@ class Settings(Table):
     rules: tuple[Rule, ...] = Field(
         default=(), strict=False, description="an array of tables: [[rules]]"
     )
-    callers: Mapping[Caller, CallerSettings] = Field(default={}, description="a table")
+    callers: Callers = Field(default={}, description="a table")
     aliases: Mapping[Alias, Spec] = Field(default={}, description="a table")
 
     @classmethod

@@ -7,9 +7,11 @@ A field's ``description`` completes the sentence "expected KEY to be ..." of a `
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,10 +31,10 @@ from celery_lanes.config.amounts import (
     read_rate,
 )
 from celery_lanes.config.complaints import expected
-from celery_lanes.config.names import Name
+from celery_lanes.config.names import Caller, Name
 from celery_lanes.llm.chains.effects import OnAllBenched
 from celery_lanes.store.health import HealthConfig
-from celery_lanes.store.rules import Bucket, Policy, Scope
+from celery_lanes.store.rules import MAX_CALLERS, Bucket, Policy, Scope
 
 HARD_MARGIN_S = 60.0
 MIN_LEASE_TTL_S = 3.0
@@ -248,3 +250,12 @@ class CallerSettings(Table):
     @classmethod
     def _calls(cls, value: object) -> Bucket | None:
         return read_rate(value, burst=1)
+
+
+def _not_too_many(callers: Mapping[str, CallerSettings]) -> Mapping[str, CallerSettings]:
+    if len(callers) > MAX_CALLERS:
+        raise expected(f"a table of up to {MAX_CALLERS} callers")
+    return callers
+
+
+Callers = Annotated[Mapping[Caller, CallerSettings], AfterValidator(_not_too_many)]

@@ -137,7 +137,7 @@ class FairQueue:
         start = self.ring[account]
         charge = Charge(cost, self.weight(account), self.total_weight)
         self.time.begin(start, charge)
-        self.ring[account] = start + cost / charge.weight
+        self.ring[account] = moved_on(start, cost / charge.weight)
         self.remove(account, self.waiting[account][0])
         return charge
 
@@ -206,6 +206,14 @@ def keep_weight(weights: dict[str, float], account: str, weight: float) -> None:
     weights[account] = weight
     if weight == 1:
         del weights[account]
+
+
+def moved_on(start: float, step: float) -> float:
+    """Move a tag on; where a float is too coarse for the step, by what it can tell.
+
+    Else its account would be next again and again, and others with the same tag never.
+    """
+    return max(start + step, start * (1 + 2**-52))
 
 
 def starts_before(tag: float, *, start: float, step: float) -> int:

@@ -22,6 +22,9 @@ from celery_lanes.store.standing import Standing
 
 MAX_BATCH = 500
 
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""Of messages, in one request or answer: many large ones would take longer than a client waits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -132,7 +135,8 @@ class Store(Protocol):
 
         What it releases as MOVED it is handed besides these, to be admitted to its next lane.
         A repeated ``request`` number (from 1) of the same worker gets the same grants again; a
-        lower one only has its releases heard.
+        lower one only has its releases heard. Of large messages it gives less than that, 4 MB of
+        each kind, and says by ``due_in_ms`` to ask again at once.
         Raises ``LaneNotConfigured`` (after the releases) if no rules are known.
         """
 
@@ -206,7 +210,8 @@ class Store(Protocol):
 
         ``before_ms``: only those that died before it; the ``died_ms`` of a page's last letter gives
         the next page, whatever dies or is buried meanwhile. So letters of one millisecond come
-        together, in any order, and a page may exceed ``limit`` by them.
+        together, in any order, and a page may exceed ``limit`` by them; it is shorter where the
+        messages are large, for it holds 4 MB of them.
         """
 
     def bury(self, lane: str, call: str, died_ms: int) -> bool:

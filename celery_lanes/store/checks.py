@@ -14,7 +14,7 @@ from celery_lanes.store.attempts import Outcome, Release
 from celery_lanes.store.base import MAX_BATCH
 from celery_lanes.store.calls import MAX_CALLER_BYTES, Call
 from celery_lanes.store.quota import Quota
-from celery_lanes.store.rules import Bucket, LaneRules, Limit, Unlimited
+from celery_lanes.store.rules import MAX_CALLERS, Bucket, LaneRules, Limit, Unlimited
 
 MAX_COST = 1e9
 MAX_TIME_MS = 2**52
@@ -78,6 +78,7 @@ def check_rules(rules: LaneRules) -> None:
     if rules.preemption is not None:
         _check_number(rules.preemption.min_runtime_ms, 0, MAX_TIME_MS, "min_runtime_ms")
         _check_number(rules.preemption.most, 0, 1_000_000, "max_preemptions")
+    _check_number(len(rules.callers), 0, MAX_CALLERS, "the number of callers in the rules")
     for caller, caller_rules in rules.callers.items():
         check_weight(caller, caller_rules.weight)
         check_rate(caller, caller_rules.rate)

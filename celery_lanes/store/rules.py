@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+MAX_CALLERS = 5_000
+"""Callers that rules may name: a server takes in what holds for all of them at once."""
+
 
 class Policy(str, Enum):
     """How a lane orders its callers: fair shares, or one queue for all."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import accumulate
 
-MAX_BATCH_BYTES = 4 * 1024 * 1024
-"""Of messages, in one request: many large ones would take longer than a client waits."""
+from celery_lanes.store.base import MAX_BATCH_BYTES
 
 
 def fitting(messages: Iterable[bytes]) -> int:

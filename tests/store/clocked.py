@@ -38,6 +38,8 @@ def clocked(source: str) -> str:
 class ServerClock(FakeClock):
     """A clock that memory and a server share; a server of one's own, for it has one such key."""
 
+    has_gone_back = False
+
     def __init__(self, client: Redis) -> None:
         super().__init__()
         self._client = client
@@ -45,6 +47,12 @@ class ServerClock(FakeClock):
 
     def sleep_ms(self, ms: float) -> None:
         super().sleep_ms(ms)
+        self._client.set(KEY, self.now)
+
+    def set_back(self, ms: int) -> None:
+        """Go on from an earlier time, as after a step by NTP or a failover."""
+        self.has_gone_back = True
+        self.now -= ms
         self._client.set(KEY, self.now)
 
 

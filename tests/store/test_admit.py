@@ -7,7 +7,8 @@ import math
 import pytest
 
 from celery_lanes.store.attempts import Outcome, Release
-from celery_lanes.store.calls import Delayed, Duplicate, Parked
+from celery_lanes.store.calls import Busy, Delayed, Duplicate, Parked
+from celery_lanes.store.rules import Bucket, CallerRules
 
 
 def test_admitted_call_waits_and_says_how_many_wait_before_it(lane):
@@ -162,6 +163,28 @@ def test_odd_numbers_refuse_the_whole_batch_and_lose_nothing(lane, fields):
 
     assert lane.counts == (0, 0, 0, 0)
     assert lane.admit(good) == [Parked(0)]
+
+
+class OtherFloat(float):
+    """A float that calls itself something else, as NumPy's do."""
+
+    def __repr__(self) -> str:
+        return f"np.float64({float(self)!r})"
+
+
+def test_a_number_of_another_type_is_as_good_as_its_value(lane):
+    half = OtherFloat(2.5)
+    bucket = Bucket(count=half, period_ms=100, burst=half)
+    lane.configure(2, tokens=bucket, callers={"bob": CallerRules(weight=half, rate=bucket)})
+    lane.store.set_weight(lane.lane, "ann", half)
+    call = lane.call(cost=half)
+
+    assert lane.store.foresee(lane.lane, call, policy=lane.policy) == Busy(0, 0)
+    assert lane.admit(call) == [Parked(0)]
+    grant = lane.take()
+    assert lane.store.settle(lane.lane, call=grant.call, token=grant.token, cost=half)
+    lane.release(grant, cost=half)
+    assert [caller.weight for caller in lane.store.callers(lane.lane)] == [2.5, 2.5]
 
 
 def test_call_needs_an_id(lane):

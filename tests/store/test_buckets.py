@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from celery_lanes.store.attempts import Outcome, Release
+from celery_lanes.store.calls import Busy
+from celery_lanes.store.checks import MAX_TIME_MS
 from celery_lanes.store.rules import Bucket, CallerRules
 
 
@@ -144,3 +146,12 @@ def test_odd_buckets_are_refused(lane, bucket):
 def test_odd_weights_are_refused(lane, weight):
     with pytest.raises(ValueError, match="weight of caller 'ann'"):
         lane.configure(callers={"ann": CallerRules(weight=weight)})
+
+
+def test_a_bucket_that_takes_for_ever_says_so(lane):
+    lane.configure(9, tokens=Bucket(count=1e-9, period_ms=1_000, burst=1))
+    calls = lane.park(times=2, cost=1e9)
+
+    assert lane.turn(2).due_in_ms == MAX_TIME_MS
+    assert lane.store.position(lane.lane, calls[1].task_id).lane_tokens_in_ms == MAX_TIME_MS
+    assert lane.admit(lane.call(), max_wait_ms=5) == [Busy(1, MAX_TIME_MS)]

@@ -105,6 +105,17 @@ def test_service_of_two_backlogged_callers_stays_within_the_bound(lane, cap):
         assert abs(got["ann"] - got["bob"]) <= bound
 
 
+def test_nobody_starves_where_a_tag_is_too_large_for_the_next_step(lane):
+    heavy, light = CallerRules(weight=1e-3), CallerRules(weight=1e3)
+    lane.configure(callers={"night": heavy, "ann": light, "bob": light})
+    lane.park("night", times=31, cost=1e9)
+    lane.order(30)
+    lane.park("ann", times=5)
+    lane.park("bob", times=5)
+
+    assert lane.order(9).count("bob") == 4
+
+
 def test_real_cost_corrects_the_account(lane):
     lane.configure()
     lane.park("ann", times=40, cost=1)

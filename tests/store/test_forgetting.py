@@ -145,6 +145,22 @@ def test_a_worker_that_has_been_silent_for_10_minutes_is_forgotten(lane, keeper)
 
 
 @SERVERS
+def test_no_news_are_kept_for_a_holder_that_has_been_forgotten(lane, keeper):
+    lane.configure()
+    lane.store.set_paused(lane.lane, paused=True)
+    lane.admit(lane.call(id="early", holder="gone"), lane.call(id="late", holder="gone"))
+    lane.store.cancel(lane.lane, "task-early")
+    assert keeper.client.hexists(keeper.key("meta"), "news:gone")
+    keeper.make_older("holders", 600_001)
+    lane.store.reap(lane.lane)
+
+    lane.store.cancel(lane.lane, "task-late")
+
+    assert lane.counts == (0, 0, 0, 0)
+    assert not keeper.client.hexists(keeper.key("meta"), "news:gone")
+
+
+@SERVERS
 def test_dead_letters_of_one_millisecond_are_on_one_page_and_buried_one_by_one(lane, keeper):
     lane.configure(max_leases=1)
     letters = keeper.key("dead")

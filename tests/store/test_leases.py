@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_lanes.store.attempts import Outcome, Reaped, Reason, Release, Renewal
+from celery_lanes.store.base import MAX_BATCH_BYTES
 
 TTL_MS = 60
 UNNAMED_MS = 5_000
@@ -339,6 +340,19 @@ def test_dead_letters_of_one_millisecond_are_on_one_page(lane):
 
     assert {letter.call.id for letter in first} == {"c2", "c3", "c4"}
     assert last.call.id == "c1"
+
+
+def test_a_page_of_large_dead_letters_is_shorter(lane):
+    lane.configure(max_leases=1)
+    for _ in range(3):
+        bring_about_death(lane, lane.call(envelope=b"x" * (3 * MAX_BATCH_BYTES // 8)))
+        lane.clock.sleep_ms(2)
+
+    first = lane.store.dead_letters(lane.lane, 9)
+    second = lane.store.dead_letters(lane.lane, 9, first[-1].died_ms)
+
+    assert [letter.call.id for letter in first] == ["c3", "c2"]
+    assert [letter.call.id for letter in second] == ["c1"]
 
 
 @pytest.mark.parametrize("limit", [0, 51, 1.5])

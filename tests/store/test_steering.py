@@ -9,7 +9,16 @@ from celery_lanes.store import live
 from celery_lanes.store.attempts import Outcome
 from celery_lanes.store.calls import Parked
 from celery_lanes.store.redis import operators as redis
-from celery_lanes.store.rules import Bucket, CallerRules, Limit, Policy, Scope, Unlimited
+from celery_lanes.store.rules import (
+    MAX_CALLERS,
+    Bucket,
+    CallerRules,
+    LaneRules,
+    Limit,
+    Policy,
+    Scope,
+    Unlimited,
+)
 from celery_lanes.store.standing import Hold
 
 SLOW = Bucket(count=1, period_ms=60_000, burst=1)
@@ -288,3 +297,10 @@ def test_odd_buckets_are_refused_at_run_time_too(lane, bucket):
         lane.store.set_rate(lane.lane, "ann", bucket)
     with pytest.raises(ValueError, match="tokens: "):
         lane.store.set_limit(lane.lane, Limit.TOKENS, bucket)
+
+
+def test_rules_that_name_more_callers_than_a_server_takes_in_at_once_are_refused(store):
+    callers = {f"user {number}": CallerRules() for number in range(MAX_CALLERS + 1)}
+
+    with pytest.raises(ValueError, match="the number of callers in the rules"):
+        store.configure("ollama", LaneRules(max_concurrent=1, callers=callers))

@@ -6,7 +6,7 @@ import pytest
 
 from celery_lanes.errors import LaneNotConfigured
 from celery_lanes.store.attempts import Outcome, Reason, Release, Turn
-from celery_lanes.store.base import MAX_BATCH
+from celery_lanes.store.base import MAX_BATCH, MAX_BATCH_BYTES
 from celery_lanes.store.rules import Policy
 
 
@@ -283,6 +283,35 @@ def test_lowered_cap_lets_running_calls_finish_and_starts_none(lane):
 def test_odd_caps_are_refused(lane, slots):
     with pytest.raises(ValueError, match="max_concurrent"):
         lane.store.set_max_concurrent(lane.lane, slots)
+
+
+LARGE = b"x" * (3 * MAX_BATCH_BYTES // 8)
+
+
+def test_large_calls_are_granted_as_many_as_one_answer_holds_and_the_rest_at_once(lane):
+    lane.configure(9)
+    lane.park(times=3, envelope=LARGE)
+    lane.park(envelope=b"x" * (MAX_BATCH_BYTES + 1))
+    lane.park()
+
+    turns = [lane.turn(9) for _ in range(4)]
+
+    assert [[grant.call for grant in turn.grants] for turn in turns] == [
+        ["c1", "c2"], ["c3"], ["c4"], ["c5"]
+    ]  # fmt: skip
+    assert [turn.due_in_ms for turn in turns] == [1, 1, 1, None]
+
+
+def test_large_results_to_write_are_handed_out_as_many_as_one_answer_holds(lane):
+    lane.configure(9)
+    lane.park(times=3, envelope=LARGE)
+    assert lane.store.cancel_caller(lane.lane, "ann") == 3
+
+    request, again, last = (lane.turn(1, closings=4, request=number) for number in (1, 1, 2))
+
+    assert [len(turn.closings) for turn in (request, again, last)] == [2, 2, 1]
+    assert again == request
+    assert [turn.due_in_ms for turn in (request, last)] == [1, None]
 
 
 def test_snapshot_of_an_unknown_lane_is_empty(store):

@@ -36,8 +36,14 @@ class Buckets:
         }
         self.by_name = held
 
-    def account_ready_at(self, account: str) -> float:
-        """Say when the account's own bucket lets one call pass."""
+    def account_ready_at(self, account: str, now: int) -> float:
+        """Say when the account's own bucket lets one call pass.
+
+        No later than if the bucket were empty now: the clock may have gone back.
+        """
+        if (bucket := self.by_name.get(account)) and account in self.full_at:
+            full_at_last = now + bucket.burst * _interval_ms(bucket)
+            self.full_at[account] = min(self.full_at[account], full_at_last)
         return self._ready_at(account, 1.0)
 
     def lane_ready_at(self, cost: float) -> float:
@@ -72,6 +78,11 @@ class Buckets:
         """Take more, or less, cost out of the lane's bucket than was estimated."""
         if TOKENS in self.by_name and TOKENS in self.full_at:
             self.full_at[TOKENS] += difference * _interval_ms(self.by_name[TOKENS])
+
+    def go_back(self, gap_ms: int) -> None:
+        """Keep what was spent of the lane's buckets, by a clock that has gone back."""
+        for name in {RATE, TOKENS} & self.full_at.keys():
+            self.full_at[name] += gap_ms
 
     def _passing(self, name: str, now: int) -> float:
         bucket = self.by_name.get(name)

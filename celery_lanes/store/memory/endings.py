@@ -148,7 +148,8 @@ def _note_success(ledger: Ledger, record: Record) -> None:
 
 
 def _count(seconds: Counter[int], now_ms: int) -> None:
-    """Count what happens in this second, and forget those of more than a minute ago."""
-    seconds[now_ms // 1000] += 1
-    if len(seconds) > MINUTE_S:
-        del seconds[min(seconds)]
+    """Count what happens in this second, and forget all that are not of the minute before it."""
+    second = now_ms // 1000
+    seconds[second] += 1
+    for other in [at for at in seconds if not second - MINUTE_S < at <= second]:
+        del seconds[other]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celery_lanes.fairness.callers import Place
+from celery_lanes.store.base import MAX_BATCH_BYTES
 from celery_lanes.store.calls import State
 from celery_lanes.store.memory.ledger import ASIDE_AT_ONCE, Ledger
 from celery_lanes.store.memory.preemption import may_be_stopped
@@ -29,10 +30,10 @@ def grant(
 ) -> tuple[tuple[str, ...], float | None]:
     """Grant up to what a worker wants, and to its holder each ticket before that or next after it.
 
-    Says also until when the lane's bucket lets nothing pass.
+    Says also until when the lane's bucket lets nothing pass: now, if it is enough for one answer.
     """
     granted: list[str] = []
-    tries = want + ASIDE_AT_ONCE
+    size, tries = 0, want + ASIDE_AT_ONCE
     while ledger.free_slots and (len(granted) < want or ledger.tickets.waiting):
         if (found := _next_to_serve(ledger, want, len(granted))) is None:
             break
@@ -44,15 +45,18 @@ def grant(
         if record.is_ticket and ledger.is_gone(record.call.holder):
             ledger.stop_waiting(record)
             del ledger.records[record.call.id]
-        elif (at := ledger.buckets.account_ready_at(account)) > ledger.now:
+        elif (at := ledger.buckets.account_ready_at(account, ledger.now)) > ledger.now:
             ledger.queue.set_aside(account, place, at)
         elif (at := ledger.buckets.lane_ready_at(record.call.cost)) > ledger.now:
             return tuple(granted), at
+        elif granted and size + len(record.call.envelope) > MAX_BATCH_BYTES:
+            return tuple(granted), ledger.now
         elif record.is_ticket:
             _hand_over(ledger, found[0], record, is_passing=is_passing)
         else:
             _start(ledger, found[0], worker, token)
             granted.append(place[2])
+            size += len(record.call.envelope)
     return tuple(granted), None
 
 

@@ -15,6 +15,7 @@ from celery_lanes.fairness.levels import Levels
 from celery_lanes.store.adapting import Learned
 from celery_lanes.store.attempts import Reason
 from celery_lanes.store.calls import State
+from celery_lanes.store.checks import MAX_TIME_MS
 from celery_lanes.store.live import Live
 from celery_lanes.store.memory.buckets import Buckets
 from celery_lanes.store.memory.record import Record
@@ -79,6 +80,7 @@ class Ledger:
     coming_ms: int = 0
     ticked_ms: int | None = None
     frozen_ms: int = 0
+    went_back: bool = False
 
     def __post_init__(self) -> None:
         self.tickets = Tickets(self.publish)
@@ -145,12 +147,18 @@ class Ledger:
         return self.settled.get(name, 0) > self.now
 
     def tick(self) -> int:
-        """Note that the store is alive; after a silence, or a jump, the lease clock skips it."""
+        """Note that the store is alive; after a silence, or a jump, the lease clock skips it.
+
+        If the clock goes back, what was spent of the lane's buckets stays spent, and no more.
+        """
         gap = 0 if self.ticked_ms is None else self.now - self.ticked_ms
         self.ticked_ms = self.now
         if 0 <= gap <= 2 * self.lease_ttl_ms / 3:
             return 0
         self.frozen_ms += gap
+        if gap < 0:
+            self.buckets.go_back(gap)
+            self.went_back = True
         return gap
 
     def set_scope(self, scope: Scope) -> None:
@@ -182,6 +190,8 @@ class Ledger:
         for _, call in due[:PROMOTE_AT_ONCE]:
             del self.delayed[call]
             self.park(self.records[call])
+        if self.went_back:
+            self._heed_clock()
         full = [waiter for waiter in self.queue.aside if waiter[0] <= self.now]
         for _, rank, account in full[:PROMOTE_AT_ONCE]:
             self.queue.come_back(account, rank)
@@ -257,6 +267,13 @@ class Ledger:
             return
         self.closing[record.call.id] = 0
 
+    def _heed_clock(self) -> None:
+        """Let all be looked at that were set aside: by a clock that has gone back, for too long."""
+        self.went_back = False
+        for until, rank, account in self.queue.aside:
+            if until < inf:
+                self.queue.come_back(account, rank)
+
     # -- waking -----------------------------------------------------------------------------------
 
     def wake(self, count: int = 1) -> None:
@@ -286,4 +303,8 @@ class Ledger:
         if left_ms := self.learned.left_ms(self.now):
             times.append(self.now + left_ms)
         soonest = min(times, default=inf)
-        return None if soonest == inf else max(1, ceil(soonest - self.now))
+        return None if soonest == inf else max(1, self.ms_until(soonest))
+
+    def ms_until(self, at: float) -> int:
+        """Say in how long something is due, within what an answer of a server can hold."""
+        return min(ceil(at - self.now), MAX_TIME_MS)

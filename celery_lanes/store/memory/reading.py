@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from celery_lanes.store.attempts import HEAD_BYTES, READ_BYTES, Lease
-from celery_lanes.store.base import Snapshot
+from celery_lanes.store.base import MAX_BATCH_BYTES, Snapshot
 from celery_lanes.store.calls import DeadLetter, State, onward_of
 from celery_lanes.store.keys import EVERYBODY, quoted
 from celery_lanes.store.live import NOTHING, CallerStatus
+from celery_lanes.store.memory.endings import MINUTE_S
 from celery_lanes.store.memory.ledger import Ledger
 from celery_lanes.store.memory.record import Record
 from celery_lanes.store.quota import KEPT_MS
@@ -19,7 +20,7 @@ from celery_lanes.store.rules import Limit
 def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
     """Count what is in a lane."""
     firsts = [ledger.records[call].since_ms for _, _, call in ledger.queue.firsts]
-    minute = ledger.now // 1000 - 59
+    second = ledger.now // 1000
     told_ms, quota = ledger.quota or (0, None)
     quota_age_ms = ledger.now - told_ms
     if quota is None or not 0 <= quota_age_ms <= KEPT_MS:
@@ -38,8 +39,8 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
         dead=len(ledger.dead),
         callers_waiting=len(firsts),
         oldest_wait_ms=max(0, ledger.now - min(firsts, default=ledger.now)),
-        done_last_minute=_since(minute, ledger.done),
-        moved_last_minute=_since(minute, ledger.moved),
+        done_last_minute=_last_minute(second, ledger.done),
+        moved_last_minute=_last_minute(second, ledger.moved),
         workers=sum(ledger.now - at <= ledger.lease_ttl_ms for at in ledger.workers.values()),
         rate=ledger.live.limit(Limit.RATE, ledger.rules),
         tokens=ledger.live.limit(Limit.TOKENS, ledger.rules),
@@ -48,8 +49,8 @@ def snapshot_of(lane: str, ledger: Ledger) -> Snapshot:
     )
 
 
-def _since(minute: int, seconds: Mapping[int, int]) -> int:
-    return sum(count for second, count in seconds.items() if second >= minute)
+def _last_minute(now: int, seconds: Mapping[int, int]) -> int:
+    return sum(count for second, count in seconds.items() if now - MINUTE_S < second <= now)
 
 
 def callers_of(ledger: Ledger) -> list[CallerStatus]:
@@ -109,13 +110,16 @@ def _head_of(envelope: bytes) -> bytes:
 
 def letters_of(ledger: Ledger, limit: int, before_ms: int | None) -> list[DeadLetter]:
     """List dead letters, the youngest first, and all that died in the millisecond of the last."""
-    found = [
-        _letter_of(died_ms, record)
-        for died_ms, record in reversed(ledger.dead)
-        if before_ms is None or died_ms < before_ms
-    ]
-    last_ms = min((letter.died_ms for letter in found[:limit]), default=0)
-    return [letter for letter in found if letter.died_ms >= last_ms]
+    page: list[DeadLetter] = []
+    room = MAX_BATCH_BYTES
+    for died_ms, record in reversed(ledger.dead):
+        if before_ms is not None and died_ms >= before_ms:
+            continue
+        room -= len(record.call.envelope)
+        if page and died_ms != page[-1].died_ms and (len(page) >= limit or room < 0):
+            break
+        page.append(_letter_of(died_ms, record))
+    return page
 
 
 def _letter_of(died_ms: int, record: Record) -> DeadLetter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 
 from celery_lanes.fairness.callers import FairQueue, starts_before
 from celery_lanes.fairness.levels import Levels
@@ -139,7 +139,7 @@ def _first_cost(ledger: Ledger, queue: FairQueue, account: str) -> float:
 
 def _passes_in(ledger: Ledger, name: str, *, after: float, cost: float = 1.0) -> int:
     at = ledger.buckets.passes_at(name, after=after, cost=cost, now=ledger.now)
-    return max(0, ceil(at - ledger.now))
+    return max(0, ledger.ms_until(at))
 
 
 def _running_ms(ledger: Ledger) -> tuple[int, ...]:

@@ -26,7 +26,12 @@ class Tickets:
     news: dict[str, list[str]] = field(default_factory=dict)
 
     def tell(self, holder: str, call: str) -> None:
-        """Have a holder ask about one of its tickets."""
+        """Have a holder ask about one of its tickets.
+
+        One that has been forgotten would never say that it knows.
+        """
+        if holder not in self.heard_ms:
+            return
         self.keep(holder, [*(told for told in self.news.get(holder, ()) if told != call), call])
         self.publish(holder)
 

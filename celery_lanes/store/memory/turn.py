@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from celery_lanes.store.attempts import Claim, Closing, Grant, Reason, Turn
+from celery_lanes.store.base import MAX_BATCH_BYTES
 from celery_lanes.store.calls import State, onward_of
 from celery_lanes.store.memory.grants import COMING_MS, grant, serve_tickets
 from celery_lanes.store.memory.leases import trim_settled
@@ -104,8 +106,10 @@ def _serve(ledger: Ledger, wish: Wish) -> Reply:
         limit = min(FORGET_MOST, max(FORGET_LEAST, 2 * wish.turnover))
         ledger.queue.forget_finishes(limit)
         trim_settled(ledger, limit)
-    closings = _hand_out(ledger, wish)
+    closings, is_cut = _hand_out(ledger, wish)
     grants, blocked_until = grant(ledger, wish.worker, wish.token, wish.want)
+    if is_cut:
+        blocked_until = ledger.now
     reply = Reply(wish.request, wish.token, grants, closings, blocked_until)
     ledger.replies[wish.worker] = reply
     return reply
@@ -120,15 +124,20 @@ def _is_another_needed(ledger: Ledger, reply: Reply, *, is_idle: bool) -> bool:
     return is_grant_left and not is_idle and reply.blocked_until is None
 
 
-def _hand_out(ledger: Ledger, wish: Wish) -> tuple[str, ...]:
-    """Hand out what its worker has just moved, which it can finish at once, and so many others."""
+def _hand_out(ledger: Ledger, wish: Wish) -> tuple[tuple[str, ...], bool]:
+    """Hand out what its worker has just moved, which it can finish at once, and so many others.
+
+    Says also whether there was no room in the answer for one of these.
+    """
     unheld = sorted(call for call, until in ledger.closing.items() if not until)
     own = [call for call in dict.fromkeys(wish.moved) if call in unheld]
-    others = [call for call in unheld if call not in own]
-    handed = (*own, *others[: wish.closings])
+    others = [call for call in unheld if call not in own][: wish.closings]
+    sizes = accumulate(len(ledger.records[call].call.envelope) for call in (*own, *others))
+    fitting = max(1, sum(size <= MAX_BATCH_BYTES for size in sizes))
+    handed = (*own, *others)[: max(len(own), fitting)]
     for call in handed:
         ledger.lease(ledger.records[call], wish.worker, wish.token)
-    return handed
+    return handed, len(handed) < len(own) + len(others)
 
 
 def _turn(ledger: Ledger, worker: str, reply: Reply) -> Turn:

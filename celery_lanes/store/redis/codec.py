@@ -44,14 +44,14 @@ def call_fields(call: Call, policy: Policy) -> tuple[Argument, ...]:
     account = account_of(policy, call.caller)
     names = (call.id, quoted(call.task_id), call.task, account, call.caller)
     flags = int(call.remember) + 2 * int(call.preemptible) + 4 * int(call.has_waited)
-    numbers = (call.priority, repr(call.cost), call.due_ms, flags)
+    numbers = (call.priority, number_field(call.cost), call.due_ms, flags)
     holder = quoted(call.holder)
     return (*names, *numbers, call.redelivery_ms, call.arrival, holder, call.envelope)
 
 
 def release_fields(release: Release) -> tuple[Argument, ...]:
     """Write a release."""
-    cost = "" if release.cost is None else repr(release.cost)
+    cost = "" if release.cost is None else number_field(release.cost)
     outcome = Outcome(release.outcome).value
     return (release.call, release.token, outcome, cost, release.wait_ms, release.envelope)
 
@@ -60,7 +60,7 @@ def rule_fields(rules: LaneRules) -> list[Argument]:
     """Write a lane's rules."""
     times = [rules.max_concurrent, rules.lease_ttl_ms, rules.max_leases, rules.dedupe_ttl_ms]
     callers = [
-        (quoted(name), repr(caller.weight), bucket_field(caller.rate))
+        (quoted(name), number_field(caller.weight), bucket_field(caller.rate))
         for name, caller in rules.callers.items()
     ]
     limits = [bucket_field(rules.rate), bucket_field(rules.tokens), _preemption(rules.preemption)]
@@ -73,7 +73,13 @@ def bucket_field(bucket: Bucket | Unlimited | None) -> str:
     if not isinstance(bucket, Bucket):
         return "" if bucket is None else "-"
     interval_ms = bucket.period_ms / bucket.count
-    return f"{interval_ms!r} {bucket.burst!r} {bucket.count!r} {bucket.period_ms}"
+    numbers = map(number_field, (interval_ms, bucket.burst, bucket.count))
+    return f"{' '.join(numbers)} {bucket.period_ms:d}"
+
+
+def number_field(number: float) -> str:
+    """Write a number with all its digits; one of another type, as NumPy's, may call itself else."""
+    return repr(float(number))
 
 
 def _bucket(field: bytes) -> Bucket | None:

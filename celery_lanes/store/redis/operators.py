@@ -75,7 +75,7 @@ class Operators(Prefix):
     def set_weight(self, lane: str, caller: str, weight: float | None) -> None:
         """Change a caller's share."""
         check_weight(caller, weight)
-        self._steer(lane, caller, "weight", "" if weight is None else repr(weight))
+        self._steer(lane, caller, "weight", "" if weight is None else codec.number_field(weight))
 
     def set_rate(self, lane: str, caller: str, rate: Bucket | Unlimited | None) -> None:
         """Change a caller's bucket of calls."""

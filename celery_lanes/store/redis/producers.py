@@ -60,7 +60,7 @@ class Producers(Prefix):
     def foresee(self, lane: str, call: Call, *, policy: Policy) -> Busy | None:
         """Say how long a call would wait if it were admitted now."""
         check_calls([call])
-        fields = (account_of(policy, call.caller), call.priority, repr(call.cost))
+        fields = (account_of(policy, call.caller), call.priority, codec.number_field(call.cost))
         found = self._wire.run("foresee", lane, *fields, int(call.has_waited))
         return Busy(*map(int, found)) if found else None
 

@@ -105,7 +105,7 @@ class Workers(Prefix):
         """Charge the caller what a running call really cost; the last word wins."""
         check_real_cost(cost, call)
         checked_name(lane, "the lane's name")
-        return bool(self._wire.run("settle", lane, call, token, repr(cost)))
+        return bool(self._wire.run("settle", lane, call, token, codec.number_field(cost)))
 
     def report(
         self, lane: str, *, call: str, token: str, wait_ms: int = 0, quota: Quota | None = None

@@ -17,7 +17,15 @@ from celery_lanes.config.settings import (
 from celery_lanes.errors import ConfigError
 from celery_lanes.store.checks import check_rules
 from celery_lanes.store.health import HealthConfig
-from celery_lanes.store.rules import Bucket, CallerRules, LaneRules, Policy, Preemption, Scope
+from celery_lanes.store.rules import (
+    MAX_CALLERS,
+    Bucket,
+    CallerRules,
+    LaneRules,
+    Policy,
+    Preemption,
+    Scope,
+)
 
 SHIPPED = Path(__file__).parents[3] / "config" / "lanes.toml"
 
@@ -678,6 +686,13 @@ def test_settings_can_be_copied_after_use(copied):
 def test_a_weight_is_a_number_in_bounds(weight):
     with pytest.raises(ValidationError):
         CallerSettings(weight=weight)
+
+
+def test_callers_are_as_many_as_a_server_can_take_in_at_once():
+    named = {f"user {number}": {} for number in range(MAX_CALLERS + 1)}
+
+    with pytest.raises(ConfigError, match="expected callers to be a table of up to 5000 callers"):
+        Settings.parse({"callers": named})
 
 
 def test_a_callers_name_may_be_any_text_of_256_bytes():

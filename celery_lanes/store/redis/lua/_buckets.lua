@@ -7,6 +7,19 @@ local function ready_at(bucket, full_at, cost)
   return full_at - (burst - math.min(cost, burst)) * interval
 end
 
+-- When it is full again, at the latest: as long after now as it takes if it is empty, and no call costs more
+-- than 1. A clock that has gone back would say otherwise.
+local function full_at_last(bucket)
+  if not bucket then return math.huge end
+  local interval, burst = string.match(bucket, '^(%S+) (%S+)')
+  return now + burst * interval
+end
+
+-- In how many ms something is due, within what an answer can hold: a slow bucket may ask for more.
+local function ms_until(at)
+  return math.min(math.ceil(at - now), 2 ^ 52)
+end
+
 -- How many calls of cost 1 it lets pass now.
 local function passing(bucket, full_at)
   if not bucket then return math.huge end

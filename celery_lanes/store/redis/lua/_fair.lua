@@ -121,7 +121,7 @@ local function take(r, name, start, place, after, is_passing)
   if start > virtual_now(clock) then clock.served = clock.served + (start - virtual_now(clock)) end
   clock.serving = clock.serving + r.charge / r.share
   redis.call('ZREM', queue, place)
-  local finish = start + r.charge / r.weight
+  local finish = math.max(start + r.charge / r.weight, start * (1 + 2 ^ -52)) -- see moved_on
   if after then
     quit(r.account, rank, name, start)
     join(r.account, rank, ring_name(r.account, after), finish)

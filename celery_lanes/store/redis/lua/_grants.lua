@@ -1,6 +1,7 @@
 -- What a turn gives: closing calls to write, running calls to start; as in turn.py and grants.py.
 
-local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS = 100, 50, 100
+-- TOLD_BYTES: of messages, in one answer, but for one that is larger: a client waits for a second.
+local ASIDE_AT_ONCE, PASSED_OVER, COMING_MS, TOLD_BYTES = 100, 50, 100, 4194304
 
 -- A grant is told in one string, for a client parses many small answers slowly: attempt, wait_ms,
 -- when it was granted and the lengths of call, token, caller and envelope in one line; then these four.
@@ -29,20 +30,25 @@ local function told_again(ids, state, held_by, told)
   return out
 end
 
--- Hands out what nobody holds: of the calls that have just been moved all, and so many others.
+-- Hands out what nobody holds: of the calls that have just been moved all, and so many others; says also
+-- whether there was no room in the answer for one of these.
 local function hand_out(worker, token, count, moved)
-  local ids, out = {}, {}
-  local function hand(id)
+  local ids, out, bytes = {}, {}, 0
+  local function hand(id, envelope)
     local r = record_of(id)
     lease(r, worker, token)
-    ids[#ids + 1] = id
-    out[#out + 1] = told_closing(r, redis.call('HGET', calls, 'e:' .. id))
+    ids[#ids + 1], bytes = id, bytes + #envelope
+    out[#out + 1] = told_closing(r, envelope)
   end
   for _, id in ipairs(moved) do
-    if redis.call('ZSCORE', closing, id) == '0' then hand(id) end
+    if redis.call('ZSCORE', closing, id) == '0' then hand(id, redis.call('HGET', calls, 'e:' .. id)) end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count)) do hand(id) end
-  return ids, out
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', closing, 0, 0, 'LIMIT', 0, count)) do
+    local envelope = redis.call('HGET', calls, 'e:' .. id)
+    if #ids > 0 and bytes + #envelope > TOLD_BYTES then return ids, out, true end
+    hand(id, envelope)
+  end
+  return ids, out, false
 end
 
 local function first_due()
@@ -58,6 +64,10 @@ local function promote()
       park(record_of(id))
     end
     due = first_due()
+  end
+  if lane.went_back then -- by this clock whoever was set aside would wait for too long: look at all anew
+    lane.went_back = nil
+    for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', '(+inf')) do come_back(aside) end
   end
   if not rules.has_accounts then return due end
   for _, aside in ipairs(redis.call('ZRANGEBYSCORE', refill, '-inf', now, 'LIMIT', 0, 100)) do
@@ -122,9 +132,9 @@ end
 
 -- Grants up to so many calls to a worker, and to its holder each ticket before them, or after them
 -- with nobody before it for whom a worker is there; gives the calls, what is told of them, how many
--- slots are left, and until when the lane's bucket lets nothing pass.
+-- slots are left, and until when the lane's bucket lets nothing pass: now, if it is enough for one answer.
 local function grant(worker, token, wanted, free)
-  local ids, out, tries = {}, {}, wanted + ASIDE_AT_ONCE
+  local ids, out, bytes, tries = {}, {}, 0, wanted + ASIDE_AT_ONCE
   while free > 0 and (#out < wanted or lane.tickets) do
     local name, start, rank = next_account()
     if not name then break end
@@ -139,15 +149,18 @@ local function grant(worker, token, wanted, free)
     tries = tries - 1
     if tries < 0 then return ids, out, free, now end
     local own = redis.call('HMGET', meta, 'rate:' .. account, 'full:' .. account, 'early:' .. r.task)
-    local own_full = tonumber(own[2] or 0)
+    local own_full = math.min(tonumber(own[2] or 0), full_at_last(own[1]))
     local own_at, lane_at = ready_at(own[1], own_full, 1), lane_ready_at(r.cost)
     if r.holder and is_gone(r.holder) then
       stop_waiting(r)
       forget(r)
     elseif own_at > now then
+      if own_full < tonumber(own[2]) then redis.call('HSET', meta, 'full:' .. account, own_full) end
       set_aside(account, rank, name, start, own_at)
     elseif lane_at > now then
       return ids, out, free, lane_at
+    elseif #ids > 0 and bytes + #envelope > TOLD_BYTES then
+      return ids, out, free, now
     else
       if own[1] then redis.call('HSET', meta, 'full:' .. account, spent(own[1], own_full, 1)) end
       r.early = own[3] == '1'
@@ -157,7 +170,7 @@ local function grant(worker, token, wanted, free)
         hand_over(r)
       else
         start_call(r, worker, token)
-        ids[#ids + 1] = r.id
+        ids[#ids + 1], bytes = r.id, bytes + #envelope
         out[#out + 1] = told_grant(r, envelope)
       end
     end
@@ -179,5 +192,5 @@ local function due_in_ms(due, blocked_until, room_at)
   local full = rules.has_accounts and redis.call('ZRANGE', refill, 0, 0, 'WITHSCORES')[2]
   local waited = lane.wait and provider_wait() > 0 and lane.wait or math.huge
   local soonest = math.min(due, tonumber(full or math.huge), blocked_until or math.huge, room_at or math.huge, waited)
-  return soonest == math.huge and -1 or math.max(1, math.ceil(soonest - now))
+  return soonest == math.huge and -1 or math.max(1, ms_until(soonest))
 end

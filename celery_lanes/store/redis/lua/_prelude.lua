@@ -105,11 +105,16 @@ local function takers()
   return math.min(free_slots(), redis.call('ZCARD', queue))
 end
 
--- The lease clock: it stands still while no verb could reach the store.
+-- The lease clock: it stands still while no verb could reach the store. If the server's clock goes back,
+-- what was spent of the lane's buckets stays spent, and no more; promote looks after the accounts.
 local function tick()
   local gap = lane.tick and now - lane.tick or 0
   lane.tick = now
   if gap >= 0 and gap <= 2 * rules.lease_ttl / 3 then return 0 end
   lane.frozen = lane.frozen + gap
+  if gap < 0 then
+    lane.rate_full, lane.tokens_full = lane.rate_full + gap, lane.tokens_full + gap
+    lane.went_back = true
+  end
   return gap
 end

@@ -152,7 +152,7 @@ end
 
 local function passes_in(bucket, full_at, after, amount)
   if not bucket then return 0 end
-  return math.max(0, math.ceil(ready_at(bucket, spent(bucket, full_at, after), amount) - now))
+  return math.max(0, ms_until(ready_at(bucket, spent(bucket, full_at, after), amount)))
 end
 
 -- Says in how many ms the buckets let a call pass after those ahead: its caller's, the lane's two.

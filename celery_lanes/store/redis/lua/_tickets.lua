@@ -29,7 +29,9 @@ local function keep_news(holder, news)
   redis.call('HSET', meta, 'news:' .. holder, cmsgpack.pack(news))
 end
 
+-- One that has been forgotten would never say that it knows.
 local function tell_holder(r)
+  if not redis.call('ZSCORE', holders, r.holder) then return end
   local news = {}
   for _, id in ipairs(news_of(r.holder)) do
     if id ~= r.id then news[#news + 1] = id end

@@ -1,6 +1,6 @@
 -- Reads the youngest dead letters, the youngest first. One consistent reading.
 --
--- Those of one millisecond come together, also beyond the limit: the next page begins before it.
+-- Those of one millisecond come together, also beyond the limits: the next page begins before it.
 -- "before" is a score's upper bound: "+inf", or "(" and a time in ms.
 --
 -- FLAGS: no-writes
@@ -8,17 +8,20 @@
 -- ARGV: limit before
 -- RETURNS: of each {ms when it was closed, {call, task id, task, caller, how it last ended},
 --   priority, attempts, 1 if it is preemptible, cost, envelope}
--- COST: O(log n + limit + letters of one millisecond)
+-- COST: O((limit + letters of one millisecond) x log n)
 
-local last = redis.call('ZREVRANGEBYSCORE', dead, before, '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
-if #last == 0 then return {} end
+local PAGE_BYTES = 4194304 -- of messages
 
-local letters = {}
-local found = redis.call('ZREVRANGEBYSCORE', dead, before, last[#last], 'WITHSCORES')
-for i = 1, #found, 2 do
-  local r, envelope = unpack(cmsgpack.unpack(found[i]))
+local letters, room, last = {}, PAGE_BYTES, nil
+while true do
+  local packed, died = unpack(redis.call('ZREVRANGEBYSCORE', dead, before, '-inf', 'WITHSCORES', 'LIMIT', #letters, 1))
+  if not packed then break end
+  local r, envelope = unpack(cmsgpack.unpack(packed))
+  room = room - #(envelope or '')
+  if last and died ~= last and (#letters >= tonumber(limit) or room < 0) then break end
+  last = died
   letters[#letters + 1] = {
-    tonumber(found[i + 1]),
+    tonumber(died),
     { r.id, r.task_id, r.task, r.caller, r.last or 'lost' },
     r.priority,
     r.attempts or 0,

@@ -64,8 +64,10 @@ else
     trim_settled(limit)
   end
   reply = { request = request, token = token, seen = last.seen, grants = {}, closings = {} }
-  if unheld > 0 then reply.closings, closings_out = hand_out(worker, token, closings, moved) end
+  local is_cut
+  if unheld > 0 then reply.closings, closings_out, is_cut = hand_out(worker, token, closings, moved) end
   reply.grants, grants_out, free, blocked_until = grant(worker, token, wanted, free_slots())
+  if is_cut then blocked_until = now end
   unheld = unheld - #closings_out
 end
 local room_at, marked = preempt(), marked_of(worker)

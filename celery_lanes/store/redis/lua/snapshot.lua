@@ -16,13 +16,16 @@ local age = told and now - told or 0
 if age < 0 or age > QUOTA_KEPT then quota, age = nil, 0 end
 
 local fields = {}
-for second = 0, 59 do fields[#fields + 1] = 'done:' .. second end
-local minute = math.floor(now / 1000) - 59
-local is_recent = lane.second and lane.second >= minute
-local done, moved = is_recent and lane.done or 0, is_recent and lane.moved or 0
+for slot = 0, 59 do fields[#fields + 1] = 'done:' .. slot end
+local second = math.floor(now / 1000)
+local function is_recent(at) -- and not of a clock that has gone back since
+  return at and at > second - 60 and at <= second
+end
+local done, moved = 0, 0
+if is_recent(lane.second) then done, moved = lane.done, lane.moved or 0 end
 for _, entry in ipairs(redis.call('HMGET', meta, unpack(fields))) do
   local at, ended, left = string.match(entry or '', '^(%d+) (%d+) (%d+)$')
-  if at and tonumber(at) >= minute then done, moved = done + ended, moved + left end
+  if is_recent(tonumber(at)) then done, moved = done + ended, moved + left end
 end
 
 -- The oldest first call of those callers who are next, at all levels and at the lowest, and of those
