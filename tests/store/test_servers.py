@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from celery_lanes.errors import ConfigError, StoreError, StoreUnavailable
+from celery_lanes.errors import ConfigError, LaneNotConfigured, StoreError, StoreUnavailable
 from celery_lanes.store.attempts import Outcome, Release, Renewal
 from celery_lanes.store.calls import Parked
 from celery_lanes.store.connect import open_store
@@ -350,6 +350,18 @@ def test_two_prefixes_on_one_server_are_strangers(kind, request):
     theirs.until(lambda: ear.drain() == {theirs.lane})
     assert theirs.take().call == "c1"
     ear.close()
+
+
+def test_a_server_that_has_lost_all_has_the_lanes_name_again_with_its_rules(own_server):
+    lane = driver(own_server)
+    lane.configure()
+    redis_py.Redis(port=own_server.port).flushall()
+    with pytest.raises(LaneNotConfigured):
+        lane.turn()
+
+    lane.configure()
+
+    assert lane.store.lanes() == [lane.lane]
 
 
 def test_server_with_a_password_is_opened_by_the_url():

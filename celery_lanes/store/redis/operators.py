@@ -54,6 +54,7 @@ class Operators(Prefix):
     def configure(self, lane: str, rules: LaneRules) -> None:
         """Write a lane's rules."""
         check_rules(rules)
+        self._known_lanes.discard(lane)  # a server that has lost the rules has lost the name, too
         self._note_lane(lane)
         fields = codec.rule_fields(rules)
         version = sha1(repr(fields).encode(), usedforsecurity=False).hexdigest()
