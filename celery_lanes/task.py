@@ -12,6 +12,7 @@ from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.priority import checked
 from celery_lanes.publish.lineage import Lineage
 from celery_lanes.publish.options import GOES_ON, check_options
+from celery_lanes.router import is_stamp
 from celery_lanes.worker.body import lease_of, running
 
 
@@ -47,8 +48,9 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
             check_options(self, args, kwargs, options)
             if (check := getattr(self, "check_keywords", None)) is not None:
                 check(kwargs or {})
-        if (stream := options.pop("stream", None)) is not None:
-            kwargs = {**(kwargs or {}), "stream": stream}
+        if "stream" in options and not is_stamp("stream", options):
+            stream = options.pop("stream")
+            kwargs = kwargs if stream is None else {**(kwargs or {}), "stream": stream}
         return super().apply_async(args, kwargs, *rest, **options)
 
     def apply(

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery_lanes.priority import PREEMPTIBLE, PRIORITY
+from celery_lanes.router import is_stamp
 from celery_lanes.store.checks import MAX_TIME_MS
 
 OPTIONS = ("caller", "run_id", "cost", "lane", "max_wait", PRIORITY, PREEMPTIBLE)
@@ -25,7 +26,7 @@ def check_options(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any])
     Raises ``TypeError``, as Python does for an unknown keyword.
     """
     for name in options:
-        if (meant := _meant(name)) is None or _takes(task, name):
+        if (meant := _meant(name)) is None or _takes(task, name) or is_stamp(name, options):
             continue
         if task.app.lanes.parts.router.route(task.name, args, kwargs, options, task) is not None:
             raise TypeError(f"apply_async has no option {name!r}; did you mean {meant}?")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+
+from celery.utils.functional import maybe_list
 
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.config.tables import LaneSettings
@@ -47,6 +49,8 @@ class Outgoing:
         self.task = parts.task(name)
         headers, _, body, _ = message
         self.meta = headers if "id" in headers else body
+        if self._given["caller"] is None:
+            self._given["caller"] = _stamped_caller(self.meta)
         self.args, self.kwargs = _arguments(body)
         self._headers = options.get("headers") or {}
         self._lineage = Lineage(parts.app, self._headers.get(HEADER))
@@ -145,6 +149,13 @@ def estimate(lane: LaneSettings, task: Any, args: Any, kwargs: Any) -> float | N
         return None
     estimated = getattr(task, "estimate_cost", None)
     return float(estimated(*args, **kwargs)) if callable(estimated) else None
+
+
+def _stamped_caller(meta: Mapping[str, Any]) -> str | None:
+    """Read whose call it is from its stamps: such a stamp takes the place of the option."""
+    stamps = meta.get("stamps")
+    callers = maybe_list(stamps.get("caller")) if stamps else None
+    return callers[0] if callers and len(callers) == 1 else None
 
 
 def _arguments(body: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Signature, Task
 from kombu import Exchange
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
@@ -149,6 +149,31 @@ def test_what_estimates_a_call_may_be_a_function_or_a_method():
     costs = {header["task"]: header[HEADER]["cost"] for header in headers}
     assert costs == {"method": 12, "plain": 4, "static": 5}
     app.close()
+
+
+# -- stamps
+
+
+def stamped(signature: Signature, **stamps: object) -> Signature:
+    """Stamp it; Celery keeps stamps among the options of a signature."""
+    signature.stamp(**stamps)
+    return signature
+
+
+@pytest.mark.parametrize("name", ["lanes", "callers", "lane", "stream", "cost", "max_wait"])
+def test_a_stamp_is_no_option_whatever_it_is_called(app, name):
+    stamped(app.tasks["ask"].s("ollama/x"), **{name: "order-7"}).apply_async()
+
+    (grant,) = taken(app, "ollama")
+    assert Envelope.unpack(grant.envelope).headers["stamps"] == {name: "order-7"}
+
+
+@pytest.mark.parametrize("stamp", ["alice", ["alice"]], ids=["text", "list"])
+def test_a_stamp_that_names_the_caller_is_the_caller(app, stamp):
+    stamped(app.tasks["ask"].s("ollama/x").set(caller="bob"), caller=stamp).apply_async()
+
+    (grant,) = taken(app, "ollama")
+    assert Envelope.unpack(grant.envelope).headers[HEADER]["caller"] == "alice"
 
 
 # -- a lane that nobody may serve
