@@ -22,6 +22,9 @@ SHOWN = {
         "test_every_way_in_is_routed_attributed_and_run_once",
         "test_beat_publishes_into_the_lane_in_its_entrys_name",
     ],
+    "Django's `delay_on_commit`, `apply_async_on_commit`": [
+        "test_a_publish_that_waits_for_a_commit_is_whose_it_was_when_it_was_asked_for",
+    ],
     "an option that `apply_async` does not know": [
         "test_what_is_nearly_an_option_is_refused_before_anything_is_published",
         "test_what_is_nearly_an_option_is_a_property_of_a_plain_tasks_message_as_in_celery",
