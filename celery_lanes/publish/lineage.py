@@ -41,16 +41,24 @@ class Lineage:
 
         A child is none that comes again, and does not inherit how urgent its parent is.
         """
-        if self._carried is None and self._is_again(task_id):
+        if self._carried is None and self.is_again(task_id):
             return CallInfo.from_request(self._parent) or CallInfo()
         return CallInfo.from_header(self._carried)
 
     def kept(self, task_id: str) -> dict[str, Any]:
         """Find how far a call has come whose retry this is: it runs in the same lane."""
         kept = kept_in(self._carried)
-        return kept if kept and self._is_again(task_id) else {}
+        return kept if kept and self.is_again(task_id) else {}
 
-    def _is_again(self, task_id: str) -> bool:
+    def cost(self, task_id: str, lane: str) -> float | None:
+        """Find what a call has cost in a lane whose retry this is."""
+        if self._carried is None or not self.is_again(task_id):
+            return None
+        info = CallInfo.from_header(self._carried)
+        return info.cost if info.lane == lane else None
+
+    def is_again(self, task_id: str) -> bool:
+        """Tell a retry or a replacement from a child."""
         return self._parent is not None and self._parent.id == task_id
 
     def _origin(self) -> CallInfo:

@@ -22,7 +22,7 @@ from celery_lanes.priority import (
     priority_of,
 )
 from celery_lanes.publish.lineage import Lineage, new_nonce
-from celery_lanes.publish.options import OPTIONS, check_max_wait
+from celery_lanes.publish.options import OPTIONS, check_cost, check_max_wait
 from celery_lanes.publish.submission import TELL
 from celery_lanes.router import MODEL_OPTION
 from celery_lanes.store.standing import Standing
@@ -40,11 +40,16 @@ class Outgoing:
     """
 
     def __init__(self, parts: Parts, name: str, message: Any, options: dict[str, Any]) -> None:
-        """Take our own options out. Raises ``ValueError`` for one that is nothing it can be."""
+        """Take our own options out.
+
+        Raises ``ValueError`` for one that is nothing it can be, ``TypeError`` for a ``max_wait`` on
+        one call of several.
+        """
         self._given = {key: options.pop(key, None) for key in (*OPTIONS, TELL, MODEL_OPTION)}
         checked(self._given[PRIORITY], PRIORITY)
         checked_answer(self._given[PREEMPTIBLE], PREEMPTIBLE)
         check_max_wait(self.max_wait_s)
+        check_cost(self._given["cost"])
         self._parts, self.name, self.options = parts, name, options
         self.task = parts.task(name)
         headers, _, body, _ = message
@@ -55,6 +60,8 @@ class Outgoing:
         self._headers = options.get("headers") or {}
         self._lineage = Lineage(parts.app, self._headers.get(HEADER))
         self._before = self._lineage.before(self.meta["id"])
+        if self.max_wait_s is not None:
+            self._check_is_alone()
 
     @property
     def header(self) -> Any:
@@ -88,14 +95,14 @@ class Outgoing:
     def of_lane(self, lane: str, model: str, cost: float | None) -> dict[str, Any]:
         """Give what CallInfo says of a lane's call beyond whose it is.
 
-        ``cost``: in the lane's unit; ``None``: as the task estimates it.
+        ``cost``: in the lane's unit; ``None``: as it was before, or as the task estimates it.
         """
         return {
             "lane": lane,
             "model": model,
             "priority": self._priority(),
             "preemptible": self._is_preemptible(),
-            "cost": self._estimate(lane) if cost is None else float(cost),
+            "cost": self._usual_cost(lane) if cost is None else float(cost),
         }
 
     def elsewhere(self, info: CallInfo, lane: str, model: str) -> CallInfo:
@@ -108,6 +115,18 @@ class Outgoing:
         """Write our header."""
         header = {**info.to_header(), **self._lineage.kept(self.meta["id"])}
         self.options["headers"] = {**self._headers, HEADER: header}
+
+    def _check_is_alone(self) -> None:
+        """Refuse to publish some calls of a group, and then find that others would wait too long.
+
+        One that comes again is alone by then.
+        """
+        group = self.meta.get("group") or self.meta.get("taskset")
+        if group and not self._lineage.is_again(self.meta["id"]):
+            raise TypeError(
+                "expected max_wait on a call by itself, got it on one of a group or a chord's"
+                " header, of which some might be published, and others refused"
+            )
 
     def _model(self) -> str:
         if self.model is not None:
@@ -139,7 +158,11 @@ class Outgoing:
         before = self._before.preemptible
         return preemptible_of(self.task) if before is None else before
 
-    def _estimate(self, lane: str) -> float | None:
+    def _usual_cost(self, lane: str) -> float | None:
+        """Find what a call costs that does not say so: a retry what its publish has said."""
+        before = self._lineage.cost(self.meta["id"], lane)
+        if before is not None:
+            return before
         return estimate(self._parts.settings.lane(lane), self.task, self.args, self.kwargs)
 
 

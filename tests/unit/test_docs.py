@@ -38,6 +38,7 @@ SHOWN = {
     ],
     "`retry`, `replace`": [
         "test_a_retry_stays_in_the_lane_and_keeps_its_caller",
+        "test_a_retry_costs_what_was_said_at_its_publish_and_a_child_does_not",
         "test_every_way_in_is_routed_attributed_and_run_once",
     ],
     "`lanes.move(self.request, lane, stage)` (ours)": [

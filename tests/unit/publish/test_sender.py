@@ -12,7 +12,7 @@ from kombu import Exchange
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_lanes import Lanes, call_context
-from celery_lanes.callinfo import HEADER
+from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
@@ -21,6 +21,8 @@ from celery_lanes.publish.sender import DELAYED_EXCHANGE, _delayed_to
 from celery_lanes.store.attempts import Grant, Release
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules
+from celery_lanes.testing.memory import serving
+from tests.waiting import until
 
 RULES = [{"match": "gpu/*", "lane": "imagine"}]
 AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -148,6 +150,39 @@ def test_what_estimates_a_call_may_be_a_function_or_a_method():
     headers = [Envelope.unpack(grant.envelope).headers for grant in grants]
     costs = {header["task"]: header[HEADER]["cost"] for header in headers}
     assert costs == {"method": 12, "plain": 4, "static": 5}
+    app.close()
+
+
+# -- what a call costs
+
+
+@pytest.mark.parametrize("cost", [0, -1, float("nan"), 1e10, "7", True], ids=repr)
+@pytest.mark.parametrize("intake", ["store", "broker"])
+def test_a_cost_that_is_none_is_refused_before_anything_is_published(intake, cost):
+    app = app_of("shop", lanes={"ollama": {"intake": intake}})
+
+    with pytest.raises(ValueError, match=r"expected cost to be a number from 1 to 1e\+09, got"):
+        app.tasks["ask"].apply_async(("ollama/x",), cost=cost)
+
+    assert app.lanes.parts.store.lanes() == []
+    app.close()
+
+
+def test_a_retry_costs_what_was_said_at_its_publish_and_a_child_does_not():
+    app, costs = app_of("shop", lanes={"ollama": {}}), []
+
+    @app.task(bind=True, shared=False)
+    def again(self, model, is_child):
+        costs.append(CallInfo.from_request(self.request).cost)
+        if not is_child and not self.request.retries:
+            again.apply_async((model, True), headers=self.request.headers)
+            raise self.retry(countdown=0)
+
+    with serving(app, "ollama"):
+        again.apply_async(("ollama/x", False), cost=7)
+        until(lambda: len(costs) == 3)
+
+    assert sorted(costs, key=str) == [7, 7, None]
     app.close()
 
 
@@ -315,6 +350,19 @@ def test_a_publish_gives_up_when_its_retry_policy_says_so(app, options, tries):
         app.tasks["ask"].apply_async(("ollama/x",), **options)
 
     assert store.heard == tries
+
+
+def test_a_publish_that_never_gives_up_goes_to_the_broker_all_the_same():
+    app = app_of("shop", store={"url": "memory://shop-bypass", "on_store_down": "bypass"})
+    store = app.lanes.parts.store = Lossy(losses=99)
+    endless = {**AT_ONCE, "max_retries": None}
+
+    app.tasks["ask"].apply_async(("ollama/x",), retry=True, retry_policy=endless)
+
+    with app.connection() as connection:
+        assert connection.SimpleQueue("lanes.ollama").get(block=False)
+    assert store.heard == 4
+    app.close()
 
 
 def test_nobody_listens_any_more_for_what_was_not_published_once_the_store_is_back(app):
