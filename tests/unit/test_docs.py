@@ -30,6 +30,10 @@ SHOWN = {
         "test_what_is_nearly_an_option_is_a_property_of_a_plain_tasks_message_as_in_celery",
         "test_an_option_that_a_task_class_of_ones_own_takes_is_no_misspelling",
     ],
+    "`map`, `starmap`, `chunks`": ["test_a_chunk_is_no_lanes_call_unless_it_says_so"],
+    "`task_create_missing_queues = False`": [
+        "test_a_lane_without_a_declared_queue_is_refused_where_queues_must_be",
+    ],
     "a chord with a failed or a lost part": [
         "test_a_chord_with_a_failed_and_with_a_lost_part_fails_as_in_plain_celery",
     ],

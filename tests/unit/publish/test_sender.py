@@ -8,7 +8,8 @@ from datetime import datetime, timezone
 
 import pytest
 from celery import Celery, Signature, Task
-from kombu import Exchange
+from celery.exceptions import QueueNotFound
+from kombu import Exchange, Queue
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_lanes import Lanes, call_context
@@ -184,6 +185,39 @@ def test_a_retry_costs_what_was_said_at_its_publish_and_a_child_does_not():
 
     assert sorted(costs, key=str) == [7, 7, None]
     app.close()
+
+
+# -- Celery's own ways
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        lambda ask: ask.map(["ollama/x", "ollama/y"]),
+        lambda ask: ask.starmap([("ollama/x",), ("ollama/y",)]),
+        lambda ask: ask.chunks([("ollama/x",), ("ollama/y",)], 2),
+    ],
+    ids=["map", "starmap", "chunks"],
+)
+def test_a_chunk_is_no_lanes_call_unless_it_says_so(app, many):
+    many(app.tasks["ask"]).apply_async()
+    assert app.lanes.parts.store.lanes() == []
+
+    many(app.tasks["ask"]).apply_async(lane="ollama", caller="alice")
+
+    (grant,) = taken(app, "ollama")
+    assert Envelope.unpack(grant.envelope).headers[HEADER]["caller"] == "alice"
+
+
+def test_a_lane_without_a_declared_queue_is_refused_where_queues_must_be(app):
+    app.conf.task_create_missing_queues = False
+    app.conf.task_queues = [Queue("lanes.ollama")]
+
+    app.tasks["ask"].delay("ollama/x")
+    with pytest.raises(QueueNotFound, match=r"lanes\.openai"):
+        app.tasks["ask"].delay("openai/x")
+
+    assert app.lanes.parts.store.lanes() == ["ollama"]
 
 
 # -- stamps
