@@ -52,7 +52,10 @@ SHOWN = {
     "`lanes.give_back(self.request, stage, delay)` (ours)": [
         "test_the_lane_waits_as_its_provider_asks_and_the_call_goes_back_to_its_place",
     ],
-    "`link_error`": ["test_an_errback_learns_whose_call_failed"],
+    "`link_error`": [
+        "test_an_errback_learns_whose_call_failed",
+        "test_an_errback_that_no_task_publishes_is_the_failed_calls",
+    ],
     "`lane_priority=10` (-1000 to 1000, higher first)": [
         "test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them",
         "test_levels_go_first_across_callers_where_the_lane_says_so",
