@@ -58,8 +58,8 @@ class Outgoing:
             self._given["caller"] = _stamped_caller(self.meta)
         self.args, self.kwargs = _arguments(body)
         self._headers = options.get("headers") or {}
-        self._lineage = Lineage(parts.app, self._headers.get(HEADER))
-        self._before = self._lineage.before(self.meta["id"])
+        self._lineage = Lineage(parts.app, self._headers.get(HEADER), self.meta)
+        self._before = self._lineage.before()
         if self.max_wait_s is not None:
             self._check_is_alone()
 
@@ -113,7 +113,7 @@ class Outgoing:
 
     def stamp(self, info: CallInfo) -> None:
         """Write our header."""
-        header = {**info.to_header(), **self._lineage.kept(self.meta["id"])}
+        header = {**info.to_header(), **self._lineage.kept()}
         self.options["headers"] = {**self._headers, HEADER: header}
 
     def _check_is_alone(self) -> None:
@@ -122,7 +122,7 @@ class Outgoing:
         One that comes again is alone by then.
         """
         group = self.meta.get("group") or self.meta.get("taskset")
-        if group and not self._lineage.is_again(self.meta["id"]):
+        if group and not self._lineage.is_again:
             raise TypeError(
                 "expected max_wait on a call by itself, got it on one of a group or a chord's"
                 " header, of which some might be published, and others refused"
@@ -160,7 +160,7 @@ class Outgoing:
 
     def _usual_cost(self, lane: str) -> float | None:
         """Find what a call costs that does not say so: a retry what its publish has said."""
-        before = self._lineage.cost(self.meta["id"], lane)
+        before = self._lineage.cost(lane)
         if before is not None:
             return before
         return estimate(self._parts.settings.lane(lane), self.task, self.args, self.kwargs)

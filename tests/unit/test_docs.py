@@ -120,6 +120,7 @@ SHOWN = {
     ],
     "`retry_on_worker_lost` (5.7)": [
         "test_retry_on_worker_lost_publishes_a_new_call_of_the_same_caller",
+        "test_a_retry_that_no_task_publishes_keeps_its_stage_and_its_cost",
     ],
     "`acks_on_failure_or_timeout = False` (from 5.7 also `acks_on_failure`, `acks_on_timeout`)": [
         "test_acks_on_failure_false_drops_a_failed_call_as_in_plain_celery",

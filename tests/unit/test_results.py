@@ -46,5 +46,5 @@ def test_an_errback_that_no_task_publishes_is_the_failed_calls(how):
         request = Context({**said, "group": "of-many", "chord": ring.si("sum").on_error(ring.s())})
         app.backend.mark_as_revoked(request.id, "revoked", request=request)
 
-    (record,) = lanes.store._lanes["alarm"].records.values()
+    (record,) = lanes.parts.store._lanes["alarm"].records.values()
     assert record.call.caller == "ann"

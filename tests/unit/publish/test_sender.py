@@ -187,6 +187,18 @@ def test_a_retry_costs_what_was_said_at_its_publish_and_a_child_does_not():
     app.close()
 
 
+@pytest.mark.parametrize(("retries", "kept"), [(1, ({"page": 7}, 6.0)), (0, (None, None))])
+def test_a_retry_that_no_task_publishes_keeps_its_stage_and_its_cost(app, retries, kept):
+    """As Celery's ``retry_on_worker_lost`` does, in the worker that has lost the process."""
+    carried = {HEADER: {"lane": "ollama", "nonce": "n-1", "cost": 6.0, "stage": {"page": 7}}}
+
+    app.tasks["ask"].apply_async(("ollama/x",), headers=carried, retries=retries)
+
+    (grant,) = taken(app, "ollama")
+    header = Envelope.unpack(grant.envelope).headers[HEADER]
+    assert (header.get("stage"), header.get("cost")) == kept
+
+
 # -- Celery's own ways
 
 
