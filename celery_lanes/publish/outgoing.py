@@ -40,11 +40,7 @@ class Outgoing:
     """
 
     def __init__(self, parts: Parts, name: str, message: Any, options: dict[str, Any]) -> None:
-        """Take our own options out.
-
-        Raises ``ValueError`` for one that is nothing it can be, ``TypeError`` for a ``max_wait`` on
-        one call of several.
-        """
+        """Take our own options out. Raises ``ValueError`` for one that is nothing it can be."""
         self._given = {key: options.pop(key, None) for key in (*OPTIONS, TELL, MODEL_OPTION)}
         checked(self._given[PRIORITY], PRIORITY)
         checked_answer(self._given[PREEMPTIBLE], PREEMPTIBLE)
@@ -60,8 +56,6 @@ class Outgoing:
         self._headers = options.get("headers") or {}
         self._lineage = Lineage(parts.app, self._headers.get(HEADER), self.meta)
         self._before = self._lineage.before()
-        if self.max_wait_s is not None:
-            self._check_is_alone()
 
     @property
     def header(self) -> Any:
@@ -111,15 +105,10 @@ class Outgoing:
         cost = self._given["cost"] if unit(lane).cost == unit(info.lane).cost else None
         return replace(info, **self.of_lane(lane, model, cost), nonce=new_nonce())
 
-    def stamp(self, info: CallInfo) -> None:
-        """Write our header."""
-        header = {**info.to_header(), **self._lineage.kept()}
-        self.options["headers"] = {**self._headers, HEADER: header}
-
-    def _check_is_alone(self) -> None:
+    def check_is_alone(self) -> None:
         """Refuse to publish some calls of a group, and then find that others would wait too long.
 
-        One that comes again is alone by then.
+        One that comes again is alone by then. Raises ``TypeError``.
         """
         group = self.meta.get("group") or self.meta.get("taskset")
         if group and not self._lineage.is_again:
@@ -127,6 +116,11 @@ class Outgoing:
                 "expected max_wait on a call by itself, got it on one of a group or a chord's"
                 " header, of which some might be published, and others refused"
             )
+
+    def stamp(self, info: CallInfo) -> None:
+        """Write our header."""
+        header = {**info.to_header(), **self._lineage.kept()}
+        self.options["headers"] = {**self._headers, HEADER: header}
 
     def _model(self) -> str:
         if self.model is not None:
