@@ -80,3 +80,5 @@ def _replace_classes(app: Any) -> None:
     app.AsyncResult = cancellable(app.AsyncResult)
     app.producer_or_acquire = lazily(app)
     app.task_cls = lane_task(symbol_by_name(app.task_cls))
+    if (made := app.__dict__.get("Task")) is not None:  # all its tasks so far derive from it
+        made.__bases__ = (app.task_cls,)

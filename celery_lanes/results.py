@@ -4,18 +4,21 @@ The attribution is stored in the result's own meta data by whoever writes the re
 child, or the worker after a time-out, a revoke or a lost process: Celery hands all of them the
 request), and attached to the exception when the result is read. The error keeps its class,
 message and args.
+
+What is published for it there, an errback, is that call's child, though no task is running.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from celery import states
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 
-from celery_lanes.callinfo import HEADER, CallInfo
+from celery_lanes.callinfo import HEADER, CallInfo, call_context
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,21 @@ class AttributedBackend:
             meta[HEADER] = info.to_header()
         return meta
 
+    def mark_as_failure(self, *args: Any, request: Any = None, **options: Any) -> Any:
+        """Write it; what hangs on it, errbacks and a chord's, is published as whose it was.
+
+        A worker writes the end of a body that it has lost or stopped outside of any task.
+        """
+        with _acting_for(request):
+            mark = super().mark_as_failure  # type: ignore[misc] # the mixin's base has it
+            return mark(*args, request=request, **options)
+
+    def mark_as_revoked(self, *args: Any, request: Any = None, **options: Any) -> Any:
+        """Write it, in the same way."""
+        with _acting_for(request):
+            mark = super().mark_as_revoked  # type: ignore[misc] # the mixin's base has it
+            return mark(*args, request=request, **options)
+
     def meta_from_decoded(self, meta: Any) -> Any:
         """Attach the attribution to the error that a stored result becomes."""
         meta = super().meta_from_decoded(meta)  # type: ignore[misc] # the mixin's base has it
@@ -61,6 +79,13 @@ class AttributedBackend:
         reduce: Any = super().__reduce__
         make, (_, *rest) = reduce(*arguments, **options)
         return make, (type(self).__mro__[2], *rest)
+
+
+def _acting_for(request: Any) -> AbstractContextManager[Any]:
+    info = CallInfo.from_request(request) if request else None
+    if info is None:
+        return nullcontext()
+    return call_context(caller=info.caller, run_id=info.run_id)
 
 
 def write_revoked(app: Any, task_id: str) -> None:
@@ -90,6 +115,8 @@ def attribute_results(app: Any) -> None:
 
     def attributing(backend: Any) -> Any:
         own = type(backend)
+        if issubclass(own, AttributedBackend):  # the app has had lanes before
+            return backend
         if own not in classes:
             classes[own] = _attributed(own)
         backend.__class__ = classes[own]

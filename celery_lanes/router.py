@@ -88,7 +88,7 @@ class LaneRouter:
         if (queue := _destination(options or {})) is not None:
             lane = settings.lane_of_queue(queue)
         else:
-            lane = (options or {}).get("lane") or getattr(task, "lane", None)
+            lane = _named_lane(options or {}) or getattr(task, "lane", None)
             lane = lane or _lane_of(settings, model, is_certain=is_certain)
         return Routed(lane, model) if lane else None
 
@@ -147,6 +147,16 @@ def is_lane_task(task: Any) -> bool:
     if getattr(task, "lane", None) or getattr(task, "model_arg", None):
         return True
     return MODEL_ARGUMENT in inspect.signature(task.run).parameters
+
+
+def is_stamp(name: str, options: Mapping[str, Any]) -> bool:
+    """Tell a stamp from an option of that name: a signature keeps both in one place."""
+    return name in (options.get("stamped_headers") or ())
+
+
+def _named_lane(options: Mapping[str, Any]) -> Any:
+    lane = options.get("lane")
+    return None if lane is None or is_stamp("lane", options) else lane
 
 
 def _lane_of(settings: Settings, model: str, *, is_certain: bool) -> str | None:

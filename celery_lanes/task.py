@@ -8,10 +8,11 @@ from typing import Any
 
 from celery import Task
 
-from celery_lanes.callinfo import HEADER, CallInfo
-from celery_lanes.priority import checked
+from celery_lanes.callinfo import HEADER, CallInfo, said_here
+from celery_lanes.priority import PRIORITY, checked
 from celery_lanes.publish.lineage import Lineage
 from celery_lanes.publish.options import GOES_ON, check_options
+from celery_lanes.router import is_stamp
 from celery_lanes.worker.body import lease_of, running
 
 
@@ -47,8 +48,9 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
             check_options(self, args, kwargs, options)
             if (check := getattr(self, "check_keywords", None)) is not None:
                 check(kwargs or {})
-        if (stream := options.pop("stream", None)) is not None:
-            kwargs = {**(kwargs or {}), "stream": stream}
+        if "stream" in options and not is_stamp("stream", options):
+            stream = options.pop("stream")
+            kwargs = kwargs if stream is None else {**(kwargs or {}), "stream": stream}
         return super().apply_async(args, kwargs, *rest, **options)
 
     def apply(
@@ -73,13 +75,34 @@ class LaneTask(Task):  # type: ignore[misc] # celery is not typed
         return _attributed(result, info)
 
 
+class OnCommit:
+    """What is mixed into Django's task class: a publish that waits for the end of a transaction.
+
+    By then the ``call_context`` that it was asked for in may have ended.
+    """
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Publish on commit, as what is said here and now."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(self, *args: Any, **options: Any) -> None:
+        """Publish on commit, as what is said here and now; the options go before that."""
+        on_commit = super().apply_async_on_commit  # type: ignore[misc] # the mixin's base has it
+        on_commit(*args, **{**_said_as_options(), **options})
+
+
 def lane_task(base: type) -> type:
     """Give the app's own task class our behaviour."""
     if issubclass(base, LaneTask):
         return base
     if base is Task:
         return LaneTask
-    return type("LaneTask", (LaneTask, base), {"abstract": True})
+    mixins = (OnCommit, LaneTask) if hasattr(base, "apply_async_on_commit") else (LaneTask,)
+    return type("LaneTask", (*mixins, base), {"abstract": True})
+
+
+def _said_as_options() -> dict[str, Any]:
+    return {PRIORITY if name == "priority" else name: said for name, said in said_here().items()}
 
 
 def _attributed(result: Any, info: CallInfo) -> Any:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from celery_lanes.config import durations
 from celery_lanes.config.complaints import expected
+from celery_lanes.store.checks import MAX_SLOTS
 from celery_lanes.store.rules import Bucket
 
 MIN_RUNTIME_S = 30.0
@@ -46,3 +47,4 @@ def read_rate(value: object, *, burst: float | None) -> Bucket | None:
 Seconds = Annotated[float, BeforeValidator(_read_duration)]
 Runtime = Annotated[float, BeforeValidator(_read_runtime)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Slots = Annotated[int, Field(ge=1, le=MAX_SLOTS)]

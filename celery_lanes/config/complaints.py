@@ -16,6 +16,7 @@ FAMILIES = "lanes*"
 
 _EXPECTED = "expected"
 _PROBLEM = "problem"
+_TOO_LARGE = "less_than_equal"
 _SECRET = ("store", "url")
 _ECHO = "default_factory_not_called"  # follows from another field's error
 _MAX_SHOWN = 60
@@ -50,9 +51,11 @@ class Complaints:
 
     def of(self, error: ValidationError) -> Iterator[str]:
         """Give one line per problem; what a lane only inherits is told once, at its origin."""
-        for details in error.errors(include_url=False):
-            path = _in_file(details["loc"])
-            if details["type"] != _ECHO and not self._is_inherited(path):
+        errors = [(_in_file(e["loc"]), e) for e in error.errors(include_url=False)]
+        wrong = {path for path, _ in errors}
+        for path, details in errors:
+            is_told = self._is_inherited(path) and ("defaults", *path[2:]) in wrong
+            if details["type"] != _ECHO and not is_told:
                 yield f"{self._sentence(path, details)} ({self._source})"
 
     def _sentence(self, path: Path, details: ErrorDetails) -> str:
@@ -69,6 +72,8 @@ class Complaints:
     def _phrase(self, path: Path, details: ErrorDetails) -> str:
         if details["type"] == _EXPECTED:
             return details["msg"]
+        if details["type"] == _TOO_LARGE and isinstance(details["input"], int):
+            return f"at most {int(details['ctx']['le'])}"
         model, key = self._owner(path)
         described = (f.description for n, f in model.model_fields.items() if (f.alias or n) == key)
         return next(described, None) or "a table"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 
-from celery_lanes.store.checks import check_limit
+from celery_lanes.store.checks import MAX_TIME_MS, check_limit
 from celery_lanes.store.rules import Bucket, Limit
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -19,12 +18,13 @@ _RATE = re.compile(rf"({_NUMBER})([kM]?)/(s|m|h|d)")
 def duration_s(text: object) -> float:
     """Read "90s", "5m", "1h30m", "250ms", "1d", or a number of seconds.
 
-    Raises ``ValueError`` for anything else, and for what is not longer than 0.
+    Raises ``ValueError`` for anything else, and for what is not longer than 0 or than a store
+    can count.
     """
     seconds = _written_s(text) if isinstance(text, str) else _number(text)
-    if not (seconds > 0 and math.isfinite(seconds)):
+    if not 0 < seconds <= MAX_TIME_MS / 1000:  # NaN is neither
         raise ValueError(text)
-    return seconds
+    return float(seconds)
 
 
 def bucket(text: object, *, burst: float | None = None) -> Bucket:
@@ -80,6 +80,7 @@ def _written_s(text: str) -> float:
 
 
 def _number(value: object) -> float:
+    """Give a number as it is: a whole one may be too large for a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(value)  # noqa: TRY004 - one error for every wrong duration
-    return float(value)
+    return value

@@ -104,8 +104,7 @@ class Settings(Table):
         Raises ``ConfigError``, which lists everything that is wrong.
         """
         named = path or env.get(FILE_VARIABLE)
-        file = Path(named or DEFAULT_FILE)
-        data = _read(file) if named or file.exists() else {}
+        data = _read(file := Path(named or DEFAULT_FILE), is_needed=bool(named))
         if url := env.get(STORE_VARIABLE):
             data = _with_store_url(data, url)
         return cls.parse(data, source=str(file))
@@ -270,11 +269,13 @@ _TABLES: dict[str, type[Table]] = {
 }
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, *, is_needed: bool) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         data: dict[str, Any] = tomllib.loads(text)
     except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not is_needed:
+            return {}
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 (byte {error.start})") from error

@@ -28,6 +28,7 @@ from celery_lanes.config.amounts import (
     Count,
     Runtime,
     Seconds,
+    Slots,
     read_rate,
 )
 from celery_lanes.config.complaints import expected
@@ -160,7 +161,7 @@ class LaneSettings(Table):
             has come ("establish"); then it runs on without one, and the cap does not count it.
     """
 
-    max_concurrent: Count = Field(default=4, description="a positive integer")
+    max_concurrent: Slots = Field(default=4, description="a positive integer")
     policy: Policy = Field(default=Policy.FAIR, strict=False, description='"fair" or "fifo"')
     preemption: bool = Field(default=False, description="true or false")
     priority_scope: Scope = Field(

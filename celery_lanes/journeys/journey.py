@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,9 @@ LEFT, GRANTED = "left_ms", "granted_ms"
 """In the lanes header: when the attempt before this message was granted, and when this one was."""
 
 MAX_STAGE_BYTES = 64 * 1024
+
+_MARK = '"__type__"'
+"""By which kombu's JSON knows dates and the like."""
 
 
 class Parting(Ignore):  # type: ignore[misc] # celery is not typed
@@ -101,8 +105,11 @@ def returned(stage: Mapping[str, Any] | None, delay_s: float | None) -> Returned
     return error
 
 
-def checked_stage(stage: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give a stage as it will be read. ``ValueError`` for what is no JSON object of up to 64 KB."""
+def checked_stage(stage: Mapping[str, Any] | None) -> dict[str, Any] | str | None:
+    """Give a stage as it travels. ``ValueError`` for what is no JSON object of up to 64 KB.
+
+    Kombu makes objects of what has its mark, or cannot read it; that travels as text.
+    """
     if stage is None:
         return None
     try:
@@ -112,19 +119,23 @@ def checked_stage(stage: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if len(text) > MAX_STAGE_BYTES:
         raise ValueError(f"expected stage to be up to {MAX_STAGE_BYTES} bytes, got {len(text)}")
     read: dict[str, Any] = json.loads(text)
-    return read
+    return text if _MARK in text else read
 
 
 def stage_in(header: object) -> dict[str, Any] | None:
     """Read the stage from a lanes header."""
     stage = header.get(STAGE) if isinstance(header, Mapping) else None
+    if isinstance(stage, str):
+        with suppress(ValueError):
+            stage = json.loads(stage)
     return dict(stage) if isinstance(stage, Mapping) else None
 
 
 def kept_in(header: object) -> dict[str, Any]:
     """Give what the header of a retry keeps: the stage, and that it comes later."""
     known = header if isinstance(header, Mapping) else {}
-    kept = {STAGE: stage_in(known), LEFT: known.get(GRANTED)}
+    stage = None if stage_in(known) is None else known[STAGE]
+    kept = {STAGE: stage, LEFT: known.get(GRANTED)}
     return {name: value for name, value in kept.items() if value is not None}
 
 

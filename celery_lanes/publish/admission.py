@@ -20,6 +20,9 @@ from celery_lanes.publish.outgoing import Outgoing
 from celery_lanes.publish.unheard import Unheard
 from celery_lanes.store.calls import Busy, Call, Verdict
 
+RETRIES = 3
+"""How often a publish is tried again whose policy does not say so; as Celery's own."""
+
 
 class Admission:
     """Admits one message; the producer calls it with what Celery would have published."""
@@ -47,9 +50,9 @@ class Admission:
         """
         call = self._call(_pack(body, headers, serializer, compression, properties))
         try:
-            verdict = self._admit(call, dict(retry_policy or {}) if retry else None)
+            verdict = self._admit(call, (retry_policy or {}) if retry else None)
         except StoreUnavailable:
-            if self._parts.settings.store.on_store_down == "bypass":
+            if self._bypasses:
                 return False
             self._unheard.forget_later(call.task_id)
             raise
@@ -60,10 +63,19 @@ class Admission:
             self._unheard.catch_up()
         return True
 
-    def _admit(self, call: Call, policy: dict[str, Any] | None) -> Verdict:
+    def _admit(self, call: Call, policy: Mapping[str, Any] | None) -> Verdict:
         """Repeat as the publish retry policy says; the nonce makes a repeated admit harmless."""
         admit = partial(self._admit_once, call)
-        return admit() if policy is None else _repeated(admit, policy)
+        return admit() if policy is None else _repeated(admit, policy, self._retries(policy))
+
+    def _retries(self, policy: Mapping[str, Any]) -> int | None:
+        """Say how often to try again; not for ever where the broker takes what the store cannot."""
+        most: int | None = policy.get("max_retries", RETRIES)
+        return RETRIES if most is None and self._bypasses else most
+
+    @property
+    def _bypasses(self) -> bool:
+        return self._parts.settings.store.on_store_down == "bypass"
 
     def _admit_once(self, call: Call) -> Verdict:
         lane, wait_ms = self._info.lane, self._max_wait_ms
@@ -89,11 +101,13 @@ class Admission:
         )
 
 
-def _repeated(admit: Callable[[], Verdict], policy: dict[str, Any]) -> Verdict:
+def _repeated(
+    admit: Callable[[], Verdict], policy: Mapping[str, Any], retries: int | None
+) -> Verdict:
     verdict: Verdict = retry_over_time(
         admit,
         StoreUnavailable,
-        max_retries=policy.get("max_retries", 3),
+        max_retries=retries,
         interval_start=policy.get("interval_start", 0),
         interval_step=policy.get("interval_step", 0.2),
         interval_max=policy.get("interval_max", 1),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+
+from celery.utils.functional import maybe_list
 
 from celery_lanes.callinfo import HEADER, CallInfo, said_here
 from celery_lanes.config.tables import LaneSettings
@@ -20,7 +22,7 @@ from celery_lanes.priority import (
     priority_of,
 )
 from celery_lanes.publish.lineage import Lineage, new_nonce
-from celery_lanes.publish.options import OPTIONS, check_max_wait
+from celery_lanes.publish.options import OPTIONS, check_cost, check_max_wait
 from celery_lanes.publish.submission import TELL
 from celery_lanes.router import MODEL_OPTION
 from celery_lanes.store.standing import Standing
@@ -43,14 +45,17 @@ class Outgoing:
         checked(self._given[PRIORITY], PRIORITY)
         checked_answer(self._given[PREEMPTIBLE], PREEMPTIBLE)
         check_max_wait(self.max_wait_s)
+        check_cost(self._given["cost"])
         self._parts, self.name, self.options = parts, name, options
         self.task = parts.task(name)
         headers, _, body, _ = message
         self.meta = headers if "id" in headers else body
+        if self._given["caller"] is None:
+            self._given["caller"] = _stamped_caller(self.meta)
         self.args, self.kwargs = _arguments(body)
         self._headers = options.get("headers") or {}
-        self._lineage = Lineage(parts.app, self._headers.get(HEADER))
-        self._before = self._lineage.before(self.meta["id"])
+        self._lineage = Lineage(parts.app, self._headers.get(HEADER), self.meta)
+        self._before = self._lineage.before()
 
     @property
     def header(self) -> Any:
@@ -84,14 +89,14 @@ class Outgoing:
     def of_lane(self, lane: str, model: str, cost: float | None) -> dict[str, Any]:
         """Give what CallInfo says of a lane's call beyond whose it is.
 
-        ``cost``: in the lane's unit; ``None``: as the task estimates it.
+        ``cost``: in the lane's unit; ``None``: as it was before, or as the task estimates it.
         """
         return {
             "lane": lane,
             "model": model,
             "priority": self._priority(),
             "preemptible": self._is_preemptible(),
-            "cost": self._estimate(lane) if cost is None else float(cost),
+            "cost": self._usual_cost(lane) if cost is None else float(cost),
         }
 
     def elsewhere(self, info: CallInfo, lane: str, model: str) -> CallInfo:
@@ -100,9 +105,21 @@ class Outgoing:
         cost = self._given["cost"] if unit(lane).cost == unit(info.lane).cost else None
         return replace(info, **self.of_lane(lane, model, cost), nonce=new_nonce())
 
+    def check_is_alone(self) -> None:
+        """Refuse to publish some calls of a group, and then find that others would wait too long.
+
+        One that comes again is alone by then. Raises ``TypeError``.
+        """
+        group = self.meta.get("group") or self.meta.get("taskset")
+        if group and not self._lineage.is_again:
+            raise TypeError(
+                "expected max_wait on a call by itself, got it on one of a group or a chord's"
+                " header, of which some might be published, and others refused"
+            )
+
     def stamp(self, info: CallInfo) -> None:
         """Write our header."""
-        header = {**info.to_header(), **self._lineage.kept(self.meta["id"])}
+        header = {**info.to_header(), **self._lineage.kept()}
         self.options["headers"] = {**self._headers, HEADER: header}
 
     def _model(self) -> str:
@@ -135,7 +152,11 @@ class Outgoing:
         before = self._before.preemptible
         return preemptible_of(self.task) if before is None else before
 
-    def _estimate(self, lane: str) -> float | None:
+    def _usual_cost(self, lane: str) -> float | None:
+        """Find what a call costs that does not say so: a retry what its publish has said."""
+        before = self._lineage.cost(lane)
+        if before is not None:
+            return before
         return estimate(self._parts.settings.lane(lane), self.task, self.args, self.kwargs)
 
 
@@ -145,6 +166,13 @@ def estimate(lane: LaneSettings, task: Any, args: Any, kwargs: Any) -> float | N
         return None
     estimated = getattr(task, "estimate_cost", None)
     return float(estimated(*args, **kwargs)) if callable(estimated) else None
+
+
+def _stamped_caller(meta: Mapping[str, Any]) -> str | None:
+    """Read whose call it is from its stamps: such a stamp takes the place of the option."""
+    stamps = meta.get("stamps")
+    callers = maybe_list(stamps.get("caller")) if stamps else None
+    return callers[0] if callers and len(callers) == 1 else None
 
 
 def _arguments(body: Any) -> tuple[Any, Any]:

@@ -95,6 +95,8 @@ class Sender:
 
     def _admission(self, outgoing: Outgoing, info: CallInfo, producer: Any) -> Admission | Detours:
         """Make what admits a message; with a ``max_wait`` to another model's lane, if need be."""
+        if outgoing.max_wait_s is not None:
+            outgoing.check_is_alone()
         stops = stops_of(self._parts, outgoing, info.lane)
         if not stops:
             return Admission(self._parts, self._unheard, outgoing, info)

@@ -22,10 +22,17 @@ SHOWN = {
         "test_every_way_in_is_routed_attributed_and_run_once",
         "test_beat_publishes_into_the_lane_in_its_entrys_name",
     ],
+    "Django's `delay_on_commit`, `apply_async_on_commit`": [
+        "test_a_publish_that_waits_for_a_commit_is_whose_it_was_when_it_was_asked_for",
+    ],
     "an option that `apply_async` does not know": [
         "test_what_is_nearly_an_option_is_refused_before_anything_is_published",
         "test_what_is_nearly_an_option_is_a_property_of_a_plain_tasks_message_as_in_celery",
         "test_an_option_that_a_task_class_of_ones_own_takes_is_no_misspelling",
+    ],
+    "`map`, `starmap`, `chunks`": ["test_a_chunk_is_no_lanes_call_unless_it_says_so"],
+    "`task_create_missing_queues = False`": [
+        "test_a_lane_without_a_declared_queue_is_refused_where_queues_must_be",
     ],
     "a chord with a failed or a lost part": [
         "test_a_chord_with_a_failed_and_with_a_lost_part_fails_as_in_plain_celery",
@@ -35,6 +42,7 @@ SHOWN = {
     ],
     "`retry`, `replace`": [
         "test_a_retry_stays_in_the_lane_and_keeps_its_caller",
+        "test_a_retry_costs_what_was_said_at_its_publish_and_a_child_does_not",
         "test_every_way_in_is_routed_attributed_and_run_once",
     ],
     "`lanes.move(self.request, lane, stage)` (ours)": [
@@ -44,7 +52,10 @@ SHOWN = {
     "`lanes.give_back(self.request, stage, delay)` (ours)": [
         "test_the_lane_waits_as_its_provider_asks_and_the_call_goes_back_to_its_place",
     ],
-    "`link_error`": ["test_an_errback_learns_whose_call_failed"],
+    "`link_error`": [
+        "test_an_errback_learns_whose_call_failed",
+        "test_an_errback_that_no_task_publishes_is_the_failed_calls",
+    ],
     "`lane_priority=10` (-1000 to 1000, higher first)": [
         "test_calls_run_by_the_priority_that_publish_context_task_and_beat_give_them",
         "test_levels_go_first_across_callers_where_the_lane_says_so",
@@ -109,6 +120,7 @@ SHOWN = {
     ],
     "`retry_on_worker_lost` (5.7)": [
         "test_retry_on_worker_lost_publishes_a_new_call_of_the_same_caller",
+        "test_a_retry_that_no_task_publishes_keeps_its_stage_and_its_cost",
     ],
     "`acks_on_failure_or_timeout = False` (from 5.7 also `acks_on_failure`, `acks_on_timeout`)": [
         "test_acks_on_failure_false_drops_a_failed_call_as_in_plain_celery",

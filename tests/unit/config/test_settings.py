@@ -168,6 +168,15 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
         Settings.load(tmp_path, {})
 
 
+def test_a_file_of_the_working_directory_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/lanes.toml").symlink_to("lanes.toml")  # as a folder of another user's
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"^cannot read config/lanes.toml: "):
+        Settings.load(env={})
+
+
 def test_the_environment_overrides_the_stores_url(load):
     text = '[store]\nurl = "redis://file/0"\nprefix = "mine"'
 
@@ -195,6 +204,17 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             "[lanes.ollama]\nmax_concurrent = 0",
             "expected lanes.ollama.max_concurrent to be a positive integer, got 0 (lanes.toml)",
             id="number",
+        ),
+        pytest.param(
+            "[lanes.ollama]\nmax_concurrent = 100_001",
+            "expected lanes.ollama.max_concurrent to be at most 100000, got 100001 (lanes.toml)",
+            id="more-slots-than-a-store-counts",
+        ),
+        pytest.param(
+            f"[lanes.ollama]\nlease_ttl = {'9' * 400}",
+            "expected lanes.ollama.lease_ttl to be a duration such as "
+            f'"90s", "5m" or "1h30m", or a number of seconds, got {"9" * 60}... (lanes.toml)',
+            id="longer-than-a-store-counts",
         ),
         pytest.param(
             '[lanes.ollama]\nmax_concurrent = "4"',
@@ -235,6 +255,12 @@ def test_a_url_from_the_environment_that_is_none_is_named_and_not_shown(load):
             'expected lanes.ollama.priority_scope to be "lane" where preemption is true, '
             'got "caller" (lanes.toml)',
             id="preemption-without-levels",
+        ),
+        pytest.param(
+            '[defaults]\npriority_scope = "caller"\n[lanes.a]\npreemption = true\n[lanes.b]',
+            'expected lanes.a.priority_scope to be "lane" where preemption is true, '
+            'got "caller" (lanes.toml)',
+            id="preemption-without-levels-by-default",
         ),
         pytest.param(
             '[lanes.ollama]\nmin_runtime = "soon"',
@@ -469,9 +495,9 @@ def test_durations_are_read(text, seconds):
     "text",
     [
         *("", "5", "m", "5 m", "5M", "-5m", "5m ", "0s", "1h30", "1e3s", "٣s"),
-        *(0, -1, True, None, float("nan"), float("inf"), [5]),
+        *(0, -1, True, None, float("nan"), float("inf"), [5], 1e300, 10**400, "99999999999d"),
     ],
-    ids=str,
+    ids=lambda text: str(text)[:20],
 )
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(ValueError):  # noqa: PT011 - the message is the complaint's business

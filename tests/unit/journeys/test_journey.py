@@ -124,6 +124,24 @@ def test_an_odd_stage_is_refused_where_it_is_said(stage):
             make()
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param({"at": {"__type__": "datetime", "__value__": "2026-01-01"}}, id="a-date"),
+        pytest.param({"__type__": "page", "__value__": 7}, id="nothing-that-kombu-knows"),
+    ],
+)
+def test_a_stage_that_kombus_json_would_read_in_its_own_way_comes_as_it_was_left(stage):
+    for error in (moved("b", stage), returned(stage, None)):
+        release = error.release(grant_of({"nonce": "n"}))
+        header = Envelope.unpack(release.envelope).headers[HEADER]
+        again = grant_of({"nonce": "r", **kept_in(header)})
+
+        assert stage_in(header) == stage
+        assert stage_in(Envelope.unpack(again.envelope).headers[HEADER]) == stage
+    assert stage_in({"stage": "no JSON"}) is None
+
+
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "1", True])
 def test_an_odd_delay_is_refused(delay):
     with pytest.raises(ValueError, match="expected delay to be a number of seconds"):

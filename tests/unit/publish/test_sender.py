@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 import pytest
-from celery import Celery, Task
-from kombu import Exchange
+from celery import Celery, Signature, Task
+from celery.exceptions import QueueNotFound
+from kombu import Exchange, Queue
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_lanes import Lanes, call_context
-from celery_lanes.callinfo import HEADER
+from celery_lanes.callinfo import HEADER, CallInfo
 from celery_lanes.config.settings import Settings
 from celery_lanes.envelope import Envelope
 from celery_lanes.errors import ConfigError, LaneBusy, StoreUnavailable
@@ -21,6 +22,8 @@ from celery_lanes.publish.sender import DELAYED_EXCHANGE, _delayed_to
 from celery_lanes.store.attempts import Grant, Release
 from celery_lanes.store.memory.store import MemoryStore
 from celery_lanes.store.rules import LaneRules
+from celery_lanes.testing.memory import serving
+from tests.waiting import until
 
 RULES = [{"match": "gpu/*", "lane": "imagine"}]
 AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -149,6 +152,109 @@ def test_what_estimates_a_call_may_be_a_function_or_a_method():
     costs = {header["task"]: header[HEADER]["cost"] for header in headers}
     assert costs == {"method": 12, "plain": 4, "static": 5}
     app.close()
+
+
+# -- what a call costs
+
+
+@pytest.mark.parametrize("cost", [0, -1, float("nan"), 1e10, "7", True], ids=repr)
+@pytest.mark.parametrize("intake", ["store", "broker"])
+def test_a_cost_that_is_none_is_refused_before_anything_is_published(intake, cost):
+    app = app_of("shop", lanes={"ollama": {"intake": intake}})
+
+    with pytest.raises(ValueError, match=r"expected cost to be a number from 1 to 1e\+09, got"):
+        app.tasks["ask"].apply_async(("ollama/x",), cost=cost)
+
+    assert app.lanes.parts.store.lanes() == []
+    app.close()
+
+
+def test_a_retry_costs_what_was_said_at_its_publish_and_a_child_does_not():
+    app, costs = app_of("shop", lanes={"ollama": {}}), []
+
+    @app.task(bind=True, shared=False)
+    def again(self, model, is_child):
+        costs.append(CallInfo.from_request(self.request).cost)
+        if not is_child and not self.request.retries:
+            again.apply_async((model, True), headers=self.request.headers)
+            raise self.retry(countdown=0)
+
+    with serving(app, "ollama"):
+        again.apply_async(("ollama/x", False), cost=7)
+        until(lambda: len(costs) == 3)
+
+    assert sorted(costs, key=str) == [7, 7, None]
+    app.close()
+
+
+@pytest.mark.parametrize(("retries", "kept"), [(1, ({"page": 7}, 6.0)), (0, (None, None))])
+def test_a_retry_that_no_task_publishes_keeps_its_stage_and_its_cost(app, retries, kept):
+    """As Celery's ``retry_on_worker_lost`` does, in the worker that has lost the process."""
+    carried = {HEADER: {"lane": "ollama", "nonce": "n-1", "cost": 6.0, "stage": {"page": 7}}}
+
+    app.tasks["ask"].apply_async(("ollama/x",), headers=carried, retries=retries)
+
+    (grant,) = taken(app, "ollama")
+    header = Envelope.unpack(grant.envelope).headers[HEADER]
+    assert (header.get("stage"), header.get("cost")) == kept
+
+
+# -- Celery's own ways
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        lambda ask: ask.map(["ollama/x", "ollama/y"]),
+        lambda ask: ask.starmap([("ollama/x",), ("ollama/y",)]),
+        lambda ask: ask.chunks([("ollama/x",), ("ollama/y",)], 2),
+    ],
+    ids=["map", "starmap", "chunks"],
+)
+def test_a_chunk_is_no_lanes_call_unless_it_says_so(app, many):
+    many(app.tasks["ask"]).apply_async()
+    assert app.lanes.parts.store.lanes() == []
+
+    many(app.tasks["ask"]).apply_async(lane="ollama", caller="alice")
+
+    (grant,) = taken(app, "ollama")
+    assert Envelope.unpack(grant.envelope).headers[HEADER]["caller"] == "alice"
+
+
+def test_a_lane_without_a_declared_queue_is_refused_where_queues_must_be(app):
+    app.conf.task_create_missing_queues = False
+    app.conf.task_queues = [Queue("lanes.ollama")]
+
+    app.tasks["ask"].delay("ollama/x")
+    with pytest.raises(QueueNotFound, match=r"lanes\.openai"):
+        app.tasks["ask"].delay("openai/x")
+
+    assert app.lanes.parts.store.lanes() == ["ollama"]
+
+
+# -- stamps
+
+
+def stamped(signature: Signature, **stamps: object) -> Signature:
+    """Stamp it; Celery keeps stamps among the options of a signature."""
+    signature.stamp(**stamps)
+    return signature
+
+
+@pytest.mark.parametrize("name", ["lanes", "callers", "lane", "stream", "cost", "max_wait"])
+def test_a_stamp_is_no_option_whatever_it_is_called(app, name):
+    stamped(app.tasks["ask"].s("ollama/x"), **{name: "order-7"}).apply_async()
+
+    (grant,) = taken(app, "ollama")
+    assert Envelope.unpack(grant.envelope).headers["stamps"] == {name: "order-7"}
+
+
+@pytest.mark.parametrize("stamp", ["alice", ["alice"]], ids=["text", "list"])
+def test_a_stamp_that_names_the_caller_is_the_caller(app, stamp):
+    stamped(app.tasks["ask"].s("ollama/x").set(caller="bob"), caller=stamp).apply_async()
+
+    (grant,) = taken(app, "ollama")
+    assert Envelope.unpack(grant.envelope).headers[HEADER]["caller"] == "alice"
 
 
 # -- a lane that nobody may serve
@@ -290,6 +396,19 @@ def test_a_publish_gives_up_when_its_retry_policy_says_so(app, options, tries):
         app.tasks["ask"].apply_async(("ollama/x",), **options)
 
     assert store.heard == tries
+
+
+def test_a_publish_that_never_gives_up_goes_to_the_broker_all_the_same():
+    app = app_of("shop", store={"url": "memory://shop-bypass", "on_store_down": "bypass"})
+    store = app.lanes.parts.store = Lossy(losses=99)
+    endless = {**AT_ONCE, "max_retries": None}
+
+    app.tasks["ask"].apply_async(("ollama/x",), retry=True, retry_policy=endless)
+
+    with app.connection() as connection:
+        assert connection.SimpleQueue("lanes.ollama").get(block=False)
+    assert store.heard == 4
+    app.close()
 
 
 def test_nobody_listens_any_more_for_what_was_not_published_once_the_store_is_back(app):

@@ -163,6 +163,15 @@ def test_what_begins_with_several_calls_is_refused(app, make):
     assert app.lanes.parts.store.snapshot("ollama").waiting == 0
 
 
+@pytest.mark.parametrize("make", CANVASES.values(), ids=CANVASES)
+def test_a_longest_wait_on_several_calls_is_refused_before_any_is_published(app, make):
+    with pytest.raises(TypeError, match="expected max_wait on a call by itself"):
+        make(app.tasks["ask"]).apply_async(max_wait=5, lane="ollama")
+
+    assert app.lanes.parts.store.snapshot("ollama").waiting == 0
+    make(app.tasks["ask"]).apply_async(max_wait=5, queue="plain")  # which nobody refuses
+
+
 def test_what_is_no_signature_is_refused(app):
     with pytest.raises(
         TypeError, match=r"expected a signature, such as task\.s\(\.\.\.\), got ask"
