@@ -51,20 +51,20 @@ class AttributedBackend:
             meta[HEADER] = info.to_header()
         return meta
 
-    def mark_as_failure(self, *args: Any, request: Any = None, **options: Any) -> Any:
+    def mark_as_failure(self, *args: Any, **options: Any) -> Any:
         """Write it; what hangs on it, errbacks and a chord's, is published as whose it was.
 
         A worker writes the end of a body that it has lost or stopped outside of any task.
         """
-        with _acting_for(request):
+        with _acting_for(options.get("request")):
             mark = super().mark_as_failure  # type: ignore[misc] # the mixin's base has it
-            return mark(*args, request=request, **options)
+            return mark(*args, **options)
 
-    def mark_as_revoked(self, *args: Any, request: Any = None, **options: Any) -> Any:
+    def mark_as_revoked(self, *args: Any, **options: Any) -> Any:
         """Write it, in the same way."""
-        with _acting_for(request):
+        with _acting_for(options.get("request")):
             mark = super().mark_as_revoked  # type: ignore[misc] # the mixin's base has it
-            return mark(*args, request=request, **options)
+            return mark(*args, **options)
 
     def meta_from_decoded(self, meta: Any) -> Any:
         """Attach the attribution to the error that a stored result becomes."""
