@@ -32,25 +32,34 @@ class Mailbox:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
+        self._rung = False
 
     def fileno(self) -> int:
         """Give what to select on."""
         return self._read
 
     def post(self, call: Callable[..., None], *args: Any) -> None:
-        """Leave a call, and ring.
+        """Leave a call; rings only if nobody has rung since the box was last opened.
 
-        Each letter rings: a note that somebody has done so might be all that is left of one whose
-        thread was interrupted (Ctrl-C, a soft time limit), and the box would be deaf from then on.
+        Who is interrupted as he rings (Ctrl-C, a soft time limit) has not rung: the note alone
+        would leave the box deaf from then on.
         """
         self._letters.append((call, args))
-        with suppress(OSError):  # it rings already; or is closed: the last opening takes the rest
-            os.write(self._write, b"\0")
+        if self._rung:
+            return
+        try:
+            self._rung = True
+            with suppress(OSError):  # closed at shutdown: the last opening takes the rest
+                os.write(self._write, b"\0")
+        except BaseException:
+            self._rung = False
+            raise
 
     def open(self) -> None:
         """Make every call that has come, in order; one that fails is logged, not raised."""
         with suppress(BlockingIOError):
-            os.read(self._read, 4096)  # before emptying: a letter posted from here on rings again
+            os.read(self._read, 4096)
+        self._rung = False  # before emptying: a letter posted from here on rings again
         while self._letters:
             call, args = self._letters.popleft()
             try:
