@@ -43,7 +43,8 @@ def test_an_errback_that_no_task_publishes_is_the_failed_calls(how):
         request = Context({**said, "errbacks": [ring.s()]})
         app.backend.mark_as_failure(request.id, ValueError("lost"), request=request)
     else:
-        request = Context({**said, "group": "of-many", "chord": ring.si("sum").on_error(ring.s())})
+        total = ring.si("sum").set(task_id=uuid.uuid4().hex).on_error(ring.s())
+        request = Context({**said, "group": "of-many", "chord": total})
         app.backend.mark_as_revoked(request.id, "revoked", request=request)
 
     (record,) = lanes.parts.store._lanes["alarm"].records.values()

@@ -223,7 +223,7 @@ def test_a_chunk_is_no_lanes_call_unless_it_says_so(app, many):
 
 def test_a_lane_without_a_declared_queue_is_refused_where_queues_must_be(app):
     app.conf.task_create_missing_queues = False
-    app.conf.task_queues = [Queue("lanes.ollama")]
+    app.conf.task_queues = [Queue("celery"), Queue("lanes.ollama")]
 
     app.tasks["ask"].delay("ollama/x")
     with pytest.raises(QueueNotFound, match=r"lanes\.openai"):
