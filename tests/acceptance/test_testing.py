@@ -44,12 +44,12 @@ def test_the_pages_tests_pass_in_a_folder_of_their_own(tmp_path):
 
 
 STARTING = """
-import sys, time
+import sys
 from celery_lanes.testing.rabbitmq import EmbeddedRabbitMQ
 server = EmbeddedRabbitMQ(sys.argv[1])
 server.spawn()
 print(server.pid, flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
@@ -57,7 +57,8 @@ time.sleep(60)
 @pytest.mark.crash
 def test_a_rabbitmq_ends_with_who_started_it_also_by_kill_9():
     command = [sys.executable, "-c", STARTING, services.rabbitmq_program()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as owner:
         pid = int(owner.stdout.readline())
         started = psutil.Process(owner.pid).children(recursive=True)
 

@@ -125,8 +125,11 @@ def test_a_stream_that_is_dropped_gives_its_slot_back(lanes):
     for _ in range(2):
         for _ in lanes.chain("a/x", max_wait=10).stream(ASK):
             break
-
     until(lambda: running(lanes)["a"] == 0)
+
+    reply = lanes.chain("a/x", max_wait=0).generate(ASK)
+
+    assert [(a.target, a.error_class) for a in reply.attempts] == [("a/x", None)]
 
 
 def test_a_lane_without_room_is_gone_on_from(lanes):
